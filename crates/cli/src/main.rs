@@ -1,0 +1,2 @@
+//! The program `cofferdam`.
+fn main() {}

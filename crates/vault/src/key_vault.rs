@@ -1,0 +1,114 @@
+//! The trait that a key vault implements.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use cofferdam_crypto::{Aek, KeyId, KeyScope, WrappedKey};
+
+use crate::VaultError;
+
+/// Which AEK is wrapped or unwrapped.
+///
+/// A vault that can bind it (an encryption context, AAD) must; where it can't, the key check value of the
+/// [`WrappedAek`](cofferdam_crypto::WrappedAek) catches a wrapped key that was moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrapContext {
+    /// Account, epoch and provider of the AEK.
+    pub scope: KeyScope,
+}
+
+/// A key vault: wraps and unwraps AEKs under KEKs that never leave it.
+///
+/// Implementations must be safe to call from many tasks, must not retry or cache (layers around them do),
+/// and must tell a denial from an outage by the table of [`VaultErrorKind`](crate::VaultErrorKind).
+/// A call whose future is dropped may or may not have reached the vault; none changes the vault's keys.
+#[async_trait]
+pub trait KeyVault: fmt::Debug + Send + Sync {
+    /// Wraps an AEK under a KEK. The answer names the KEK's version, also where `key_id` does not.
+    ///
+    /// # Errors
+    /// [`VaultError`] of the kind that the table gives.
+    async fn wrap_key(
+        &self,
+        key_id: &KeyId,
+        aek: &Aek,
+        context: &WrapContext,
+    ) -> Result<WrappedKey, VaultError>;
+
+    /// Unwraps an AEK by the KEK version that wrapped it.
+    ///
+    /// The caller verifies the key check value before it uses the key.
+    ///
+    /// # Errors
+    /// [`VaultError`] of the kind that the table gives; `Corrupt` when the length is wrong before the vault
+    /// is asked, or when the vault finds the wrapped key malformed.
+    async fn unwrap_key(&self, wrapped: &WrappedKey, context: &WrapContext) -> Result<Aek, VaultError>;
+
+    /// What the vault says of a KEK: of the version named, or of the latest.
+    ///
+    /// # Errors
+    /// [`VaultError`] of the kind that the table gives.
+    async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError>;
+}
+
+/// What kind of key a KEK is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyKind {
+    /// AES with 256 bits.
+    Aes256,
+}
+
+/// Whether a key version can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyState {
+    /// It can.
+    Enabled,
+    /// It was disabled.
+    Disabled,
+    /// Its time is over.
+    Expired,
+    /// It is soft-deleted and can be recovered.
+    Deleted,
+}
+
+/// What a vault says of a KEK.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyProperties {
+    /// The key with the version that this is about.
+    pub key_id: KeyId,
+    /// The key with its latest version.
+    pub latest: KeyId,
+    /// What kind of key it is.
+    pub kind: KeyKind,
+    /// Whether it can be used.
+    pub state: KeyState,
+    /// When it expires, as time since the Unix epoch.
+    pub expires_at: Option<Duration>,
+    /// Whether a deleted key can be recovered (soft delete).
+    pub soft_delete: bool,
+    /// Whether nobody can purge a deleted key early (purge protection).
+    pub purge_protection: bool,
+}
+
+impl KeyProperties {
+    /// The properties of an enabled key that is not recoverable and never expires.
+    pub fn new(key_id: KeyId, latest: KeyId, kind: KeyKind) -> Self {
+        Self {
+            key_id,
+            latest,
+            kind,
+            state: KeyState::Enabled,
+            expires_at: None,
+            soft_delete: false,
+            purge_protection: false,
+        }
+    }
+
+    /// Whether a deletion of the key can be undone for certain: soft delete and purge protection are both on.
+    pub fn recoverable(&self) -> bool {
+        self.soft_delete && self.purge_protection
+    }
+}
