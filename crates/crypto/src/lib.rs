@@ -9,6 +9,7 @@
 mod aek;
 mod derive;
 mod id;
+pub mod kw;
 mod sealer;
 mod wrapped;
 
