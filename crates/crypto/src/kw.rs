@@ -98,22 +98,30 @@ mod tests {
 
     use super::*;
 
-    fn kek(byte: u8) -> Kek {
-        Kek::try_from_fn(|k| Ok::<_, Infallible>(k.fill(byte))).unwrap()
+    fn kek(bytes: &[u8]) -> Kek {
+        Kek::try_from_fn(|k| {
+            k.copy_from_slice(bytes);
+            Ok::<_, Infallible>(())
+        })
+        .unwrap()
     }
 
-    fn aek(byte: u8) -> Aek {
-        Aek::try_from_fn(|k| Ok::<_, Infallible>(k.fill(byte))).unwrap()
+    fn aek(bytes: &[u8]) -> Aek {
+        Aek::try_from_fn(|k| {
+            k.copy_from_slice(bytes);
+            Ok::<_, Infallible>(())
+        })
+        .unwrap()
     }
 
     #[test]
     fn rfc_3394_vector_of_a_256_bit_key_wraps_and_unwraps() {
         // RFC 3394, 4.6.
-        let kek = Kek::try_from_fn(|k| Ok::<_, Infallible>(*k = core::array::from_fn(|i| i as u8))).unwrap();
+        let kek = kek(&core::array::from_fn::<u8, 32, _>(|i| i as u8));
         let key = data_encoding::HEXUPPER
             .decode(b"00112233445566778899AABBCCDDEEFF000102030405060708090A0B0C0D0E0F")
             .unwrap();
-        let aek = Aek::try_from_fn(|k| Ok::<_, Infallible>(k.copy_from_slice(&key))).unwrap();
+        let aek = aek(&key);
         let wrapped = kek.wrap(&aek);
         assert_eq!(
             data_encoding::HEXUPPER.encode(&wrapped),
@@ -124,7 +132,7 @@ mod tests {
 
     #[test]
     fn every_other_length_is_refused_before_the_cipher() {
-        let kek = kek(1);
+        let kek = kek(&[1; 32]);
         for len in (0..200).filter(|&l| l != WRAPPED_LEN) {
             assert_eq!(kek.unwrap(&vec![0xa6; len]).unwrap_err(), UnwrapError::Length { len });
         }
@@ -132,18 +140,18 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_and_every_other_kek_is_refused() {
-        let wrapped = kek(1).wrap(&aek(2));
-        assert_eq!(kek(3).unwrap(&wrapped).unwrap_err(), UnwrapError::Refused);
+        let wrapped = kek(&[1; 32]).wrap(&aek(&[2; 32]));
+        assert_eq!(kek(&[3; 32]).unwrap(&wrapped).unwrap_err(), UnwrapError::Refused);
         for bit in 0..WRAPPED_LEN * 8 {
             let mut bad = wrapped;
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(kek(1).unwrap(&bad).unwrap_err(), UnwrapError::Refused, "bit {bit}");
+            assert_eq!(kek(&[1; 32]).unwrap(&bad).unwrap_err(), UnwrapError::Refused, "bit {bit}");
         }
     }
 
     #[test]
     fn keks_print_no_byte() {
-        assert_eq!(format!("{:?}", kek(0x41)), "Kek(..)");
+        assert_eq!(format!("{:?}", kek(&[0x41; 32])), "Kek(..)");
     }
 
     #[test]
@@ -155,7 +163,7 @@ mod tests {
                 continue;
             }
             for test in group.tests {
-                let kek = Kek::try_from_fn(|k| Ok::<_, Infallible>(k.copy_from_slice(&test.key))).unwrap();
+                let kek = kek(&test.key);
                 if test.ct.len() != WRAPPED_LEN {
                     assert_eq!(
                         kek.unwrap(&test.ct).unwrap_err(),
