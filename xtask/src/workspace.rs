@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, PackageId};
+use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand};
 
 /// The folder of the workspace.
 pub(crate) fn root() -> PathBuf {
@@ -42,7 +42,7 @@ pub(crate) struct Package {
     pub(crate) source: Option<String>,
 }
 
-/// What `cargo metadata` says, with every feature on or with the default features off.
+/// What `cargo metadata` says with every feature on.
 #[derive(Debug)]
 pub(crate) struct Workspace {
     metadata: Metadata,
@@ -51,18 +51,9 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// With every feature.
     pub(crate) fn load() -> Result<Self> {
-        Self::load_with(CargoOpt::AllFeatures)
-    }
-
-    /// Without the default features.
-    pub(crate) fn load_bare() -> Result<Self> {
-        Self::load_with(CargoOpt::NoDefaultFeatures)
-    }
-
-    fn load_with(features: CargoOpt) -> Result<Self> {
         let metadata = MetadataCommand::new()
             .manifest_path(root().join("Cargo.toml"))
-            .features(features)
+            .features(CargoOpt::AllFeatures)
             .exec()
             .context("cargo metadata failed")?;
         Ok(Self { metadata })
@@ -123,28 +114,5 @@ impl Workspace {
             .filter(|target| target.kind.contains(kind))
             .map(|target| target.name.clone())
             .collect()
-    }
-
-    /// Whether building (not testing) the workspace's libraries and programs builds a package of this name.
-    pub(crate) fn builds(&self, name: &str) -> Result<bool> {
-        let resolve = self.metadata.resolve.as_ref().context("cargo metadata resolved nothing")?;
-        let nodes: BTreeMap<&PackageId, _> = resolve.nodes.iter().map(|node| (&node.id, node)).collect();
-        let mut names = BTreeMap::new();
-        for package in &self.metadata.packages {
-            names.insert(&package.id, package.name.as_str());
-        }
-        let mut seen = Vec::new();
-        let mut open: Vec<&PackageId> = self.metadata.workspace_members.iter().collect();
-        while let Some(id) = open.pop() {
-            if seen.contains(&id) {
-                continue;
-            }
-            seen.push(id);
-            let built = |dependency: &&cargo_metadata::NodeDep| {
-                dependency.dep_kinds.iter().any(|kind| kind.kind != DependencyKind::Development)
-            };
-            open.extend(nodes.get(id).iter().flat_map(|node| &node.deps).filter(built).map(|dep| &dep.pkg));
-        }
-        Ok(seen.iter().any(|id| names.get(id) == Some(&name)))
     }
 }
