@@ -10,7 +10,7 @@ use cargo_metadata::{Message, TargetKind};
 use crate::{
     arrows, deps, house, licences, prove, python,
     run::{Outcome, Runner, Tally, call, call_tests, cargo, output, program, verdict},
-    workspace::Workspace,
+    workspace::{Workspace, root},
 };
 
 /// The facade, whose examples and benchmarks these are.
@@ -118,7 +118,8 @@ fn examples(workspace: &Workspace) -> Result<Outcome> {
             && names.contains(&artifact.target.name)
             && let Some(executable) = artifact.executable
         {
-            call(&mut program(executable.as_str(), &[]))?;
+            // As `cargo run` would: the folder of the example's package, not of xtask's.
+            call(program(executable.as_str(), &[]).env("CARGO_MANIFEST_DIR", root()))?;
             ran.push(artifact.target.name);
         }
     }
