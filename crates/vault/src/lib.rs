@@ -11,6 +11,8 @@ mod entropy;
 mod error;
 mod key_vault;
 mod registry;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use entropy::{Entropy, SystemEntropy};
