@@ -10,7 +10,7 @@ use std::{error::Error, sync::Arc, time::Duration};
 use cofferdam::{
     crypto::BlockId,
     keyring::Policy,
-    store::{AccountKey, AccountName, EmbeddedStore, Engine, EngineError, StoreOptions},
+    store::{AccountKey, AccountName, EmbeddedOptions, EmbeddedStore, Engine, EngineError},
     vault::{LocalVault, LocalVaultOptions, Principal, SystemClock, SystemEntropy, VaultRegistry},
 };
 
@@ -25,12 +25,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let service_kek = service.create_key("storage").await?;
     let kek = customer.create_key("payroll").await?;
     let principal = Principal::new("contoso");
-    let vaults = VaultRegistry::new(Arc::new(service))
-        .with_customer(principal.clone(), Arc::new(customer.clone()));
+    let vaults =
+        VaultRegistry::new(Arc::new(service)).with_customer(principal.clone(), Arc::new(customer.clone()));
 
-    let store = EmbeddedStore::create(home.path().join("blocks.store"), StoreOptions::default()).await?;
+    let store = EmbeddedStore::create(home.path().join("blocks.store"), EmbeddedOptions::default())?;
     // Keys are renewed every 6 s here, so that the example is short; 30 s is the default.
-    let policy = Policy::default().with_refresh(Duration::from_secs(6))?.with_ceiling(Duration::from_secs(6))?;
+    let policy =
+        Policy::default().with_refresh(Duration::from_secs(6))?.with_ceiling(Duration::from_secs(6))?;
     let engine = Engine::builder(Arc::new(store), vaults, service_kek).policy(policy).open().await?;
 
     let account = engine

@@ -10,7 +10,7 @@ use std::{fmt, ops::Range, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cofferdam_crypto::{AccountId, BlockId, Epoch, Provider, Version};
+use cofferdam_crypto::{AccountId, BlockId, Epoch, PageSize, Provider, Version};
 
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -161,8 +161,8 @@ pub struct BlockMeta {
     pub version: Version,
     /// The length of its sealed bytes.
     pub sealed_len: u64,
-    /// The size of its plaintext pages, in bytes.
-    pub page_size: u32,
+    /// The size of its plaintext pages.
+    pub page_size: PageSize,
     /// When it was written, since the Unix epoch.
     pub stored_at: Duration,
     /// The epoch of the AEK it is sealed under.
@@ -183,7 +183,7 @@ impl BlockMeta {
         out[0] = Self::FORMAT;
         out[1..9].copy_from_slice(&self.version.number().to_be_bytes());
         out[9..17].copy_from_slice(&self.sealed_len.to_be_bytes());
-        out[17..21].copy_from_slice(&self.page_size.to_be_bytes());
+        out[17..21].copy_from_slice(&(self.page_size.bytes() as u32).to_be_bytes());
         out[21..29].copy_from_slice(&self.stored_at.as_secs().to_be_bytes());
         out[29..33].copy_from_slice(&self.stored_at.subsec_nanos().to_be_bytes());
         out[33..37].copy_from_slice(&self.epoch.number().to_be_bytes());
@@ -217,7 +217,7 @@ impl BlockMeta {
         Ok(Self {
             version: Version::new(u64::from_be_bytes(array(bytes, 1))),
             sealed_len: u64::from_be_bytes(array(bytes, 9)),
-            page_size: u32::from_be_bytes(array(bytes, 17)),
+            page_size: PageSize::new(u32::from_be_bytes(array(bytes, 17)).into()).map_err(|_| corrupt())?,
             stored_at: Duration::new(u64::from_be_bytes(array(bytes, 21)), nanos),
             epoch: Epoch::new(u32::from_be_bytes(array(bytes, 33))),
             provider: Provider::from_code(bytes[37]).ok_or_else(corrupt)?,
@@ -239,12 +239,12 @@ mod tests {
     proptest! {
         #[test]
         fn meta_decodes_to_what_was_encoded(
-            version: u64, sealed_len: u64, page_size: u32, secs: u64,
+            version: u64, sealed_len: u64, log2 in 12u32..=24, secs: u64,
             nanos in 0u32..1_000_000_000, epoch: u32, customer: bool,
         ) {
             let provider = if customer { Provider::Customer } else { Provider::Service };
             let meta = BlockMeta {
-                version: Version::new(version), sealed_len, page_size,
+                version: Version::new(version), sealed_len, page_size: PageSize::new(1 << log2).unwrap(),
                 stored_at: Duration::new(secs, nanos), epoch: Epoch::new(epoch), provider,
             };
             prop_assert_eq!(BlockMeta::decode(&meta.encode()).unwrap(), meta);

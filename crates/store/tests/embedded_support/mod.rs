@@ -18,7 +18,7 @@ pub fn meta(version: u64, len: usize) -> BlockMeta {
     BlockMeta {
         version: Version::new(version),
         sealed_len: len as u64,
-        page_size: 65_536,
+        page_size: cofferdam_crypto::PageSize::DEFAULT,
         stored_at: Duration::from_millis(1_764_000_000_000 + version),
         epoch: Epoch::FIRST,
         provider: Provider::Customer,
