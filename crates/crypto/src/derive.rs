@@ -35,7 +35,7 @@ pub(crate) struct Prk {
 
 impl Prk {
     /// HKDF-Extract with salt = label, account, epoch (big-endian), provider, then `suffix`.
-    pub(crate) fn extract(label: &[u8], scope: &KeyScope, suffix: &[u8], aek: &Aek) -> Self {
+    pub(crate) fn extract(label: &[u8], scope: &KeyScope, suffix: &[u8], aek: &Aek) -> Box<Self> {
         let salt = [
             label,
             scope.account.as_bytes(),
@@ -44,22 +44,27 @@ impl Prk {
             suffix,
         ]
         .concat();
-        let mut extract = HkdfExtract::<Sha256>::new(Some(&salt));
-        extract.input_ikm(aek.expose());
-        let (prk, _) = extract.finalize();
-        let prk = Zeroizing::new(<[u8; 32]>::from(prk));
-        Self::from_bytes(&prk)
+        Self::extract_raw(&salt, aek.expose())
     }
 
-    fn from_bytes(prk: &[u8; 32]) -> Self {
-        let state = |pad: u8| {
+    /// HKDF-Extract.
+    fn extract_raw(salt: &[u8], ikm: &[u8]) -> Box<Self> {
+        let mut extract = HkdfExtract::<Sha256>::new(Some(salt));
+        extract.input_ikm(ikm);
+        let (mut prk, _) = extract.finalize();
+        let mut this = Box::new(Self { inner: INITIAL, outer: INITIAL });
+        this.absorb(&prk);
+        prk.as_mut_slice().zeroize();
+        this
+    }
+
+    /// Starts both states from the key; written where they stay, so no copy is left on the stack.
+    fn absorb(&mut self, prk: &[u8]) {
+        for (state, pad) in [(&mut self.inner, 0x36), (&mut self.outer, 0x5c)] {
             let mut block = Zeroizing::new([pad; 64]);
             block.iter_mut().zip(prk).for_each(|(b, k)| *b ^= k);
-            let mut state = INITIAL;
-            compress256(&mut state, core::slice::from_ref(&block));
-            state
-        };
-        Self { inner: state(0x36), outer: state(0x5c) }
+            compress256(state, core::slice::from_ref(&block));
+        }
     }
 
     /// HKDF-Expand to 32 bytes: T(1) = HMAC(PRK, info, 0x01). `info` has at most [`MAX_INFO`] bytes.
@@ -149,7 +154,9 @@ mod tests {
             let prk: [u8; 32] = core::array::from_fn(|i| (i * 7 + len) as u8);
             let info: Vec<u8> = (0..len as u8).collect();
             let (mut ours, mut theirs) = ([0; 32], [0; 32]);
-            Prk::from_bytes(&prk).expand(&info, &mut ours);
+            let mut kept = Prk { inner: INITIAL, outer: INITIAL };
+            kept.absorb(&prk);
+            kept.expand(&info, &mut ours);
             Hkdf::<Sha256>::from_prk(&prk).unwrap().expand(&info, &mut theirs).unwrap();
             assert_eq!(ours, theirs, "info of {len} bytes");
         }

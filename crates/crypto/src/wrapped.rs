@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::{
     Aek, KeyId, KeyScope,
@@ -58,7 +59,7 @@ pub struct KeyCheckValue(#[serde(with = "hex")] [u8; CHECK_LEN]);
 impl KeyCheckValue {
     /// The check value of this AEK.
     pub fn derive(aek: &Aek, scope: &KeyScope) -> Self {
-        let mut okm = [0; 32];
+        let mut okm = Zeroizing::new([0; 32]);
         Prk::extract(label::AEK, scope, &[], aek).expand(b"V", &mut okm);
         let mut check = [0; CHECK_LEN];
         check.copy_from_slice(&okm[..CHECK_LEN]);

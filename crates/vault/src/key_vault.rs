@@ -44,7 +44,8 @@ pub trait KeyVault: fmt::Debug + Send + Sync {
     /// is asked, or when the vault finds the wrapped key malformed.
     async fn unwrap_key(&self, wrapped: &WrappedKey, context: &WrapContext) -> Result<Aek, VaultError>;
 
-    /// What the vault says of a KEK: of the version named, or of the latest.
+    /// What the vault says of a KEK: of the version named, or of the latest. Needs no usable key: where the
+    /// vault tells the properties of a disabled or deleted key, this does.
     ///
     /// # Errors
     /// [`VaultError`] of the kind that the table gives.
@@ -69,6 +70,8 @@ pub enum KeyState {
     Disabled,
     /// Its time is over.
     Expired,
+    /// Its time has not come.
+    NotYetActive,
     /// It is soft-deleted and can be recovered.
     Deleted,
 }
@@ -85,7 +88,9 @@ pub struct KeyProperties {
     pub kind: KeyKind,
     /// Whether it can be used.
     pub state: KeyState,
-    /// When it expires, as time since the Unix epoch.
+    /// Before when it can't be used, as time since the Unix epoch.
+    pub not_before: Option<Duration>,
+    /// From when it can't be used, as time since the Unix epoch.
     pub expires_at: Option<Duration>,
     /// Whether a deleted key can be recovered (soft delete).
     pub soft_delete: bool,
@@ -101,6 +106,7 @@ impl KeyProperties {
             latest,
             kind,
             state: KeyState::Enabled,
+            not_before: None,
             expires_at: None,
             soft_delete: false,
             purge_protection: false,

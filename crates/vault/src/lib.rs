@@ -1,19 +1,26 @@
 //! Key vaults: where a customer keeps the key encryption key (KEK), and what its answers mean.
 //!
 //! Guarantees: every failure of every vault has one [`VaultErrorKind`], and one table says what it means for
-//! a cached key ([`VaultErrorKind::meaning`]). Time and randomness are passed in, as [`Clock`] and
-//! [`Entropy`].
+//! a cached key ([`VaultErrorKind::meaning`]). Time, randomness and blocking work are passed in, as [`Clock`],
+//! [`Entropy`] and [`Blocking`].
 //!
 //! Not its job: caching, retrying, deciding what a failure costs: that is `cofferdam-keyring`'s.
 
+mod blocking;
 mod clock;
 mod entropy;
 mod error;
 mod key_vault;
+mod local;
 mod registry;
 
+pub use blocking::{Blocking, BlockingError};
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{Meaning, VaultError, VaultErrorKind};
 pub use key_vault::{KeyKind, KeyProperties, KeyState, KeyVault, WrapContext};
+pub use local::{
+    Deletion, KeyInfo, LocalVault, LocalVaultError, LocalVaultOptions, Passphrase, PassphraseCost, Recovery,
+    VersionInfo,
+};
 pub use registry::{Principal, VaultRegistry};

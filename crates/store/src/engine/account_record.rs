@@ -1,0 +1,189 @@
+//! An account as the catalog keeps it.
+//!
+//! Guarantees: a record is obeyed only after its tag, made under the account's service AEK, was checked and
+//! its name found to be the one it is stored under; so who can write to the catalog can't hand an account
+//! another key, though anybody may know a customer's KEK. Bytes: format (1), tag (32), JSON.
+//!
+//! Not its job: rollback of a whole record (the store's), secrets (there are none in it).
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use cofferdam_crypto::{AccountId, KeyId, Provider, RecordKey, WrappedAek};
+use cofferdam_vault::Principal;
+use serde::{Deserialize, Serialize};
+
+use super::EngineError;
+
+const FORMAT: u8 = 1;
+const TAG_END: usize = 33;
+
+/// The name of an account: 1 to 128 characters out of a-z, A-Z, 0-9, `.`, `_` and `-`, the first a letter or
+/// digit.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AccountName(Box<str>);
+
+impl AccountName {
+    /// The longest a name may be, in bytes.
+    pub const MAX_LEN: usize = 128;
+
+    /// The account name of this text.
+    ///
+    /// # Errors
+    /// [`EngineError::BadAccountName`] when it has other characters, none, or too many.
+    pub fn new(name: impl Into<String>) -> Result<Self, EngineError> {
+        let name = name.into();
+        let fits = (1..=Self::MAX_LEN).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+            && name.as_bytes()[0].is_ascii_alphanumeric();
+        if fits {
+            Ok(Self(name.into()))
+        } else {
+            Err(EngineError::BadAccountName { name: name.chars().take(Self::MAX_LEN).collect() })
+        }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for AccountName {
+    type Err = EngineError;
+
+    fn from_str(name: &str) -> Result<Self, EngineError> {
+        Self::new(name)
+    }
+}
+
+impl TryFrom<String> for AccountName {
+    type Error = EngineError;
+
+    fn try_from(name: String) -> Result<Self, EngineError> {
+        Self::new(name)
+    }
+}
+
+impl From<AccountName> for String {
+    fn from(name: AccountName) -> Self {
+        name.0.into()
+    }
+}
+
+impl fmt::Display for AccountName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for AccountName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AccountName({self})")
+    }
+}
+
+/// The customer's side of an account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CustomerKey {
+    /// Whose vault it is in.
+    pub(crate) principal: Principal,
+    /// The KEK as it was set.
+    pub(crate) kek: KeyId,
+    /// The AEKs of all epochs, oldest first.
+    pub(crate) epochs: Vec<WrappedAek>,
+}
+
+/// An account's record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AccountRecord {
+    pub(crate) name: AccountName,
+    pub(crate) id: AccountId,
+    /// Time since the Unix epoch.
+    pub(crate) created_at: Duration,
+    /// The service AEKs of all epochs, oldest first.
+    pub(crate) service: Vec<WrappedAek>,
+    /// None for an account under the service's key.
+    pub(crate) customer: Option<CustomerKey>,
+}
+
+impl AccountRecord {
+    /// Whose key new blocks are sealed under.
+    pub(crate) fn provider(&self) -> Provider {
+        if self.customer.is_some() { Provider::Customer } else { Provider::Service }
+    }
+
+    /// The bytes to store.
+    pub(crate) fn seal(&self, key: &RecordKey) -> Result<Vec<u8>, EngineError> {
+        let body = serde_json::to_vec(self).map_err(|e| self.bad(e))?;
+        Ok([&[FORMAT][..], &key.tag(&body), &body].concat())
+    }
+
+    fn bad(&self, reason: impl fmt::Display) -> EngineError {
+        EngineError::BadRecord { account: self.name.clone(), reason: reason.to_string() }
+    }
+}
+
+/// A record as it was read: not yet known to be genuine.
+#[derive(Debug)]
+pub(crate) struct UnverifiedRecord {
+    tag: [u8; 32],
+    body: Vec<u8>,
+    record: AccountRecord,
+}
+
+impl UnverifiedRecord {
+    /// Parses what is stored under `name`.
+    pub(crate) fn parse(name: &AccountName, bytes: &[u8]) -> Result<Self, EngineError> {
+        let bad = |reason: String| EngineError::BadRecord { account: name.clone(), reason };
+        match bytes.first() {
+            Some(&FORMAT) => {}
+            Some(&found) if found > FORMAT => {
+                return Err(EngineError::NewerRecord { account: name.clone(), found, supported: FORMAT });
+            }
+            _ => return Err(bad("it is not an account record".into())),
+        }
+        let tag = bytes.get(1..TAG_END).and_then(|tag| tag.try_into().ok());
+        let (Some(tag), Some(body)) = (tag, bytes.get(TAG_END..)) else {
+            return Err(bad(format!("it has {} bytes and ends within its tag", bytes.len())));
+        };
+        let record: AccountRecord = serde_json::from_slice(body).map_err(|e| bad(e.to_string()))?;
+        if record.name != *name {
+            return Err(bad(format!("it is that of account {}", record.name)));
+        }
+        let scopes_fit = record
+            .service
+            .iter()
+            .all(|w| w.scope.account == record.id && w.scope.provider == Provider::Service)
+            && record
+                .customer
+                .iter()
+                .flat_map(|c| &c.epochs)
+                .all(|w| w.scope.account == record.id && w.scope.provider == Provider::Customer);
+        if record.service.is_empty() || !scopes_fit {
+            return Err(bad("it holds wraps of other keys".into()));
+        }
+        Ok(Self { tag, body: body.to_vec(), record })
+    }
+
+    /// The service's wraps and the account's id: what must be read before anything can be checked.
+    ///
+    /// A forged wrap unwraps only if the service's vault made it for this account, which its check value tells.
+    pub(crate) fn service(&self) -> (AccountId, &[WrappedAek]) {
+        (self.record.id, &self.record.service)
+    }
+
+    /// The record unchecked: good for what needs no trust, as which key to ask for.
+    pub(crate) fn unverified(&self) -> &AccountRecord {
+        &self.record
+    }
+
+    /// The record, if its tag is right.
+    pub(crate) fn verify(self, key: &RecordKey) -> Result<AccountRecord, EngineError> {
+        if key.verify(&self.body, &self.tag) {
+            Ok(self.record)
+        } else {
+            Err(self.record.bad("its tag does not fit"))
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Setting up an engine.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
+};
+
+use cofferdam_crypto::{KeyId, PageSize, sealed_len};
+use cofferdam_keyring::{Keyring, KeyringParts, Policy};
+use cofferdam_vault::{Blocking, Clock, Entropy, SystemClock, SystemEntropy, VaultRegistry};
+
+use super::{Admission, Engine, EngineError, Inner, Records};
+use crate::{BlockStore, Catalog};
+
+/// The settings of an engine.
+#[derive(Debug)]
+#[must_use = "nothing is opened before `open`"]
+pub struct EngineBuilder {
+    blocks: Arc<dyn BlockStore>,
+    catalog: Arc<dyn Catalog>,
+    vaults: VaultRegistry,
+    service_kek: KeyId,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    blocking: Blocking,
+    policy: Policy,
+    page_size: PageSize,
+    max_block_len: u64,
+    in_flight: usize,
+}
+
+impl EngineBuilder {
+    pub(super) fn new(
+        blocks: Arc<dyn BlockStore>,
+        catalog: Arc<dyn Catalog>,
+        vaults: VaultRegistry,
+        service_kek: KeyId,
+    ) -> Self {
+        Self {
+            blocks,
+            catalog,
+            vaults,
+            service_kek,
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+            blocking: Blocking::default(),
+            policy: Policy::default(),
+            page_size: PageSize::DEFAULT,
+            max_block_len: 64 << 20,
+            in_flight: 64 << 20,
+        }
+    }
+
+    /// When keys are renewed and how long they outlive their vault.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// The page size of new blocks: what a range read opens at the least. 64 KiB unless set.
+    pub fn page_size(mut self, page_size: PageSize) -> Self {
+        self.page_size = page_size;
+        self
+    }
+
+    /// The most bytes of a block. 64 MiB unless set.
+    pub fn max_block_len(mut self, bytes: u64) -> Self {
+        self.max_block_len = bytes;
+        self
+    }
+
+    /// How many bytes of writes may be under way at once; more wait. One account takes at most a half. 64 MiB unless set.
+    pub fn in_flight(mut self, bytes: usize) -> Self {
+        self.in_flight = bytes;
+        self
+    }
+
+    /// Another clock than the machine's, for tests.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Another source of randomness than the operating system's, for tests.
+    pub fn entropy(mut self, entropy: Arc<dyn Entropy>) -> Self {
+        self.entropy = entropy;
+        self
+    }
+
+    /// Where work that blocks is done.
+    pub fn blocking(mut self, blocking: Blocking) -> Self {
+        self.blocking = blocking;
+        self
+    }
+
+    /// Opens the engine, on a tokio runtime. Asks no vault anything.
+    ///
+    /// # Errors
+    /// [`EngineError::BlockTooLarge`] when the largest block is larger than a sealed block can be;
+    /// [`EngineError::Store`].
+    pub async fn open(self) -> Result<Engine, EngineError> {
+        sealed_len(self.max_block_len, self.page_size).map_err(|_| EngineError::BlockTooLarge {
+            len: self.max_block_len,
+            max: cofferdam_crypto::MAX_PLAINTEXT_LEN,
+        })?;
+        let last_version = self.blocks.last_version().await?;
+        let records = Arc::new(Records::new(self.catalog.clone(), self.clock.clone()));
+        let keyring = Keyring::new(KeyringParts {
+            vaults: self.vaults.clone(),
+            records: records.clone(),
+            clock: self.clock.clone(),
+            entropy: self.entropy.clone(),
+            policy: self.policy,
+        });
+        Ok(Engine {
+            inner: Arc::new(Inner {
+                blocks: self.blocks,
+                catalog: self.catalog,
+                records,
+                keyring,
+                vaults: self.vaults,
+                service_kek: self.service_kek,
+                clock: self.clock,
+                entropy: self.entropy,
+                blocking: self.blocking,
+                page_size: self.page_size,
+                max_block_len: self.max_block_len,
+                admission: Admission::new(self.in_flight),
+                last_version: AtomicU64::new(last_version.number()),
+                accounts: RwLock::new(BTreeMap::new()),
+                closed: AtomicBool::new(false),
+            }),
+        })
+    }
+}

@@ -1,0 +1,98 @@
+//! Making an account.
+//!
+//! Guarantees: the record is written last, so an account exists whole or not at all; each wrap was unwrapped
+//! again and found right before it counts.
+
+use std::sync::Arc;
+
+use cofferdam_crypto::{AccountId, Aek, Epoch, KeyId, KeyScope, Provider, RecordKey, WrappedAek};
+use cofferdam_vault::{KeyState, KeyVault, WrapContext};
+
+use super::{AccountKey, AccountName, AccountRecord, EngineError, Inner, account_record::CustomerKey};
+
+pub(super) async fn create(
+    inner: &Inner,
+    name: &AccountName,
+    key: AccountKey,
+) -> Result<AccountRecord, EngineError> {
+    match inner.records.load(name).await {
+        Err(EngineError::NoAccount { .. }) => {}
+        Ok(_) => return Err(EngineError::AccountExists { account: name.clone() }),
+        Err(e) => return Err(e),
+    }
+    let mut id = [0; 16];
+    inner.entropy.fill(&mut id)?;
+    let account = AccountId::from_random_bytes(id);
+
+    let customer = match key {
+        AccountKey::Service => None,
+        AccountKey::Customer { principal, kek } => {
+            let vault = inner
+                .vaults
+                .customer(&principal)
+                .ok_or_else(|| EngineError::NoVault { principal: principal.clone() })?;
+            check_kek(vault, &kek).await?;
+            let scope = KeyScope { account, epoch: Epoch::FIRST, provider: Provider::Customer };
+            let (_, wrapped) = new_aek(inner, vault, &kek, scope).await?;
+            Some(CustomerKey { principal, kek, epochs: vec![wrapped] })
+        }
+    };
+    let scope = KeyScope { account, epoch: Epoch::FIRST, provider: Provider::Service };
+    let (service_aek, service) = new_aek(inner, inner.vaults.service(), &inner.service_kek, scope).await?;
+
+    let record = AccountRecord {
+        name: name.clone(),
+        id: account,
+        created_at: inner.clock.now().wall,
+        service: vec![service],
+        customer,
+    };
+    let bytes = record.seal(&RecordKey::derive(&service_aek, &scope))?;
+    inner.records.insert(name, account, bytes).await?;
+    Ok(record)
+}
+
+/// Refuses a KEK that a customer could lose for good, or that can't be used now.
+async fn check_kek(vault: &Arc<dyn KeyVault>, kek: &KeyId) -> Result<(), EngineError> {
+    let properties = vault
+        .key_properties(kek)
+        .await
+        .map_err(|source| EngineError::Vault { action: "describe the KEK", source })?;
+    let unfit = |reason: String| Err(EngineError::UnfitKek { reason });
+    match properties.state {
+        KeyState::Enabled => {}
+        state => return unfit(format!("{} is {state:?}: enable or recover it first", properties.key_id)),
+    }
+    if !properties.recoverable() {
+        return unfit(format!(
+            "{} is not recoverable: turn on soft delete and purge protection in its vault, or one mistake there \
+             loses the account's data for good",
+            properties.key_id
+        ));
+    }
+    Ok(())
+}
+
+/// A fresh AEK and its record, proved by unwrapping.
+async fn new_aek(
+    inner: &Inner,
+    vault: &Arc<dyn KeyVault>,
+    kek: &KeyId,
+    scope: KeyScope,
+) -> Result<(Aek, WrappedAek), EngineError> {
+    let aek = Aek::try_from_fn(|bytes| inner.entropy.fill(bytes))?;
+    let context = WrapContext { scope };
+    let wrap = vault
+        .wrap_key(kek, &aek, &context)
+        .await
+        .map_err(|source| EngineError::Vault { action: "wrap a key", source })?;
+    let again = vault
+        .unwrap_key(&wrap, &context)
+        .await
+        .map_err(|source| EngineError::Vault { action: "unwrap the key that it wrapped", source })?;
+    let wrapped = WrappedAek::new(&aek, scope, vec![wrap]);
+    wrapped.verify(&again).map_err(|e| EngineError::UnfitKek {
+        reason: format!("{kek}: {e}; its vault does not give back what it wrapped"),
+    })?;
+    Ok((aek, wrapped))
+}

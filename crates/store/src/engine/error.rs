@@ -1,0 +1,191 @@
+//! What the engine refuses, and what to do about it.
+
+use std::{ops::Range, time::Duration};
+
+use cofferdam_crypto::{BlockId, EntropyError};
+use cofferdam_keyring::{KeyError, RecordError};
+use cofferdam_vault::{Meaning, Principal, VaultError};
+use thiserror::Error;
+
+use super::AccountName;
+use crate::StoreError;
+
+/// Why an operation of the engine failed. Nothing was stored, unless it says so.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The customer's vault denies the key: nothing is read, nothing is kept, until access is restored.
+    #[error(
+        "account {account}: the key is revoked: {reason}; enable it in its vault and access resumes by itself"
+    )]
+    KeyRevoked {
+        /// The account.
+        account: AccountName,
+        /// What the vault said.
+        reason: String,
+    },
+    /// The key's vault can't be reached, and the key is past its grace time.
+    #[error(
+        "account {account}: the key is unavailable: {reason}; access resumes by itself when its vault answers"
+    )]
+    KeyUnavailable {
+        /// The account.
+        account: AccountName,
+        /// What the last attempt met.
+        reason: String,
+    },
+    /// No account of this name.
+    #[error("there is no account {account}: create it first")]
+    NoAccount {
+        /// The name.
+        account: AccountName,
+    },
+    /// An account of this name is there already.
+    #[error("there is an account {account} already: choose another name")]
+    AccountExists {
+        /// The name.
+        account: AccountName,
+    },
+    /// A name that no account can have.
+    #[error(
+        "{name:?} can't name an account: use 1 to {max} characters out of a-z, A-Z, 0-9, '.', '_' and '-', \
+         the first a letter or digit",
+        max = AccountName::MAX_LEN
+    )]
+    BadAccountName {
+        /// What was given, cut to the longest allowed.
+        name: String,
+    },
+    /// No block of this id.
+    #[error("account {account} has no block {block}")]
+    NoBlock {
+        /// The account.
+        account: AccountName,
+        /// The block.
+        block: BlockId,
+    },
+    /// The block is larger than this engine takes.
+    #[error("a block of {len} bytes is too large: the most here is {max}; split it")]
+    BlockTooLarge {
+        /// Its length in bytes.
+        len: u64,
+        /// The most.
+        max: u64,
+    },
+    /// A range that the block doesn't have.
+    #[error(
+        "bytes {}..{} are not in block {block}, which has {len}: the end is exclusive, at most the length, \
+         and not before the start", range.start, range.end
+    )]
+    Range {
+        /// The block.
+        block: BlockId,
+        /// What was asked for.
+        range: Range<u64>,
+        /// The block's length in bytes.
+        len: u64,
+    },
+    /// What is stored is not what was sealed: damaged, moved, rolled back or forged.
+    #[error(
+        "account {account}: block {block} does not open: it is damaged, or not what was written there; \
+         restore it from a copy"
+    )]
+    Damaged {
+        /// The account.
+        account: AccountName,
+        /// The block.
+        block: BlockId,
+    },
+    /// The account's record is not what was written.
+    #[error("the record of account {account} is damaged or forged: {reason}; restore it from a copy")]
+    BadRecord {
+        /// The account.
+        account: AccountName,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The account's record is of a format this version doesn't know.
+    #[error(
+        "the record of account {account} has format {found}, this version reads up to {supported}: use a newer one"
+    )]
+    NewerRecord {
+        /// The account.
+        account: AccountName,
+        /// Its format.
+        found: u8,
+        /// The newest that is known.
+        supported: u8,
+    },
+    /// No vault is registered for the principal that an account belongs to.
+    #[error("no vault is registered for principal {principal}: register it when the engine is opened")]
+    NoVault {
+        /// The principal.
+        principal: Principal,
+    },
+    /// A KEK that can't be used for an account.
+    #[error("the KEK can't be used: {reason}")]
+    UnfitKek {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A vault refused while an account was made.
+    #[error("the vault did not {action}: {source}")]
+    Vault {
+        /// What it was asked to do.
+        action: &'static str,
+        /// Its answer.
+        source: VaultError,
+    },
+    /// Fresh random bytes could not be had.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The engine was closed.
+    #[error("the engine is closed")]
+    Closed,
+}
+
+/// What an error asks of its reader: coarser than [`EngineError`], and stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EngineErrorKind {
+    /// The key's owner must restore access.
+    Revoked,
+    /// Wait, or mend the way to the vault.
+    Unavailable,
+    /// Restore from a copy.
+    Corrupt,
+    /// There is no such thing.
+    NotFound,
+    /// Ask otherwise.
+    Invalid,
+    /// The store, the machine or this process: the message says what.
+    Other,
+}
+
+impl EngineError {
+    /// What it asks of its reader.
+    pub fn kind(&self) -> EngineErrorKind {
+        use EngineErrorKind as Kind;
+        match self {
+            Self::KeyRevoked { .. } => Kind::Revoked,
+            Self::KeyUnavailable { .. } => Kind::Unavailable,
+            Self::Vault { source, .. } => match source.kind().meaning() {
+                Meaning::Denial | Meaning::UnconfirmedDenial => Kind::Revoked,
+                Meaning::Outage => Kind::Unavailable,
+            },
+            Self::Damaged { .. } | Self::BadRecord { .. } => Kind::Corrupt,
+            Self::Store(e) if e.is_corrupt() => Kind::Corrupt,
+            Self::NoAccount { .. } | Self::NoBlock { .. } => Kind::NotFound,
+            Self::AccountExists { .. }
+            | Self::BadAccountName { .. }
+            | Self::BlockTooLarge { .. }
+            | Self::Range { .. }
+            | Self::UnfitKek { .. }
+            | Self::NoVault { .. } => Kind::Invalid,
+            Self::NewerRecord { .. } | Self::Entropy(_) | Self::Store(_) | Self::Closed => Kind::Other,
+        }
+    }
+}

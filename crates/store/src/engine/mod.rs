@@ -1,0 +1,192 @@
+//! The engine: accounts and their encrypted blocks over a block store and a catalog.
+//!
+//! Guarantees: nothing is written but sealed; a put that was acknowledged is durable; every read and write
+//! passes the keyring's check; what is under a revoked key is neither read nor added to; delete and list need
+//! no key. Memory is bounded: writes in flight take from one allowance, and one account from a part of it.
+//!
+//! Not its job: to keep bytes ([`BlockStore`]), to keep records ([`Catalog`]), to decide whether a key may be used
+//! (`cofferdam-keyring`).
+
+mod account;
+mod account_record;
+mod admission;
+mod builder;
+mod create;
+mod error;
+mod records;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use cofferdam_crypto::{AccountId, KeyId, PageSize, RecordKey, Version};
+use cofferdam_keyring::{KeyEvent, Keyring};
+use cofferdam_vault::{Blocking, Clock, Entropy, Principal, VaultRegistry};
+use tokio::sync::broadcast;
+
+pub use account::{Account, AccountStatus, BlockInfo, BlockPage, Outcome, PutReceipt};
+pub use account_record::AccountName;
+pub use builder::EngineBuilder;
+pub use error::{EngineError, EngineErrorKind};
+
+use crate::{BlockStore, Catalog};
+use account_record::{AccountRecord, UnverifiedRecord};
+use admission::Admission;
+use records::Records;
+
+/// Which key a new account's blocks are sealed under.
+#[derive(Clone, Debug)]
+pub enum AccountKey {
+    /// The service's own.
+    Service,
+    /// A customer's KEK, in the vault registered for the principal.
+    Customer {
+        /// Whose vault.
+        principal: Principal,
+        /// Which KEK; without a version, the latest now.
+        kek: KeyId,
+    },
+}
+
+/// Accounts and their encrypted blocks. Cheap to clone; all clones are one engine.
+///
+/// ```no_run
+/// # async fn example(engine: cofferdam_store::Engine) -> Result<(), cofferdam_store::EngineError> {
+/// use cofferdam_crypto::BlockId;
+/// use cofferdam_store::AccountName;
+///
+/// let account = engine.account(&AccountName::new("contoso")?).await?;
+/// let id = BlockId::new("2026-11-24/000017").expect("a short id");
+/// account.put(&id, "hello".into()).await?;
+/// assert_eq!(account.get(&id).await?, "hello");
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    blocks: Arc<dyn BlockStore>,
+    catalog: Arc<dyn Catalog>,
+    records: Arc<Records>,
+    keyring: Keyring,
+    vaults: VaultRegistry,
+    service_kek: KeyId,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    blocking: Blocking,
+    page_size: PageSize,
+    max_block_len: u64,
+    admission: Admission,
+    last_version: AtomicU64,
+    accounts: RwLock<BTreeMap<AccountName, Arc<account::Shared>>>,
+    closed: AtomicBool,
+}
+
+impl Engine {
+    /// Starts to set up an engine over a store, with the service's own KEK for what no customer's key covers.
+    pub fn builder<S>(store: Arc<S>, vaults: VaultRegistry, service_kek: KeyId) -> EngineBuilder
+    where
+        S: BlockStore + Catalog + 'static,
+    {
+        EngineBuilder::new(store.clone(), store, vaults, service_kek)
+    }
+
+    /// The account of this name, to work with its blocks. Needs no key yet.
+    ///
+    /// # Errors
+    /// [`EngineError::NoAccount`], [`EngineError::BadRecord`], [`EngineError::Store`].
+    pub async fn account(&self, name: &AccountName) -> Result<Account, EngineError> {
+        self.inner.check_open()?;
+        let known = self.inner.accounts.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        match known {
+            Some(shared) => Ok(Account::new(self.inner.clone(), shared)),
+            None => {
+                let record = self.inner.records.load(name).await?;
+                Ok(self.remember(name, record.unverified()))
+            }
+        }
+    }
+
+    /// Makes an account under the service's key or a customer's.
+    ///
+    /// The KEK is checked first: it must be enabled and recoverable (soft delete and purge protection), and its vault
+    /// must wrap and unwrap with it.
+    ///
+    /// # Errors
+    /// [`EngineError::AccountExists`], [`EngineError::UnfitKek`], [`EngineError::NoVault`],
+    /// [`EngineError::Vault`], [`EngineError::Entropy`], [`EngineError::Store`].
+    pub async fn create_account(&self, name: &AccountName, key: AccountKey) -> Result<Account, EngineError> {
+        self.inner.check_open()?;
+        let record = create::create(&self.inner, name, key).await?;
+        Ok(self.remember(name, &record))
+    }
+
+    /// The names of up to `limit` accounts in order, from the first after `after`.
+    ///
+    /// # Errors
+    /// [`EngineError::Store`].
+    pub async fn accounts(
+        &self,
+        after: Option<&AccountName>,
+        limit: usize,
+    ) -> Result<Vec<AccountName>, EngineError> {
+        self.inner.check_open()?;
+        self.inner.records.list(after, limit).await
+    }
+
+    /// What happens to keys: changes of state, refreshes, alarms.
+    pub fn events(&self) -> broadcast::Receiver<KeyEvent> {
+        self.inner.keyring.subscribe()
+    }
+
+    /// Finishes what is under way, takes nothing more, closes the store and wipes every key.
+    ///
+    /// # Errors
+    /// [`EngineError::Store`] when the store can't be closed cleanly; keys are wiped all the same.
+    pub async fn close(&self) -> Result<(), EngineError> {
+        if self.inner.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.inner.admission.close().await;
+        self.inner.keyring.close().await;
+        self.inner.accounts.write().unwrap_or_else(PoisonError::into_inner).clear();
+        Ok(self.inner.blocks.close().await?)
+    }
+
+    fn remember(&self, name: &AccountName, record: &AccountRecord) -> Account {
+        let mut accounts = self.inner.accounts.write().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(account::Shared::new(record, &self.inner.admission));
+        let shared = accounts.entry(name.clone()).or_insert_with(new).clone();
+        Account::new(self.inner.clone(), shared)
+    }
+}
+
+impl Inner {
+    fn check_open(&self) -> Result<(), EngineError> {
+        if self.closed.load(Ordering::Relaxed) { Err(EngineError::Closed) } else { Ok(()) }
+    }
+
+    /// A version that no write before it had: the wall clock's microseconds, or one more than the last.
+    fn next_version(&self) -> Version {
+        let wall = u64::try_from(self.clock.now().wall.as_micros()).unwrap_or(u64::MAX);
+        let step = |last: u64| Some(wall.max(last.saturating_add(1)));
+        let last = self
+            .last_version
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, step)
+            .unwrap_or_else(|last| last);
+        Version::new(wall.max(last.saturating_add(1)))
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("blocks", &self.inner.blocks).finish_non_exhaustive()
+    }
+}

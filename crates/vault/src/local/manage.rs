@@ -1,0 +1,269 @@
+//! Making a local vault and changing its keys.
+//!
+//! Guarantees: a change is in the file, durably, when its call returns `Ok`; it is not when the call returns
+//! an error, but where only the folder could not be made durable. Changes of any number of processes come one
+//! after the other. Key ids without a version mean every version (`keys`).
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use cofferdam_crypto::{KeyId, kw::Kek};
+use data_encoding::HEXLOWER;
+
+use super::{
+    Deletion, Inner, KeyInfo, LocalVault, LocalVaultError, LocalVaultOptions, Recovery,
+    file::{self, Lock},
+    keys::version_record,
+    names::{self, KeyPath, VERSION_LEN},
+    protect::{FileKeys, Place},
+    record::{ClearKek, Document, Hex, KeyMaterial, Protection, VersionRecord},
+};
+
+/// How long a change waits for the lock. Others hold it for milliseconds.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+impl LocalVault {
+    /// Makes a vault of this name in a new file.
+    ///
+    /// # Errors
+    /// [`LocalVaultError::AlreadyExists`] when there is a file, [`LocalVaultError::BadName`], and those of writing.
+    pub async fn create(
+        path: impl AsRef<Path>,
+        name: &str,
+        options: LocalVaultOptions,
+    ) -> Result<Self, LocalVaultError> {
+        names::check_name("vault", name)?;
+        let path = path.as_ref().to_path_buf();
+        let name = name.to_owned();
+        let blocking = options.blocking;
+        blocking.run(move || Inner::create(&path, name, options)).await?.map(|inner| Self(Arc::new(inner)))
+    }
+
+    /// Makes a key with its first version, recoverable for [`Recovery::DEFAULT_WINDOW`]. Answers with the version.
+    ///
+    /// # Errors
+    /// [`LocalVaultError::KeyExists`], also when it is deleted; [`LocalVaultError::BadName`].
+    pub async fn create_key(&self, name: &str) -> Result<KeyId, LocalVaultError> {
+        self.create_key_with(name, Recovery::default()).await
+    }
+
+    /// As [`create_key`](Self::create_key), and says what becomes of the key when it is deleted.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn create_key_with(&self, name: &str, recovery: Recovery) -> Result<KeyId, LocalVaultError> {
+        names::check_name("key", name)?;
+        let name = name.to_owned();
+        self.change(move |inner, document| {
+            let version = inner.draw_version(&name)?;
+            document.create_key(&name, recovery, version)
+        })
+        .await
+    }
+
+    /// Makes a new version of a key, by its name. Answers with the version.
+    ///
+    /// # Errors
+    /// [`LocalVaultError::KeyNotFound`]; [`LocalVaultError::KeyDeleted`] when all its versions are deleted.
+    pub async fn new_version(&self, name: &str) -> Result<KeyId, LocalVaultError> {
+        names::check_name("key", name)?;
+        let name = name.to_owned();
+        self.change(move |inner, document| {
+            let version = inner.draw_version(&name)?;
+            document.new_version(&name, version)
+        })
+        .await
+    }
+
+    /// Disables a version, or every version of a key: its next use is denied.
+    ///
+    /// # Errors
+    /// [`LocalVaultError::KeyNotFound`], [`LocalVaultError::KeyDeleted`].
+    pub async fn disable(&self, key_id: &KeyId) -> Result<(), LocalVaultError> {
+        self.change_key(key_id, |document, path, _| document.set(path, |v| v.enabled = false)).await
+    }
+
+    /// Enables a version, or every version of a key.
+    ///
+    /// # Errors
+    /// [`LocalVaultError::KeyNotFound`], [`LocalVaultError::KeyDeleted`].
+    pub async fn enable(&self, key_id: &KeyId) -> Result<(), LocalVaultError> {
+        self.change_key(key_id, |document, path, _| document.set(path, |v| v.enabled = true)).await
+    }
+
+    /// Sets from when a version, or every version of a key, can't be used; None is never. Time since the Unix epoch.
+    ///
+    /// # Errors
+    /// [`LocalVaultError::KeyNotFound`], [`LocalVaultError::KeyDeleted`].
+    pub async fn set_expiry(&self, key_id: &KeyId, at: Option<Duration>) -> Result<(), LocalVaultError> {
+        let at = at.map(Into::into);
+        self.change_key(key_id, move |document, path, _| document.set(path, |v| v.expires_ms = at)).await
+    }
+
+    /// Sets from when a version, or every version of a key, can be used; None is at once. Time since the Unix epoch.
+    ///
+    /// # Errors
+    /// [`LocalVaultError::KeyNotFound`], [`LocalVaultError::KeyDeleted`].
+    pub async fn set_not_before(&self, key_id: &KeyId, at: Option<Duration>) -> Result<(), LocalVaultError> {
+        let at = at.map(Into::into);
+        self.change_key(key_id, move |document, path, _| document.set(path, |v| v.not_before_ms = at)).await
+    }
+
+    /// Deletes a version, or every version of a key that is not deleted yet.
+    ///
+    /// # Errors
+    /// [`LocalVaultError::KeyNotFound`]; [`LocalVaultError::KeyDeleted`] when it is deleted already.
+    pub async fn delete(&self, key_id: &KeyId) -> Result<Deletion, LocalVaultError> {
+        self.change_key(key_id, |document, path, inner| document.delete(path, inner.now())).await
+    }
+
+    /// Recovers a deleted version, or every deleted version of a key; also after the window, until a purge.
+    ///
+    /// # Errors
+    /// [`LocalVaultError::KeyNotFound`], [`LocalVaultError::NotDeleted`].
+    pub async fn recover(&self, key_id: &KeyId) -> Result<(), LocalVaultError> {
+        self.change_key(key_id, |document, path, _| document.recover(path)).await
+    }
+
+    /// Destroys a deleted version, or a key all of whose versions are deleted: nobody can undo it.
+    ///
+    /// # Errors
+    /// [`LocalVaultError::PurgeProtected`] before the window is over, [`LocalVaultError::KeyNotFound`],
+    /// [`LocalVaultError::NotDeleted`].
+    pub async fn purge(&self, key_id: &KeyId) -> Result<(), LocalVaultError> {
+        self.change_key(key_id, |document, path, inner| document.purge(path, inner.now())).await
+    }
+
+    /// Every key, deleted ones too, in the order in which they were made.
+    ///
+    /// # Errors
+    /// [`LocalVaultError`] of reading the file.
+    pub async fn list(&self) -> Result<Vec<KeyInfo>, LocalVaultError> {
+        let inner = self.0.clone();
+        self.0.blocking.run(move || inner.load()?.list(inner.now())).await?
+    }
+
+    /// Switches the vault offline, so that it answers every use as one that can't be reached, or online.
+    /// Changes go on either way.
+    ///
+    /// # Errors
+    /// [`LocalVaultError`] of writing the file.
+    pub async fn set_offline(&self, offline: bool) -> Result<(), LocalVaultError> {
+        self.change(move |_, document| {
+            document.offline = offline;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether it is switched offline.
+    ///
+    /// # Errors
+    /// [`LocalVaultError`] of reading the file.
+    pub async fn offline(&self) -> Result<bool, LocalVaultError> {
+        let inner = self.0.clone();
+        self.0.blocking.run(move || Ok(inner.load()?.offline)).await?
+    }
+
+    async fn change_key<T: Send + 'static>(
+        &self,
+        key_id: &KeyId,
+        change: impl Fn(&mut Document, &KeyPath, &Inner) -> Result<T, LocalVaultError> + Send + Sync + 'static,
+    ) -> Result<T, LocalVaultError> {
+        let path = KeyPath::parse(key_id, &self.0.name)?;
+        self.change(move |inner, document| change(document, &path, inner)).await
+    }
+
+    async fn change<T: Send + 'static>(
+        &self,
+        change: impl Fn(&Inner, &mut Document) -> Result<T, LocalVaultError> + Send + Sync + 'static,
+    ) -> Result<T, LocalVaultError> {
+        let change = Arc::new(change);
+        let (mut waited, mut pause) = (Duration::ZERO, FIRST_PAUSE);
+        loop {
+            let (inner, change) = (self.0.clone(), change.clone());
+            if let Some(answer) = self.0.blocking.run(move || inner.try_change(&*change)).await?? {
+                return Ok(answer);
+            }
+            if waited >= LOCK_WAIT {
+                return Err(LocalVaultError::Locked { path: Lock::path(&self.0.path) });
+            }
+            tokio::time::sleep(pause).await;
+            waited += pause;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+impl Inner {
+    pub(super) fn create(
+        path: &Path,
+        name: String,
+        options: LocalVaultOptions,
+    ) -> Result<Self, LocalVaultError> {
+        let path = &std::path::absolute(path).map_err(|e| file::io_error("find", path, e))?;
+        let keys = match &options.passphrase {
+            None => None,
+            Some(passphrase) => {
+                let mut salt = [0; _];
+                options.entropy.fill(&mut salt)?;
+                Some(FileKeys::derive(passphrase, options.cost, salt)?)
+            }
+        };
+        let document = Document {
+            format: Document::FORMAT.into(),
+            version: Document::VERSION,
+            vault: name,
+            generation: 1,
+            protection: keys.as_ref().map_or(Protection::None, |keys| Protection::Argon2id {
+                cost: keys.cost(),
+                salt: Hex(*keys.salt()),
+                check: Hex(*keys.check()),
+            }),
+            offline: false,
+            keys: Vec::new(),
+        };
+        // Only another `create` can hold it here, and then this one has lost.
+        let lock = Lock::try_acquire(path)?;
+        let lock = lock.ok_or_else(|| LocalVaultError::Locked { path: Lock::path(path) })?;
+        if path.symlink_metadata().is_ok() {
+            return Err(LocalVaultError::AlreadyExists { path: path.clone() });
+        }
+        file::replace(path, &document, keys.as_ref(), &lock)?;
+        Ok(Self::new(path, &document, keys, options))
+    }
+
+    /// None when another holds the lock.
+    fn try_change<T>(
+        &self,
+        change: impl Fn(&Self, &mut Document) -> Result<T, LocalVaultError>,
+    ) -> Result<Option<T>, LocalVaultError> {
+        let Some(lock) = Lock::try_acquire(&self.path)? else {
+            return Ok(None);
+        };
+        let mut document = self.load()?;
+        let answer = change(self, &mut document)?;
+        document.generation += 1;
+        file::replace(&self.path, &document, self.keys.as_ref(), &lock)?;
+        self.seen.fetch_max(document.generation, std::sync::atomic::Ordering::AcqRel);
+        Ok(Some(answer))
+    }
+
+    /// A new KEK under a new version's name.
+    fn draw_version(&self, name: &str) -> Result<VersionRecord, LocalVaultError> {
+        let mut version = [0; VERSION_LEN / 2];
+        self.entropy.fill(&mut version)?;
+        let version = HEXLOWER.encode(&version);
+        let kek = Kek::try_from_fn(|key| self.entropy.fill(key))?;
+        let material = match &self.keys {
+            None => KeyMaterial::Clear(ClearKek(kek)),
+            Some(keys) => {
+                let place = Place { vault: &self.name, name, version: &version };
+                let (nonce, ciphertext) = keys.seal(&kek, &place, &*self.entropy)?;
+                KeyMaterial::Sealed { nonce: Hex(nonce), ciphertext: Hex(ciphertext) }
+            }
+        };
+        Ok(version_record(version, self.now(), material))
+    }
+}

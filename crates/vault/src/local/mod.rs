@@ -1,0 +1,334 @@
+//! A vault in one file, for one machine: tests, development, and services whose KEKs may be where they run.
+//!
+//! Guarantees:
+//! - The file is read again at each call, so what another process changes is felt by the next call.
+//! - Changes are atomic and durable, and writers exclude each other: no change is lost.
+//! - KEKs leave this module only inside the file: sealed under the passphrase where there is one.
+//! - Only a vault's word on a key is a denial. Whatever is wrong with the file is an outage.
+//!
+//! Not its job: to keep a KEK from whoever controls the machine (`docs/local-vault.md` says what it protects from).
+
+mod error;
+mod file;
+mod keys;
+mod manage;
+mod names;
+mod protect;
+mod record;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use cofferdam_crypto::{
+    Aek, KeyId, WrapAlgorithm, WrappedKey,
+    kw::{Kek, UnwrapError, WRAPPED_LEN},
+};
+
+pub use error::LocalVaultError;
+pub use keys::{Deletion, KeyInfo, Recovery, VersionInfo};
+pub use protect::{Passphrase, PassphraseCost};
+
+use crate::{
+    Blocking, Clock, Entropy, KeyKind, KeyProperties, KeyState, KeyVault, SystemClock, SystemEntropy,
+    VaultError, VaultErrorKind, WrapContext,
+};
+use file::Access;
+use names::KeyPath;
+use protect::{FileKeys, Place};
+use record::{Document, KeyMaterial, KeyRecord, Millis, VersionRecord};
+
+/// What a local vault works with.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct LocalVaultOptions {
+    /// Protects the KEKs and the file; without one they are in the clear, which is for development.
+    pub passphrase: Option<Passphrase>,
+    /// What the passphrase costs, for a vault that is made; an existing one has its own.
+    pub cost: PassphraseCost,
+    /// Tells which keys are expired.
+    pub clock: Arc<dyn Clock>,
+    /// Where keys come from.
+    pub entropy: Arc<dyn Entropy>,
+    /// Where files are read and written.
+    pub blocking: Blocking,
+}
+
+impl LocalVaultOptions {
+    /// No passphrase, this clock and this source of randomness, files on tokio's blocking threads.
+    pub fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
+        Self {
+            passphrase: None,
+            cost: PassphraseCost::default(),
+            clock,
+            entropy,
+            blocking: Blocking::default(),
+        }
+    }
+
+    /// The same with a passphrase.
+    #[must_use]
+    pub fn passphrase(mut self, passphrase: Passphrase) -> Self {
+        self.passphrase = Some(passphrase);
+        self
+    }
+
+    /// The same with another cost of the passphrase.
+    #[must_use]
+    pub fn cost(mut self, cost: PassphraseCost) -> Self {
+        self.cost = cost;
+        self
+    }
+
+    /// The same with blocking work done there.
+    #[must_use]
+    pub fn blocking(mut self, blocking: Blocking) -> Self {
+        self.blocking = blocking;
+        self
+    }
+}
+
+impl Default for LocalVaultOptions {
+    /// The machine's clock and randomness.
+    fn default() -> Self {
+        Self::new(Arc::new(SystemClock), Arc::new(SystemEntropy))
+    }
+}
+
+/// An open local vault. Clones share it.
+///
+/// With [`Blocking::Spawn`] it needs a tokio runtime; a change that finds the lock held also its timers.
+#[derive(Clone)]
+pub struct LocalVault(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    name: String,
+    keys: Option<FileKeys>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    blocking: Blocking,
+    /// The newest generation that was read or written: an older file is refused.
+    seen: AtomicU64,
+}
+
+impl LocalVault {
+    /// Opens a vault.
+    ///
+    /// # Errors
+    /// [`LocalVaultError`] names what is wrong with the file or the passphrase.
+    pub async fn open(path: impl AsRef<Path>, options: LocalVaultOptions) -> Result<Self, LocalVaultError> {
+        let path = path.as_ref().to_path_buf();
+        let blocking = options.blocking;
+        blocking.run(move || Inner::open(&path, options)).await?.map(|inner| Self(Arc::new(inner)))
+    }
+
+    /// Its name, the authority of its key ids.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Where its file is.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Whether a passphrase protects it. Otherwise it is for development: warn the user.
+    pub fn protected(&self) -> bool {
+        self.0.keys.is_some()
+    }
+
+    /// The id of a key by its name, without a version: whether there is one or not.
+    ///
+    /// # Errors
+    /// [`LocalVaultError::BadName`] when the name is none.
+    pub fn key_id(&self, name: &str) -> Result<KeyId, LocalVaultError> {
+        names::check_name("key", name)?;
+        KeyPath::key_id(&self.0.name, name, None)
+    }
+
+    /// What the vault says of the version that an id means.
+    async fn ask<T: Send + 'static>(
+        &self,
+        key_id: &KeyId,
+        answer: impl FnOnce(&Inner, &Document, &KeyRecord, &VersionRecord) -> Result<T, VaultError>
+        + Send
+        + 'static,
+    ) -> Result<T, VaultError> {
+        let inner = self.0.clone();
+        let id = key_id.clone();
+        let work = move || {
+            let path = KeyPath::parse(&id, &inner.name).map_err(|e| e.into_vault_error(&id))?;
+            let document = inner.load().map_err(|e| e.into_vault_error(&id))?;
+            if document.offline {
+                let message = "the local vault is switched offline: switch it online";
+                return Err(VaultError::new(VaultErrorKind::Unavailable, message).about(&id));
+            }
+            let Some((key, version)) = document.find(&path) else {
+                return Err(LocalVaultError::KeyNotFound { key_id: id.clone() }.into_vault_error(&id));
+            };
+            answer(&inner, &document, key, version)
+        };
+        match self.0.blocking.run(work).await {
+            Ok(answer) => answer,
+            Err(e) => Err(LocalVaultError::from(e).into_vault_error(key_id)),
+        }
+    }
+
+    /// The KEK that an id means, if it may be used now, and its exact id.
+    async fn kek(&self, key_id: &KeyId) -> Result<(KeyId, Kek), VaultError> {
+        self.ask(key_id, |inner, document, key, version| {
+            let outage = |e: LocalVaultError| VaultError::new(e.kind(), e.to_string());
+            let id = document.key_id(&key.name, Some(&version.version)).map_err(outage)?;
+            inner.check_usable(&id, version)?;
+            Ok((id.clone(), inner.kek(document, key, version).map_err(|e| e.into_vault_error(&id))?))
+        })
+        .await
+    }
+}
+
+impl fmt::Debug for LocalVault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalVault")
+            .field("name", &self.0.name)
+            .field("path", &self.0.path)
+            .field("protected", &self.protected())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn open(path: &Path, options: LocalVaultOptions) -> Result<Self, LocalVaultError> {
+        // Through a link to the file itself, which is what a change must replace.
+        let path = &path.canonicalize().map_err(|e| file::io_error("find the vault", path, e))?;
+        let (document, keys) = file::read(path, Access::First(options.passphrase.as_ref()))?;
+        if file::open_to_others(path) {
+            tracing::warn!(path = %path.display(), "others may read this vault's file: set its mode to 0600");
+        }
+        Ok(Self::new(path, &document, keys, options))
+    }
+
+    fn new(path: &Path, document: &Document, keys: Option<FileKeys>, options: LocalVaultOptions) -> Self {
+        if keys.is_none() {
+            tracing::warn!(
+                path = %path.display(),
+                "this vault has no passphrase: its keys are in the clear, use it for development only"
+            );
+        }
+        Self {
+            path: path.into(),
+            name: document.vault.clone(),
+            keys,
+            clock: options.clock,
+            entropy: options.entropy,
+            blocking: options.blocking,
+            seen: AtomicU64::new(document.generation),
+        }
+    }
+
+    fn now(&self) -> Millis {
+        self.clock.now().wall.into()
+    }
+
+    /// The file as it is now.
+    fn load(&self) -> Result<Document, LocalVaultError> {
+        // Before the file is read: what is read after it can't rightly be older.
+        let seen = self.seen.load(Ordering::Acquire);
+        let (document, _) = file::read(&self.path, Access::Again(self.keys.as_ref()))?;
+        if document.vault != self.name {
+            return Err(LocalVaultError::Replaced { path: self.path.clone() });
+        }
+        let found = document.generation;
+        if found < seen {
+            return Err(LocalVaultError::RolledBack { path: self.path.clone(), seen, found });
+        }
+        self.seen.fetch_max(found, Ordering::AcqRel);
+        Ok(document)
+    }
+
+    fn check_usable(&self, key_id: &KeyId, version: &VersionRecord) -> Result<(), VaultError> {
+        let (kind, message) = match version.state(self.now()) {
+            KeyState::Enabled => return Ok(()),
+            KeyState::Disabled => (VaultErrorKind::KeyDisabled, "the key is disabled: enable it"),
+            KeyState::Expired => (VaultErrorKind::KeyDisabled, "the key has expired: set a later expiry"),
+            KeyState::NotYetActive => {
+                (VaultErrorKind::KeyDisabled, "the key is not active yet: wait, or set an earlier time")
+            }
+            KeyState::Deleted => (VaultErrorKind::KeyNotFound, "the key is deleted: recover it"),
+        };
+        Err(VaultError::new(kind, message).about(key_id))
+    }
+
+    fn kek(
+        &self,
+        document: &Document,
+        key: &KeyRecord,
+        version: &VersionRecord,
+    ) -> Result<Kek, LocalVaultError> {
+        let kek = match (&version.key, &self.keys) {
+            (KeyMaterial::Clear(kek), None) => {
+                Kek::try_from_fn(|out| Ok::<_, std::convert::Infallible>(*out = *kek.0.expose())).ok()
+            }
+            (KeyMaterial::Sealed { nonce, ciphertext }, Some(keys)) => {
+                let place = Place { vault: &document.vault, name: &key.name, version: &version.version };
+                keys.unseal(&nonce.0, &ciphertext.0, &place)
+            }
+            _ => None,
+        };
+        let what = "a key does not open in its place";
+        kek.ok_or_else(|| LocalVaultError::Damaged { path: self.path.clone(), what })
+    }
+}
+
+#[async_trait]
+impl KeyVault for LocalVault {
+    async fn wrap_key(
+        &self,
+        key_id: &KeyId,
+        aek: &Aek,
+        _context: &WrapContext,
+    ) -> Result<WrappedKey, VaultError> {
+        let (key_id, kek) = self.kek(key_id).await?;
+        Ok(WrappedKey { key_id, algorithm: WrapAlgorithm::Aes256Kw, bytes: kek.wrap(aek).to_vec() })
+    }
+
+    async fn unwrap_key(&self, wrapped: &WrappedKey, _context: &WrapContext) -> Result<Aek, VaultError> {
+        let key_id = &wrapped.key_id;
+        let corrupt = |message: String| VaultError::new(VaultErrorKind::Corrupt, message).about(key_id);
+        if wrapped.algorithm != WrapAlgorithm::Aes256Kw {
+            let message = "a local vault wraps by AES-256 key wrap alone: another vault wrapped this key";
+            return Err(corrupt(message.into()));
+        }
+        if wrapped.bytes.len() != WRAPPED_LEN {
+            return Err(corrupt(UnwrapError::Length { len: wrapped.bytes.len() }.to_string()));
+        }
+        if KeyPath::parse(key_id, &self.0.name).is_ok_and(|path| path.version.is_none()) {
+            return Err(corrupt("the wrapped key does not name the version that wrapped it".into()));
+        }
+        let (_, kek) = self.kek(key_id).await?;
+        kek.unwrap(&wrapped.bytes).map_err(|e| corrupt(e.to_string()).caused_by(e))
+    }
+
+    async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
+        self.ask(key_id, |inner, document, key, version| {
+            let outage = |e: LocalVaultError| VaultError::new(e.kind(), e.to_string());
+            let id = |v: &VersionRecord| document.key_id(&key.name, Some(&v.version)).map_err(outage);
+            let latest = id(key.latest().unwrap_or(version))?;
+            let mut properties = KeyProperties::new(id(version)?, latest, KeyKind::Aes256);
+            properties.state = version.state(inner.now());
+            properties.not_before = version.not_before_ms.map(Into::into);
+            properties.expires_at = version.expires_ms.map(Into::into);
+            let recovery = Recovery::from(key.recovery);
+            properties.soft_delete = recovery != Recovery::Off;
+            properties.purge_protection = matches!(recovery, Recovery::Protected { .. });
+            Ok(properties)
+        })
+        .await
+    }
+}

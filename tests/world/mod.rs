@@ -1,0 +1,100 @@
+//! A world to test the engine in: two local vaults, an embedded store, a clock that tokio's paused time drives.
+//!
+//! It survives restarts of the engine: everything that matters is in files.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use cofferdam::{
+    crypto::KeyId,
+    keyring::Policy,
+    store::{AccountKey, AccountName, EmbeddedStore, Engine, EngineError, StoreOptions},
+    vault::{
+        Blocking, LocalVault, LocalVaultOptions, Principal, VaultRegistry,
+        testing::{SeededEntropy, TokioClock},
+    },
+};
+use tempfile::TempDir;
+
+/// Longer than any answer of the vault may be out of date: refresh, ceiling and time-out.
+pub const NOTICED: Duration = Duration::from_secs(70);
+
+pub struct World {
+    dir: TempDir,
+    clock: Arc<TokioClock>,
+    entropy: Arc<SeededEntropy>,
+    pub customer: LocalVault,
+    pub kek: KeyId,
+    service: LocalVault,
+    service_kek: KeyId,
+    pub store: EmbeddedStore,
+    pub engine: Engine,
+}
+
+impl World {
+    pub async fn new(seed: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (clock, entropy) = (Arc::new(TokioClock::new()), Arc::new(SeededEntropy::new(seed)));
+        let vault = |name: &str| {
+            let options = LocalVaultOptions::new(name)
+                .clock(clock.clone())
+                .entropy(entropy.clone())
+                .blocking(Blocking::Inline);
+            LocalVault::create(dir.path().join(format!("{name}.vault")), options).unwrap()
+        };
+        let (service, customer) = (vault("service"), vault("customer"));
+        let service_kek = service.create_key("service").unwrap();
+        let kek = customer.create_key("payroll").unwrap();
+        let store = EmbeddedStore::create(dir.path().join("blocks.store"), StoreOptions::default()).unwrap();
+        let engine = open(&store, &service, &customer, &service_kek, &clock, &entropy).await;
+        Self { dir, clock, entropy, customer, kek, service, service_kek, store, engine }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn principal() -> Principal {
+        Principal::new("customer")
+    }
+
+    pub fn customer_key(&self) -> AccountKey {
+        AccountKey::Customer { principal: Self::principal(), kek: self.kek.clone() }
+    }
+
+    /// Closes everything and opens it again from its files.
+    pub async fn restart(&mut self) {
+        self.engine.close().await.unwrap();
+        self.store = EmbeddedStore::open(self.dir.path().join("blocks.store"), StoreOptions::default()).unwrap();
+        self.engine =
+            open(&self.store, &self.service, &self.customer, &self.service_kek, &self.clock, &self.entropy).await;
+    }
+}
+
+async fn open(
+    store: &EmbeddedStore,
+    service: &LocalVault,
+    customer: &LocalVault,
+    service_kek: &KeyId,
+    clock: &Arc<TokioClock>,
+    entropy: &Arc<SeededEntropy>,
+) -> Engine {
+    let vaults = VaultRegistry::new(Arc::new(service.clone()))
+        .with_customer(World::principal(), Arc::new(customer.clone()));
+    Engine::builder(Arc::new(store.clone()), vaults, service_kek.clone())
+        .clock(clock.clone())
+        .entropy(entropy.clone())
+        .policy(Policy::default())
+        .max_block_len(1 << 20)
+        .open()
+        .await
+        .unwrap()
+}
+
+pub fn name(text: &str) -> AccountName {
+    AccountName::new(text).unwrap()
+}
+
+#[allow(dead_code, reason = "not every test file looks at errors")]
+pub fn is_revoked<T: std::fmt::Debug>(answer: &Result<T, EngineError>) -> bool {
+    matches!(answer, Err(EngineError::KeyRevoked { .. }))
+}
