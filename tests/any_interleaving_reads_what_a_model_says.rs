@@ -135,12 +135,12 @@ async fn run(seed: u64, steps: Vec<Step>) {
                 assert_eq!(listed, expected, "{context}");
             }
             Step::Disable => {
-                world.customer.disable(&world.kek).unwrap();
+                world.customer.disable(&world.kek).await.unwrap();
                 enabled = false;
                 tokio::time::sleep(NOTICED).await;
             }
             Step::Enable => {
-                world.customer.enable(&world.kek).unwrap();
+                world.customer.enable(&world.kek).await.unwrap();
                 enabled = true;
                 tokio::time::sleep(NOTICED).await;
             }
@@ -149,7 +149,7 @@ async fn run(seed: u64, steps: Vec<Step>) {
         }
     }
     // Whatever happened, all of it is there once the key is back, also after a restart.
-    world.customer.enable(&world.kek).unwrap();
+    world.customer.enable(&world.kek).await.unwrap();
     tokio::time::sleep(NOTICED).await;
     world.restart().await;
     for (i, account) in ACCOUNTS.iter().enumerate() {

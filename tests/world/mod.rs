@@ -34,16 +34,14 @@ impl World {
     pub async fn new(seed: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (clock, entropy) = (Arc::new(TokioClock::new()), Arc::new(SeededEntropy::new(seed)));
-        let vault = |name: &str| {
-            let options = LocalVaultOptions::new(name)
-                .clock(clock.clone())
-                .entropy(entropy.clone())
-                .blocking(Blocking::Inline);
-            LocalVault::create(dir.path().join(format!("{name}.vault")), options).unwrap()
+        let vault = async |name: &str| {
+            let options =
+                LocalVaultOptions::new(clock.clone(), entropy.clone()).blocking(Blocking::Inline);
+            LocalVault::create(dir.path().join(format!("{name}.vault")), name, options).await.unwrap()
         };
-        let (service, customer) = (vault("service"), vault("customer"));
-        let service_kek = service.create_key("service").unwrap();
-        let kek = customer.create_key("payroll").unwrap();
+        let (service, customer) = (vault("service").await, vault("customer").await);
+        let service_kek = service.create_key("service").await.unwrap();
+        let kek = customer.create_key("payroll").await.unwrap();
         let store = EmbeddedStore::create(dir.path().join("blocks.store"), StoreOptions::default()).unwrap();
         let engine = open(&store, &service, &customer, &service_kek, &clock, &entropy).await;
         Self { dir, clock, entropy, customer, kek, service, service_kek, store, engine }

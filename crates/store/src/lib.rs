@@ -1,1 +1,13 @@
-//! store
+//! The engine of Cofferdam: accounts and encrypted blocks over a store.
+
+mod block_store;
+mod catalog;
+mod embedded;
+mod error;
+
+pub use block_store::{Applied, BlockMeta, BlockOp, BlockStore};
+pub use catalog::{Catalog, Revision, Stored};
+pub use embedded::{
+    Activity, EmbeddedOptions, EmbeddedStore, Executor, FileLayer, Inline, Job, SpawnBlocking, VerifyReport,
+};
+pub use error::{StoreError, StoreErrorKind};
