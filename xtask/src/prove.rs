@@ -21,11 +21,29 @@ struct Proof {
     shows: &'static str,
 }
 
-const PROOFS: &[Proof] = &[Proof {
-    package: "cofferdam",
-    target: "any_interleaving_reads_what_a_model_says",
-    shows: "any interleaving of put, get, disable, enable and restart reads what a model says",
-}];
+const fn proof(package: &'static str, target: &'static str, shows: &'static str) -> Proof {
+    Proof { package, target, shows }
+}
+
+const PROOFS: &[Proof] = &[
+    proof("cofferdam-crypto", "agreement", "both AEADs give the same bytes, and accept and refuse the same"),
+    proof("cofferdam-crypto", "tamper", "a changed block does not open and leaves no plaintext"),
+    proof("cofferdam-crypto", "swaps", "a block opens only in the place it was sealed for"),
+    proof("cofferdam-crypto", "two_keys", "no ciphertext opens under two keys or in two places"),
+    proof("cofferdam-vault", "local_vault_file", "whatever is wrong with a vault's file is a typed error"),
+    proof("cofferdam-vault", "local_vault_keys", "any sequence of changes to keys answers what a model says"),
+    proof(
+        "cofferdam-store",
+        "embedded_crash",
+        "what was acknowledged outlives a power failure at any moment",
+    ),
+    proof("cofferdam-store", "embedded_damage", "a read of a damaged file is right or a typed error"),
+    proof(
+        "cofferdam",
+        "any_interleaving_reads_what_a_model_says",
+        "any interleaving of put, get, disable, enable and restart reads what a model says",
+    ),
+];
 
 /// Runs the proofs whose title or target contains one of `words`, all when there are none; whether they held.
 ///
