@@ -9,6 +9,7 @@
 )]
 
 pub mod spec;
+pub mod vectors;
 
 use std::{convert::Infallible, sync::Mutex};
 
