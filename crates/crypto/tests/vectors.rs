@@ -168,3 +168,37 @@ fn every_key_vector_holds() {
         vectors.record_tags.len()
     );
 }
+
+#[test]
+fn the_worked_example_of_the_documentation_is_the_vector() {
+    let doc = fs::read_to_string(folder().join("../../docs/format.md")).unwrap();
+    let words: Vec<&str> = doc.split_whitespace().collect();
+    let (_, vector) = blocks("open/hello").remove(0);
+    let derived = vector.derived.unwrap();
+    let sealed = &vector.sealed;
+    let keys: KeyVectors = serde_json::from_str(&frozen()["keys.json"]).unwrap();
+    for value in [
+        &vector.aek,
+        &vector.account,
+        &vector.block_id,
+        &vector.version,
+        &derived.salt,
+        &derived.prk,
+        &derived.identity,
+        &derived.identity[..42],
+        &derived.dek,
+        &derived.commitment,
+        &sealed[24..88],
+        &sealed[88..152],
+        &sealed[152..186],
+        &sealed[186..],
+        &keys.key_check_values[0].check,
+        &keys.wraps[0].kek,
+        &keys.wraps[0].wrapped,
+        &keys.record_tags[1].tag,
+    ] {
+        assert!(words.contains(&value), "docs/format.md lacks {value}");
+    }
+    assert!(doc.contains("4346444d 01 01 01 0c 00000001"));
+    assert_eq!(sealed[..24], "4346444d0101010c00000001"[..]);
+}
