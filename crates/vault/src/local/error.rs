@@ -153,10 +153,7 @@ pub enum LocalVaultError {
         key_id: KeyId,
     },
     /// The key can't be purged yet.
-    #[error(
-        "the key {key_id} is under purge protection for another {} days: purge it then, or recover it",
-        .left.as_secs().div_ceil(24 * 60 * 60)
-    )]
+    #[error("the key {key_id} is under purge protection for another {}: purge it then, or recover it", days(.left))]
     PurgeProtected {
         /// The key.
         key_id: KeyId,
@@ -202,5 +199,12 @@ impl LocalVaultError {
 
     pub(super) fn into_vault_error(self, key_id: &KeyId) -> VaultError {
         VaultError::new(self.kind(), self.to_string()).about(key_id).caused_by(self)
+    }
+}
+
+fn days(time: &Duration) -> String {
+    match time.as_secs() / (24 * 60 * 60) {
+        0 => "day at most".into(),
+        _ => format!("{} days", time.as_secs().div_ceil(24 * 60 * 60)),
     }
 }

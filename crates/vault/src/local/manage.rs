@@ -20,8 +20,8 @@ use super::{
 
 /// How long a change waits for the lock. Others hold it for milliseconds.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(8);
 
 impl LocalVault {
     /// Makes a vault of this name in a new file.

@@ -17,6 +17,7 @@ mod protect;
 mod record;
 
 use std::{
+    convert::Infallible,
     fmt,
     path::{Path, PathBuf},
     sync::{
@@ -273,7 +274,11 @@ impl Inner {
     ) -> Result<Kek, LocalVaultError> {
         let kek = match (&version.key, &self.keys) {
             (KeyMaterial::Clear(kek), None) => {
-                Kek::try_from_fn(|out| Ok::<_, std::convert::Infallible>(*out = *kek.0.expose())).ok()
+                let copied = Kek::try_from_fn(|out| -> Result<(), Infallible> {
+                    out.copy_from_slice(kek.0.expose());
+                    Ok(())
+                });
+                copied.ok()
             }
             (KeyMaterial::Sealed { nonce, ciphertext }, Some(keys)) => {
                 let place = Place { vault: &document.vault, name: &key.name, version: &version.version };
