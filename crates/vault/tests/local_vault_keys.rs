@@ -161,9 +161,9 @@ fn a_killed_writer_loses_no_acknowledged_change() {
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
         let mut made = 0;
+        // This process changes the vault as well: they exclude each other.
+        acknowledged.push(runtime.block_on(vault.new_version("shared")).unwrap());
         while made <= lives {
-            // This process changes the vault as well: they exclude each other.
-            acknowledged.push(runtime.block_on(vault.new_version("shared")).unwrap());
             let line = lines.next().expect("the child lives until it is killed");
             if let Some(id) = line.rsplit_once("made ").map(|(_, id)| id) {
                 acknowledged.push(KeyId::new(id).unwrap());

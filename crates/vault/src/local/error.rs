@@ -198,7 +198,13 @@ impl LocalVaultError {
     }
 
     pub(super) fn into_vault_error(self, key_id: &KeyId) -> VaultError {
-        VaultError::new(self.kind(), self.to_string()).about(key_id).caused_by(self)
+        // A vault's error names its key at the end.
+        let message = match &self {
+            Self::KeyNotFound { .. } => "there is no such key: list the vault's keys".into(),
+            Self::BadKeyId { vault, why, .. } => format!("not a key of the local vault {vault}: {why}"),
+            _ => self.to_string(),
+        };
+        VaultError::new(self.kind(), message).about(key_id).caused_by(self)
     }
 }
 
