@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use cofferdam_crypto::{KeyId, WrapAlgorithm, WrappedKey};
 use cofferdam_vault::{
@@ -359,15 +359,17 @@ async fn ids_of_another_vault_say_nothing_of_a_key() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_lock_that_is_not_let_go_is_named_and_uses_go_on() {
-    let (fixture, vault, wrapped) = furnished(None).await;
+    let (fixture, _, wrapped) = furnished(None).await;
+    let options = fixture.options(None).lock_wait(Duration::ZERO);
+    let vault = LocalVault::open(fixture.path(), options).await.unwrap();
     let lock = fs::File::open(fixture.folder.path().join("vault.json.lock")).unwrap();
     lock.lock().unwrap();
     assert!(matches!(vault.create_key("new").await, Err(E::Locked { .. })));
     assert_eq!(kind(vault.unwrap_key(&wrapped, &context()).await), None);
     drop(lock);
-    vault.create_key("new").await.unwrap();
+    fixture.open().await.create_key("new").await.unwrap();
 }
 
 #[tokio::test]

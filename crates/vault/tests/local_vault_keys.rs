@@ -104,7 +104,7 @@ async fn racing_writers_lose_no_change() {
         .map(|writer| {
             let fixture = fixture.clone();
             std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
                 runtime.block_on(async {
                     let options = fixture.options(None).blocking(Blocking::Spawn);
                     let vault = LocalVault::open(fixture.path(), options).await.unwrap();
@@ -135,7 +135,7 @@ const CHILD: &str = "COFFERDAM_TEST_CHILD_VAULT";
 #[ignore = "the process that a_killed_writer_loses_no_acknowledged_change starts and kills"]
 fn child_makes_versions_until_it_is_killed() {
     let Some(path) = std::env::var_os(CHILD) else { return };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let vault = LocalVault::open(path, LocalVaultOptions::default()).await.unwrap();
         loop {
@@ -148,7 +148,7 @@ fn child_makes_versions_until_it_is_killed() {
 #[test]
 fn a_killed_writer_loses_no_acknowledged_change() {
     let fixture = Fixture::new(None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let vault = runtime.block_on(fixture.create());
     let mut acknowledged = vec![runtime.block_on(vault.create_key("shared")).unwrap()];
     for lives in 0..scale(8, 100) {
