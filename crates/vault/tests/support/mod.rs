@@ -24,6 +24,12 @@ pub(crate) fn scale<T>(everyday: T, full: T) -> T {
 
 pub(crate) const START: Duration = Duration::from_secs(1_800_000_000);
 
+/// In memory where there is such a place: tens of thousands of changes would wait for a disk.
+fn fast_folder() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() { memory } else { std::env::temp_dir() }
+}
+
 #[derive(Debug)]
 pub(crate) struct ManualClock(Mutex<Duration>);
 
@@ -60,7 +66,7 @@ pub(crate) struct Fixture {
 impl Fixture {
     pub(crate) fn new(passphrase: Option<&'static str>) -> Self {
         Self {
-            folder: tempfile::tempdir().unwrap(),
+            folder: tempfile::tempdir_in(fast_folder()).unwrap(),
             clock: Arc::new(ManualClock(Mutex::new(START))),
             entropy: Arc::new(Seeded(Mutex::new(StdRng::seed_from_u64(2)))),
             passphrase,
