@@ -151,7 +151,7 @@ fn a_killed_writer_loses_no_acknowledged_change() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let vault = runtime.block_on(fixture.create());
     let mut acknowledged = vec![runtime.block_on(vault.create_key("shared")).unwrap()];
-    for lives in 0..scale(8, 100) {
+    for lives in 0..scale(8, 20) {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--ignored", "--exact", "--nocapture", "child_makes_versions_until_it_is_killed"])
             .env(CHILD, fixture.path())
@@ -476,7 +476,7 @@ fn version(name: usize, recovery: Recovery, id: &KeyId) -> Version {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(scale(256, 5_000)))]
+    #![proptest_config(ProptestConfig::with_cases(scale(256, 2_000)))]
 
     #[test]
     fn any_life_of_keys_answers_as_the_model_says(
