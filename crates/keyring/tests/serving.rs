@@ -85,7 +85,8 @@ async fn the_hot_path_makes_no_call_and_never_waits() {
     let account = world.account(1).await;
     let handle = world.keyring.handle(account, Provider::Customer);
     let key = handle.sealing_key().await.unwrap();
-    let (before, reads) = (world.customer.unwraps(), world.records.reads.load(std::sync::atomic::Ordering::Relaxed));
+    let (before, reads) =
+        (world.customer.unwraps(), world.records.reads.load(std::sync::atomic::Ordering::Relaxed));
     let asked = Instant::now();
     for _ in 0..1000 {
         assert_eq!(handle.sealing_key().await.unwrap().scope(), key.scope());
@@ -213,7 +214,10 @@ async fn an_unknown_account_is_said_to_be_one_and_leaves_nothing_behind() {
     let stranger = AccountId::from_random_bytes([9; 16]);
     for _ in 0..2 {
         let refused = world.key(stranger).await.unwrap_err();
-        assert!(matches!(refused, KeyError::UnknownAccount { account, .. } if account == stranger), "{refused}");
+        assert!(
+            matches!(refused, KeyError::UnknownAccount { account, .. } if account == stranger),
+            "{refused}"
+        );
     }
     let reads = world.records.reads.load(std::sync::atomic::Ordering::Relaxed);
     sleep(600 * SECOND).await;

@@ -76,7 +76,10 @@ impl Task {
         let generation = self.entry.desk().generation;
         match result {
             Ok(()) => self.conclude(generation, Event::Persisted { revoked, ok: true }, |_| {}),
-            Err(RecordError::NotFound) => self.record_failed(generation, self.unknown_account()),
+            Err(RecordError::NotFound) => {
+                self.conclude(generation, Event::Abandoned, |_| {});
+                self.record_failed(generation, self.unknown_account())
+            }
             Err(error) => {
                 let error = KeyError::Record(Arc::new(error));
                 let said = error.clone();

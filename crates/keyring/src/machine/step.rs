@@ -178,9 +178,11 @@ impl Step<'_> {
             self.due_now_unless_busy();
             return;
         }
-        if let Phase::Revoked { persisted, answered, .. } = self.state.phase {
-            self.state.phase = Phase::Revoked { persisted, answered, restoring: Some(attempt) };
-            self.persist(false);
+        if let Phase::Revoked { persisted, answered, restoring } = self.state.phase {
+            if restoring.is_none_or(|verified| verified.number < attempt.number) {
+                self.state.phase = Phase::Revoked { persisted, answered, restoring: Some(attempt) };
+                self.persist(false);
+            }
         } else {
             self.hold(attempt, jitter);
         }
@@ -329,8 +331,8 @@ impl Step<'_> {
 
     fn start_over(&mut self, why: Why) {
         self.why = why;
-        let last = self.state.last;
-        self.state = State { last, barred: last, ..State::new(self.state.provider) };
+        let State { provider, last, persisting, .. } = self.state;
+        self.state = State { last, barred: last, persisting, ..State::new(provider) };
     }
 
     fn abandoned(&mut self) {

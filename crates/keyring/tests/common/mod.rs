@@ -10,9 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use cofferdam_crypto::{
-    AccountId, Aek, Epoch, KeyId, KeyScope, Provider, RecordKey, RecordTag, WrappedAek,
-};
+use cofferdam_crypto::{AccountId, Aek, Epoch, KeyId, KeyScope, Provider, RecordKey, RecordTag, WrappedAek};
 use cofferdam_keyring::{
     KeyError, KeyRecord, KeyRecords, KeyState, Keyring, KeyringParts, LiveKey, Policy, RecordError,
 };
@@ -42,7 +40,11 @@ pub struct Records {
 
 impl Records {
     fn check(&self, broken: &AtomicBool) -> Result<(), RecordError> {
-        if broken.load(Ordering::Relaxed) { Err(RecordError::Storage("the disk is away".into())) } else { Ok(()) }
+        if broken.load(Ordering::Relaxed) {
+            Err(RecordError::Storage("the disk is away".into()))
+        } else {
+            Ok(())
+        }
     }
 
     pub fn change(&self, account: AccountId, change: impl FnOnce(&mut KeyRecord)) {
@@ -113,7 +115,8 @@ impl World {
     }
 
     pub fn with(policy: Policy) -> Self {
-        let (service, customer) = (Arc::new(ScriptedVault::new(SEED)), Arc::new(ScriptedVault::new(SEED + 1)));
+        let (service, customer) =
+            (Arc::new(ScriptedVault::new(SEED)), Arc::new(ScriptedVault::new(SEED + 1)));
         service.create_key(&service_kek()).unwrap();
         (1..=3).for_each(|version| customer.create_key(&kek(version)).unwrap());
         let records = Arc::new(Records::default());
@@ -138,8 +141,11 @@ impl World {
         let scope = KeyScope { account, epoch: Epoch::FIRST, provider: Provider::Service };
         let aek = self.aek();
         let wrap = self.service.wrap_key(&service_kek(), &aek, &WrapContext { scope }).await.unwrap();
-        let record =
-            KeyRecord { principal: None, epochs: vec![WrappedAek::new(&aek, scope, vec![wrap])], revoked: false };
+        let record = KeyRecord {
+            principal: None,
+            epochs: vec![WrappedAek::new(&aek, scope, vec![wrap])],
+            revoked: false,
+        };
         self.records.service.lock().unwrap().insert(account, record);
         let tag = RecordKey::derive(&aek, &scope).tag(TAGGED);
 
@@ -205,8 +211,7 @@ fn keyring(
     policy: &Policy,
 ) -> Keyring {
     Keyring::new(KeyringParts {
-        vaults: VaultRegistry::new(service.clone())
-            .with_customer(Principal::new("tenant"), customer.clone()),
+        vaults: VaultRegistry::new(service.clone()).with_customer(Principal::new("tenant"), customer.clone()),
         records: records.clone(),
         clock: clock.clone(),
         entropy: entropy.clone(),
