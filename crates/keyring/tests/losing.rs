@@ -485,3 +485,48 @@ async fn a_revoked_account_that_is_linked_anew_opens_at_once() {
     world.key(account).await.unwrap();
     assert!(!world.records.is_revoked(account));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_to_a_revoked_key_that_nobody_polled_gets_an_answer_of_now() {
+    let world = World::new();
+    let account = active(&world).await;
+    let handle = world.keyring.handle(account, Provider::Customer);
+    world.customer.answer(Answer::Fail(Kind::AccessDenied));
+    world.use_for(account, 40 * SECOND, SECOND).await;
+    sleep(7200 * SECOND).await;
+    let before = world.customer.calls().len();
+    sleep(600 * SECOND).await;
+    assert_eq!(world.customer.calls().len(), before, "nobody asks: it is not polled");
+    assert!(matches!(handle.sealing_key().await.unwrap_err(), KeyError::Revoked { .. }));
+    sleep(7200 * SECOND).await;
+    world.customer.answer(Answer::Work);
+    handle.sealing_key().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_key_that_is_forgotten_while_it_is_polled_goes_on() {
+    let world = World::new();
+    let account = active(&world).await;
+    world.customer.answer(Answer::Fail(Kind::AccessDenied));
+    world.use_for(account, 40 * SECOND, SECOND).await;
+    world.customer.answer(Answer::Hang);
+    for round in 0..40 {
+        sleep(Duration::from_millis(700 * round)).await;
+        world.keyring.forget(account);
+    }
+    world.customer.answer(Answer::Work);
+    sleep(40 * SECOND).await;
+    world.key(account).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_store_that_panics_is_an_outage() {
+    let world = World::new();
+    let account = world.account(1).await;
+    world.records.panics.store(true, Ordering::Relaxed);
+    let refused = world.key(account).await.unwrap_err();
+    assert!(refused.to_string().contains("panicked"), "{refused}");
+    world.records.panics.store(false, Ordering::Relaxed);
+    sleep(10 * SECOND).await;
+    world.key(account).await.unwrap();
+}

@@ -312,3 +312,65 @@ async fn a_service_key_works_like_a_customers_but_its_denial_is_an_outage() {
     assert!(world.keyring.sealing_key(account, Provider::Service).await.is_ok());
     assert_eq!(world.keyring.status(account, Provider::Service).state, KeyState::Grace);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_old_epoch_of_a_cold_account_needs_one_attempt() {
+    let world = World::new();
+    let account = world.account(2).await;
+    let before = world.customer.unwraps();
+    let (old, newest) = tokio::join!(
+        world.keyring.opening_key(account, Provider::Customer, Epoch::FIRST),
+        world.key(account)
+    );
+    assert_eq!(old.unwrap().scope().epoch, Epoch::FIRST);
+    assert_eq!(newest.unwrap().scope().epoch, Epoch::new(2));
+    assert_eq!(world.customer.unwraps() - before, 2, "one for each epoch");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_kek_of_a_record_is_asked_and_a_denial_by_any_is_a_revocation() {
+    let world = World::new();
+    let account = world.account(1).await;
+    world.rewrap(account, 2).await;
+    world.add_epoch(account, 2).await;
+    let before = world.customer.unwraps();
+    world.key(account).await.unwrap();
+    assert_eq!(world.customer.unwraps() - before, 2);
+    world.customer.answer_for(&common::kek(2), Some(Answer::Fail(Kind::KeyDisabled)));
+    world.use_for(account, 100 * SECOND, SECOND).await;
+    let refused = world.key(account).await.unwrap_err();
+    assert!(
+        matches!(&refused, KeyError::Revoked { key_id: Some(id), .. } if *id == common::kek(2)),
+        "{refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_threads_get_keys_while_accounts_are_forgotten_and_entries_freed() {
+    let world = World::new();
+    let mut accounts = Vec::new();
+    for _ in 0..32 {
+        accounts.push(world.account(2).await);
+    }
+    let tasks: Vec<_> = (0..8)
+        .map(|thread| {
+            let (keyring, accounts) = (world.keyring.clone(), accounts.clone());
+            tokio::spawn(async move {
+                for round in 0..2_000 {
+                    let account = accounts[(round * 7 + thread * 3) % accounts.len()];
+                    if round % 97 == thread {
+                        keyring.forget(account);
+                    }
+                    let epoch = Epoch::new(1 + (round as u32 % 2));
+                    let key = keyring.opening_key(account, Provider::Customer, epoch).await.unwrap();
+                    assert_eq!((key.scope().account, key.scope().epoch), (account, epoch));
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    world.keyring.close().await;
+    assert!(matches!(world.key(accounts[0]).await.unwrap_err(), KeyError::Closed));
+}

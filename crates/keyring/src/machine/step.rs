@@ -107,6 +107,10 @@ impl Step<'_> {
                     self.begin(!self.state.holds_key());
                 } else if due {
                     self.state.idle = true;
+                    // Nobody asks any longer whether it still is: who comes back waits for an answer.
+                    if let Phase::Revoked { answered, .. } = &mut self.state.phase {
+                        *answered = false;
+                    }
                 }
             }
         }
@@ -310,9 +314,8 @@ impl Step<'_> {
                 }
             }
             (true, false, _) => {
-                self.state.failures += 1;
-                let backoff = self.backoff();
-                self.due_after(self.now, backoff);
+                self.state.failures = self.state.failures.saturating_add(1);
+                self.due_after(self.now, self.backoff());
             }
         }
     }
@@ -339,7 +342,8 @@ impl Step<'_> {
         self.record_unreadable();
         if self.state.persisting {
             self.state.persisting = false;
-            self.state.due = Some(self.now);
+            self.state.failures = self.state.failures.saturating_add(1);
+            self.due_after(self.now, self.backoff());
             if let Phase::Revoked { persisted, answered, .. } = self.state.phase {
                 self.state.phase = Phase::Revoked { persisted, answered, restoring: None };
             }

@@ -34,6 +34,7 @@ pub struct Records {
     pub reads: AtomicUsize,
     pub broken: AtomicBool,
     pub read_only: AtomicBool,
+    pub panics: AtomicBool,
     /// What was persisted, in order.
     pub persisted: Mutex<Vec<bool>>,
 }
@@ -69,6 +70,7 @@ impl Records {
 impl KeyRecords for Records {
     async fn service_keys(&self, account: AccountId) -> Result<KeyRecord, RecordError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
+        assert!(!self.panics.load(Ordering::Relaxed), "the script says so");
         self.check(&self.broken)?;
         self.service.lock().unwrap().get(&account).cloned().ok_or(RecordError::NotFound)
     }
