@@ -11,3 +11,6 @@ pub use embedded::{
     Activity, EmbeddedOptions, EmbeddedStore, Executor, FileLayer, Inline, Job, SpawnBlocking, VerifyReport,
 };
 pub use error::{StoreError, StoreErrorKind};
+
+#[cfg(any(test, feature = "testing"))]
+pub use embedded::{FaultyFile, FileFault, FileOp};

@@ -17,6 +17,8 @@
 mod checksummed;
 mod commit;
 mod executor;
+#[cfg(any(test, feature = "testing"))]
+mod faulty;
 mod guard;
 mod header;
 mod layer;
@@ -38,6 +40,8 @@ use redb::Database;
 use tokio::sync::oneshot;
 
 pub use executor::{Executor, Inline, Job, SpawnBlocking};
+#[cfg(any(test, feature = "testing"))]
+pub use faulty::{Fault as FileFault, FaultyFile, FileOp};
 pub use layer::FileLayer;
 pub use verify::VerifyReport;
 
