@@ -8,7 +8,8 @@ mod error;
 pub use block_store::{Applied, BlockMeta, BlockOp, BlockStore};
 pub use catalog::{Catalog, Revision, Stored};
 pub use embedded::{
-    Activity, EmbeddedOptions, EmbeddedStore, Executor, FileLayer, Inline, Job, SpawnBlocking, VerifyReport,
+    Activity, EmbeddedOptions, EmbeddedStore, Executor, FileLayer, Inline, Job, SpawnBlocking, Threads,
+    VerifyReport,
 };
 pub use error::{StoreError, StoreErrorKind};
 
