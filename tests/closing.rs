@@ -61,7 +61,9 @@ async fn writers_under_way_finish_before_the_store_closes() {
     let writers: Vec<_> = (0..100u8)
         .map(|n| {
             let account = account.clone();
-            tokio::spawn(async move { account.put(&BlockId::new([n]).unwrap(), vec![n; 20_000].into()).await })
+            tokio::spawn(
+                async move { account.put(&BlockId::new([n]).unwrap(), vec![n; 20_000].into()).await },
+            )
         })
         .collect();
     tokio::task::yield_now().await;

@@ -36,7 +36,8 @@ async fn blocks_moved_rolled_back_or_changed_are_refused() {
     let (old_meta, old) = world.store.fetch(contoso.id(), &id("a")).await.unwrap().unwrap();
     contoso.put(&id("a"), "the second".into()).await.unwrap();
     let (meta, sealed) = world.store.fetch(contoso.id(), &id("a")).await.unwrap().unwrap();
-    let newer = |meta: BlockMeta, by: u64| BlockMeta { version: Version::new(meta.version.number() + by), ..meta };
+    let newer =
+        |meta: BlockMeta, by: u64| BlockMeta { version: Version::new(meta.version.number() + by), ..meta };
 
     plant(&world.store, &contoso, &id("b"), newer(meta, 1), sealed.clone()).await;
     assert_damaged(&contoso, &id("b"), "as another block").await;
