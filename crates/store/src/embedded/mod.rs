@@ -86,6 +86,9 @@ impl Default for EmbeddedOptions {
 }
 
 /// A store in one local file. Clones are the same handle.
+///
+/// [`close`](BlockStore::close) releases the file before it returns. After a mere drop of the last clone it is
+/// released, and as safe, once work in progress has ended.
 #[derive(Clone)]
 pub struct EmbeddedStore {
     inner: Arc<Inner>,
@@ -179,8 +182,11 @@ impl EmbeddedStore {
         let (reply, done) = oneshot::channel();
         let joint = self.inner.joint.clone();
         self.inner.executor.execute(Box::new(move || {
+            let result = work(&joint);
+            // First, or the file could still be locked when the caller has let go of the store.
+            drop(joint);
             // Nobody listens any more: a read has no effect.
-            let _ = reply.send(work(&joint));
+            let _ = reply.send(result);
         }));
         done.await.map_err(|_| StoreError::new(StoreErrorKind::Closed).with_detail("the runtime stopped"))?
     }
