@@ -2,6 +2,8 @@
 //!
 //! It survives restarts of the engine: everything that matters is in files.
 
+#![allow(dead_code, reason = "no test file uses all of it")]
+
 use std::{path::Path, sync::Arc, time::Duration};
 
 use cofferdam::{
@@ -94,7 +96,6 @@ pub(crate) fn name(text: &str) -> AccountName {
     AccountName::new(text).unwrap()
 }
 
-#[allow(dead_code, reason = "not every test file looks at errors")]
 pub(crate) fn is_revoked<T: std::fmt::Debug>(answer: &Result<T, EngineError>) -> bool {
     matches!(answer, Err(EngineError::KeyRevoked { .. }))
 }
