@@ -16,6 +16,7 @@ fn id(text: &str) -> BlockId {
 }
 
 async fn plant(store: &EmbeddedStore, account: &Account, id: &BlockId, meta: BlockMeta, sealed: Bytes) {
+    let meta = BlockMeta { sealed_len: sealed.len() as u64, ..meta };
     let op = BlockOp::Put { account: account.id(), id: id.clone(), meta, sealed };
     store.commit(vec![op]).await.unwrap();
 }
@@ -54,8 +55,7 @@ async fn blocks_moved_rolled_back_or_changed_are_refused() {
         ("without its pages", sealed.slice(..76)),
         ("nothing of it", Bytes::new()),
     ] {
-        let meta = BlockMeta { sealed_len: bytes.len() as u64, ..newer(meta, 10 + bytes.len() as u64) };
-        plant(&world.store, &contoso, &id("c"), meta, bytes).await;
+        plant(&world.store, &contoso, &id("c"), newer(meta, 10 + bytes.len() as u64), bytes).await;
         assert_damaged(&contoso, &id("c"), what).await;
         contoso.delete(&id("c")).await.unwrap();
     }

@@ -274,6 +274,7 @@ impl Account {
     /// # Errors
     /// As [`Self::list`].
     pub async fn status(&self) -> Result<AccountStatus, EngineError> {
+        self.engine.check_open()?;
         let record = self.engine.records.load(&self.shared.name).await?;
         let provider = record.unverified().provider();
         let (mut blocks, mut bytes, mut after) = (0, 0, None);
