@@ -9,9 +9,9 @@ use std::{path::Path, sync::Arc, time::Duration};
 use cofferdam::{
     crypto::KeyId,
     keyring::Policy,
-    store::{AccountKey, AccountName, EmbeddedOptions, EmbeddedStore, Engine, EngineError, Inline},
+    store::{AccountKey, AccountName, EmbeddedOptions, EmbeddedStore, Engine, EngineError},
     vault::{
-        Blocking, LocalVault, LocalVaultOptions, Principal, VaultRegistry,
+        Inline, LocalVault, LocalVaultOptions, Principal, VaultRegistry,
         testing::{SeededEntropy, TokioClock},
     },
 };
@@ -43,7 +43,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let (clock, entropy) = (Arc::new(TokioClock::new()), Arc::new(SeededEntropy::new(seed)));
         let vault = async |name: &str| {
-            let options = LocalVaultOptions::new(clock.clone(), entropy.clone()).blocking(Blocking::Inline);
+            let options = LocalVaultOptions::new(clock.clone(), entropy.clone()).executor(Arc::new(Inline));
             LocalVault::create(dir.path().join(format!("{name}.vault")), name, options).await.unwrap()
         };
         let (service, customer) = (vault("service").await, vault("customer").await);
@@ -90,7 +90,7 @@ async fn open(
         .clock(clock.clone())
         .entropy(entropy.clone())
         .policy(Policy::default())
-        .blocking(Blocking::Inline)
+        .executor(Arc::new(Inline))
         .max_block_len(1 << 20)
         .open()
         .await

@@ -14,7 +14,7 @@ use std::{
 
 use cofferdam_crypto::{KeyId, WrappedKey};
 use cofferdam_vault::{
-    Blocking, Deletion, KeyState, KeyVault, LocalVault, LocalVaultError, LocalVaultOptions, Recovery,
+    Deletion, KeyState, KeyVault, LocalVault, LocalVaultError, LocalVaultOptions, Recovery, SpawnBlocking,
     VaultErrorKind as Kind,
 };
 use proptest::prelude::*;
@@ -106,7 +106,7 @@ async fn racing_writers_lose_no_change() {
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
                 runtime.block_on(async {
-                    let options = fixture.options(None).blocking(Blocking::Spawn);
+                    let options = fixture.options(None).executor(Arc::new(SpawnBlocking));
                     let vault = LocalVault::open(fixture.path(), options).await.unwrap();
                     vault.create_key(&format!("of-{writer}")).await.unwrap();
                     let mut made = Vec::new();
