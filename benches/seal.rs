@@ -12,13 +12,16 @@ use aes_gcm::{Aes256Gcm, KeyInit, aead::AeadInOut};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use cofferdam::{
     crypto::{
-        AccountId, Aead, Aek, AwsLc, BlockId, Epoch, KeyScope, PageSize, Provider, RustCrypto, SaltSource, Sealer, Version,
-        sealed_len,
+        AccountId, Aead, Aek, AwsLc, BlockId, Epoch, KeyScope, PageSize, Provider, RustCrypto, SaltSource,
+        Sealer, Version, sealed_len,
     },
-    keyring::ClockedSalts,
+    keyring::Salts,
     vault::{SystemClock, SystemEntropy},
 };
-use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+    measurement::WallTime,
+};
 
 const SIZES: [(&str, usize); 5] =
     [("4KiB", 4 << 10), ("16KiB", 16 << 10), ("64KiB", 64 << 10), ("1MiB", 1 << 20), ("16MiB", 16 << 20)];
@@ -34,16 +37,16 @@ fn sealer<A: Aead>() -> Sealer<A> {
         bytes.fill(9);
         Ok::<_, ()>(())
     });
-    Sealer::new(&aek.unwrap(), scope())
+    Sealer::with_aead(&aek.unwrap(), scope())
 }
 
 fn salts() -> impl SaltSource {
-    ClockedSalts::new(Arc::new(SystemEntropy), Arc::new(SystemClock))
+    Salts::new(Arc::new(SystemEntropy), Arc::new(SystemClock))
 }
 
 /// The smallest page that takes the whole block.
 fn one_page(len: usize) -> PageSize {
-    PageSize::new(len.next_power_of_two()).unwrap()
+    PageSize::new(len.next_power_of_two() as u64).unwrap()
 }
 
 fn nonce(counter: u64) -> [u8; 12] {
@@ -116,7 +119,9 @@ fn raw_rustcrypto_seal(group: &mut Group<'_>, name: &str, len: usize) {
     group.bench_function(BenchmarkId::new("raw-rustcrypto", name), |b| {
         b.iter(|| {
             counter += 1;
-            black_box(key.encrypt_inout_detached(&nonce(counter).into(), &[0; 32], (&mut buf[..]).into()).unwrap())
+            black_box(
+                key.encrypt_inout_detached(&nonce(counter).into(), &[0; 32], (&mut buf[..]).into()).unwrap(),
+            )
         });
     });
 }
@@ -144,7 +149,9 @@ fn seal_with<A: Aead>(group: &mut Group<'_>, function: &str, name: &str, len: us
     group.bench_function(BenchmarkId::new(function, name), |b| {
         b.iter(|| {
             version += 1;
-            black_box(sealer.seal_to(id.at(Version::new(version)), page, &plaintext, &mut out, &salts).unwrap())
+            black_box(
+                sealer.seal_to(id.at(Version::new(version)), page, &plaintext, &mut out, &salts).unwrap(),
+            )
         });
     });
 }

@@ -6,10 +6,7 @@ mod world;
 
 use std::collections::BTreeMap;
 
-use cofferdam::{
-    crypto::BlockId,
-    store::EngineError,
-};
+use cofferdam::{crypto::BlockId, store::EngineError};
 use proptest::prelude::*;
 use world::{NOTICED, World, is_revoked, name};
 
@@ -73,8 +70,13 @@ async fn run(seed: u64, steps: Vec<Step>) {
         match step {
             Step::Put { account, block, len } => {
                 let data = content(n, len);
-                let answer =
-                    world.engine.account(&name(ACCOUNTS[account])).await.unwrap().put(&id(block), data.clone().into()).await;
+                let answer = world
+                    .engine
+                    .account(&name(ACCOUNTS[account]))
+                    .await
+                    .unwrap()
+                    .put(&id(block), data.clone().into())
+                    .await;
                 if refused(account) {
                     assert!(is_revoked(&answer), "{context}: {answer:?}");
                 } else {
@@ -86,7 +88,8 @@ async fn run(seed: u64, steps: Vec<Step>) {
                 let blocks: Vec<_> =
                     blocks.iter().enumerate().map(|(i, (b, len))| (id(*b), content(n + i, *len))).collect();
                 let batch = blocks.iter().map(|(id, data)| (id.clone(), data.clone().into())).collect();
-                let answer = world.engine.account(&name(ACCOUNTS[account])).await.unwrap().put_batch(batch).await;
+                let answer =
+                    world.engine.account(&name(ACCOUNTS[account])).await.unwrap().put_batch(batch).await;
                 if refused(account) {
                     assert!(is_revoked(&answer), "{context}: {answer:?}");
                 } else {
@@ -95,11 +98,14 @@ async fn run(seed: u64, steps: Vec<Step>) {
                 }
             }
             Step::Get { account, block } => {
-                let answer = world.engine.account(&name(ACCOUNTS[account])).await.unwrap().get(&id(block)).await;
+                let answer =
+                    world.engine.account(&name(ACCOUNTS[account])).await.unwrap().get(&id(block)).await;
                 match model[account].get(&id(block)) {
                     _ if refused(account) => assert!(is_revoked(&answer), "{context}: {answer:?}"),
                     Some(data) => assert_eq!(answer.unwrap(), data, "{context}"),
-                    None => assert!(matches!(answer, Err(EngineError::NoBlock { .. })), "{context}: {answer:?}"),
+                    None => {
+                        assert!(matches!(answer, Err(EngineError::NoBlock { .. })), "{context}: {answer:?}")
+                    }
                 }
             }
             Step::GetRange { account, block, start, end } => {
@@ -107,10 +113,14 @@ async fn run(seed: u64, steps: Vec<Step>) {
                 let answer = account_handle.get_range(&id(block), start..end).await;
                 match model[account].get(&id(block)) {
                     _ if refused(account) => assert!(is_revoked(&answer), "{context}: {answer:?}"),
-                    None => assert!(matches!(answer, Err(EngineError::NoBlock { .. })), "{context}: {answer:?}"),
+                    None => {
+                        assert!(matches!(answer, Err(EngineError::NoBlock { .. })), "{context}: {answer:?}")
+                    }
                     Some(data) => match data.get(start as usize..end as usize) {
                         Some(part) => assert_eq!(answer.unwrap(), part, "{context}"),
-                        None => assert!(matches!(answer, Err(EngineError::Range { .. })), "{context}: {answer:?}"),
+                        None => {
+                            assert!(matches!(answer, Err(EngineError::Range { .. })), "{context}: {answer:?}")
+                        }
                     },
                 }
             }
@@ -131,16 +141,17 @@ async fn run(seed: u64, steps: Vec<Step>) {
                         break;
                     }
                 }
-                let expected: Vec<_> = model[account].iter().map(|(id, d)| (id.clone(), d.len() as u64)).collect();
+                let expected: Vec<_> =
+                    model[account].iter().map(|(id, d)| (id.clone(), d.len() as u64)).collect();
                 assert_eq!(listed, expected, "{context}");
             }
             Step::Disable => {
-                world.customer.disable(&world.kek).unwrap();
+                world.customer.disable(&world.kek).await.unwrap();
                 enabled = false;
                 tokio::time::sleep(NOTICED).await;
             }
             Step::Enable => {
-                world.customer.enable(&world.kek).unwrap();
+                world.customer.enable(&world.kek).await.unwrap();
                 enabled = true;
                 tokio::time::sleep(NOTICED).await;
             }
@@ -149,7 +160,7 @@ async fn run(seed: u64, steps: Vec<Step>) {
         }
     }
     // Whatever happened, all of it is there once the key is back, also after a restart.
-    world.customer.enable(&world.kek).unwrap();
+    world.customer.enable(&world.kek).await.unwrap();
     tokio::time::sleep(NOTICED).await;
     world.restart().await;
     for (i, account) in ACCOUNTS.iter().enumerate() {

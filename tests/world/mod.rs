@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use cofferdam::{
     crypto::KeyId,
     keyring::Policy,
-    store::{AccountKey, AccountName, EmbeddedStore, Engine, EngineError, StoreOptions},
+    store::{AccountKey, AccountName, EmbeddedOptions, EmbeddedStore, Engine, EngineError},
     vault::{
         Blocking, LocalVault, LocalVaultOptions, Principal, VaultRegistry,
         testing::{SeededEntropy, TokioClock},
@@ -16,57 +16,57 @@ use cofferdam::{
 use tempfile::TempDir;
 
 /// Longer than any answer of the vault may be out of date: refresh, ceiling and time-out.
-pub const NOTICED: Duration = Duration::from_secs(70);
+pub(crate) const NOTICED: Duration = Duration::from_secs(70);
 
-pub struct World {
+pub(crate) struct World {
     dir: TempDir,
     clock: Arc<TokioClock>,
     entropy: Arc<SeededEntropy>,
-    pub customer: LocalVault,
-    pub kek: KeyId,
+    pub(crate) customer: LocalVault,
+    pub(crate) kek: KeyId,
     service: LocalVault,
     service_kek: KeyId,
-    pub store: EmbeddedStore,
-    pub engine: Engine,
+    pub(crate) store: EmbeddedStore,
+    pub(crate) engine: Engine,
 }
 
 impl World {
-    pub async fn new(seed: u64) -> Self {
+    pub(crate) async fn new(seed: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (clock, entropy) = (Arc::new(TokioClock::new()), Arc::new(SeededEntropy::new(seed)));
-        let vault = |name: &str| {
-            let options = LocalVaultOptions::new(name)
-                .clock(clock.clone())
-                .entropy(entropy.clone())
-                .blocking(Blocking::Inline);
-            LocalVault::create(dir.path().join(format!("{name}.vault")), options).unwrap()
+        let vault = async |name: &str| {
+            let options = LocalVaultOptions::new(clock.clone(), entropy.clone()).blocking(Blocking::Inline);
+            LocalVault::create(dir.path().join(format!("{name}.vault")), name, options).await.unwrap()
         };
-        let (service, customer) = (vault("service"), vault("customer"));
-        let service_kek = service.create_key("service").unwrap();
-        let kek = customer.create_key("payroll").unwrap();
-        let store = EmbeddedStore::create(dir.path().join("blocks.store"), StoreOptions::default()).unwrap();
+        let (service, customer) = (vault("service").await, vault("customer").await);
+        let service_kek = service.create_key("service").await.unwrap();
+        let kek = customer.create_key("payroll").await.unwrap();
+        let store =
+            EmbeddedStore::create(dir.path().join("blocks.store"), EmbeddedOptions::default()).unwrap();
         let engine = open(&store, &service, &customer, &service_kek, &clock, &entropy).await;
         Self { dir, clock, entropy, customer, kek, service, service_kek, store, engine }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn principal() -> Principal {
+    pub(crate) fn principal() -> Principal {
         Principal::new("customer")
     }
 
-    pub fn customer_key(&self) -> AccountKey {
+    pub(crate) fn customer_key(&self) -> AccountKey {
         AccountKey::Customer { principal: Self::principal(), kek: self.kek.clone() }
     }
 
     /// Closes everything and opens it again from its files.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.engine.close().await.unwrap();
-        self.store = EmbeddedStore::open(self.dir.path().join("blocks.store"), StoreOptions::default()).unwrap();
+        self.store =
+            EmbeddedStore::open(self.dir.path().join("blocks.store"), EmbeddedOptions::default()).unwrap();
         self.engine =
-            open(&self.store, &self.service, &self.customer, &self.service_kek, &self.clock, &self.entropy).await;
+            open(&self.store, &self.service, &self.customer, &self.service_kek, &self.clock, &self.entropy)
+                .await;
     }
 }
 
@@ -90,11 +90,11 @@ async fn open(
         .unwrap()
 }
 
-pub fn name(text: &str) -> AccountName {
+pub(crate) fn name(text: &str) -> AccountName {
     AccountName::new(text).unwrap()
 }
 
 #[allow(dead_code, reason = "not every test file looks at errors")]
-pub fn is_revoked<T: std::fmt::Debug>(answer: &Result<T, EngineError>) -> bool {
+pub(crate) fn is_revoked<T: std::fmt::Debug>(answer: &Result<T, EngineError>) -> bool {
     matches!(answer, Err(EngineError::KeyRevoked { .. }))
 }

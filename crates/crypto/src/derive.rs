@@ -48,7 +48,7 @@ impl Prk {
     }
 
     /// HKDF-Extract.
-    fn extract_raw(salt: &[u8], ikm: &[u8]) -> Box<Self> {
+    pub(crate) fn extract_raw(salt: &[u8], ikm: &[u8]) -> Box<Self> {
         let mut extract = HkdfExtract::<Sha256>::new(Some(salt));
         extract.input_ikm(ikm);
         let (mut prk, _) = extract.finalize();
@@ -124,16 +124,20 @@ impl RecordKey {
 
     /// The tag of a record.
     pub fn tag(&self, record: &[u8]) -> RecordTag {
-        // HMAC and HKDF-Extract are the same function (RFC 5869, 2.2): HMAC-Hash(salt, IKM).
-        let mut extract = HkdfExtract::<Sha256>::new(Some(&**self.0));
-        extract.input_ikm(record);
-        extract.finalize().0.into()
+        hmac(self.0.as_slice(), record)
     }
 
     /// Whether this is the record's tag, in constant time.
     pub fn verify(&self, record: &[u8], tag: &RecordTag) -> bool {
         self.tag(record).ct_eq(tag).into()
     }
+}
+
+/// HMAC-SHA-256 (RFC 2104). It and HKDF-Extract are one function (RFC 5869, 2.2): HMAC-Hash(salt, IKM).
+pub(crate) fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
+    let mut extract = HkdfExtract::<Sha256>::new(Some(key));
+    extract.input_ikm(message);
+    extract.finalize().0.into()
 }
 
 impl fmt::Debug for RecordKey {
@@ -147,6 +151,7 @@ mod tests {
     use hkdf::Hkdf;
 
     use super::*;
+    use crate::{AccountId, Epoch, Provider};
 
     #[test]
     fn expand_from_kept_states_equals_hkdf() {
@@ -160,5 +165,42 @@ mod tests {
             Hkdf::<Sha256>::from_prk(&prk).unwrap().expand(&info, &mut theirs).unwrap();
             assert_eq!(ours, theirs, "info of {len} bytes");
         }
+    }
+
+    fn key(byte: u8) -> Aek {
+        Aek::try_from_fn(|k| {
+            k.fill(byte);
+            Ok::<_, std::convert::Infallible>(())
+        })
+        .unwrap()
+    }
+
+    fn scope() -> KeyScope {
+        KeyScope {
+            account: AccountId::from_bytes([0xa1; 16]),
+            epoch: Epoch::FIRST,
+            provider: Provider::Customer,
+        }
+    }
+
+    #[test]
+    fn a_records_tag_is_right_for_that_record_key_and_scope_alone() {
+        let tag = RecordKey::derive(&key(7), &scope()).tag(b"record");
+        assert!(RecordKey::derive(&key(7), &scope()).verify(b"record", &tag));
+        assert!(!RecordKey::derive(&key(7), &scope()).verify(b"recorD", &tag));
+        assert!(!RecordKey::derive(&key(8), &scope()).verify(b"record", &tag));
+        for moved in [
+            KeyScope { account: AccountId::from_bytes([0xa2; 16]), ..scope() },
+            KeyScope { epoch: Epoch::new(2), ..scope() },
+            KeyScope { provider: Provider::Service, ..scope() },
+        ] {
+            assert!(!RecordKey::derive(&key(7), &moved).verify(b"record", &tag), "{moved}");
+        }
+        for bit in 0..256 {
+            let mut bad = tag;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(!RecordKey::derive(&key(7), &scope()).verify(b"record", &bad), "bit {bit}");
+        }
+        assert_eq!(format!("{:?}", RecordKey::derive(&key(7), &scope())), "RecordKey(..)");
     }
 }

@@ -13,6 +13,8 @@ mod buf;
 mod derive;
 mod header;
 mod id;
+#[cfg(test)]
+mod known_answers;
 pub mod kw;
 mod layout;
 mod open;

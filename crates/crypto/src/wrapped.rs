@@ -140,3 +140,90 @@ mod hex {
         T::try_from(bytes).map_err(|_| D::Error::custom(format!("hex of {len} bytes has the wrong length")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::{AccountId, Epoch, Provider, kw::Kek};
+
+    fn aek(byte: u8) -> Aek {
+        Aek::try_from_fn(|k| {
+            k.fill(byte);
+            Ok::<_, Infallible>(())
+        })
+        .unwrap()
+    }
+
+    fn scope() -> KeyScope {
+        KeyScope {
+            account: AccountId::from_bytes([0xa1; 16]),
+            epoch: Epoch::FIRST,
+            provider: Provider::Customer,
+        }
+    }
+
+    fn record() -> WrappedAek {
+        let kek = Kek::try_from_fn(|k| {
+            k.fill(9);
+            Ok::<_, Infallible>(())
+        })
+        .unwrap();
+        let wrap = WrappedKey {
+            key_id: KeyId::new("local://customer/keys/payroll/1").unwrap(),
+            algorithm: WrapAlgorithm::Aes256Kw,
+            bytes: kek.wrap(&aek(7)).to_vec(),
+        };
+        WrappedAek::new(&aek(7), scope(), vec![wrap])
+    }
+
+    #[test]
+    fn an_unwrapped_key_is_taken_only_for_the_aek_of_its_own_account_epoch_and_provider() {
+        assert_eq!(record().verify(&aek(7)), Ok(()));
+        assert_eq!(record().verify(&aek(8)), Err(KeyMismatch { scope: scope() }), "another key");
+        let elsewhere = [
+            KeyScope { account: AccountId::from_bytes([0xa2; 16]), ..scope() },
+            KeyScope { epoch: Epoch::new(2), ..scope() },
+            KeyScope { provider: Provider::Service, ..scope() },
+        ];
+        for scope in elsewhere {
+            let moved = WrappedAek { scope, ..record() };
+            assert_eq!(moved.verify(&aek(7)), Err(KeyMismatch { scope }), "the record moved to {scope}");
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back_from_json_as_it_was_written() {
+        let json = serde_json::to_string(&record()).unwrap();
+        assert_eq!(serde_json::from_str::<WrappedAek>(&json).unwrap(), record());
+        assert_eq!(serde_json::from_slice::<WrappedAek>(json.as_bytes()).unwrap(), record());
+        assert_eq!(serde_json::from_reader::<_, WrappedAek>(json.as_bytes()).unwrap(), record());
+        assert!(json.contains(r#""algorithm":"A256KW""#), "{json}");
+        assert!(json.contains(r#""epoch":1,"provider":"customer""#), "{json}");
+    }
+
+    #[test]
+    fn a_record_with_a_check_value_of_another_length_is_not_read() {
+        let json = serde_json::to_value(record()).unwrap();
+        for check in ["", "00", &"0".repeat(30), &"0".repeat(34), &"g".repeat(32), &"0".repeat(31)] {
+            let mut bad = json.clone();
+            bad["check"] = check.into();
+            assert!(serde_json::from_value::<WrappedAek>(bad).is_err(), "{check:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_wrapped_aeks_length_is_accepted() {
+        let accepted: Vec<_> = (0..10_000).filter(|&len| WrapAlgorithm::Aes256Kw.accepts_len(len)).collect();
+        assert_eq!(accepted, [crate::kw::WRAPPED_LEN]);
+    }
+
+    #[test]
+    fn check_values_tell_keys_and_scopes_apart() {
+        let value = KeyCheckValue::derive(&aek(7), &scope());
+        assert_eq!(value, KeyCheckValue::derive(&aek(7), &scope()));
+        assert_ne!(value, KeyCheckValue::derive(&aek(8), &scope()));
+        assert_ne!(value, KeyCheckValue::derive(&aek(7), &KeyScope { epoch: Epoch::new(2), ..scope() }));
+    }
+}

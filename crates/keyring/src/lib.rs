@@ -1,1 +1,21 @@
-//! keyring
+//! The cache of account encryption keys (AEKs).
+//!
+//! Guarantees: a key serves only within the bounds of its [`Policy`], checked on every operation against
+//! clocks that count suspended time; a denial evicts it at once; a vault that can't be asked costs nothing
+//! until the grace ends. However many callers wait, a vault sees one call for each account and key.
+//!
+//! Not its job: storing wrapped keys ([`KeyRecords`]), vaults, data.
+
+mod driver;
+mod error;
+mod event;
+pub mod machine;
+mod records;
+mod salts;
+
+pub use driver::{KeyHandle, KeyStatus, Keyring, KeyringParts, LastFailure, LiveKey};
+pub use error::{Fault, KeyError};
+pub use event::{KeyEvent, What};
+pub use machine::{Alarm, KeyState, Policy, PolicyError, Why};
+pub use records::{KeyRecord, KeyRecords, RecordError};
+pub use salts::Salts;

@@ -1,1 +1,18 @@
-//! store
+//! The engine of Cofferdam: accounts and encrypted blocks over a store.
+
+mod block_store;
+mod catalog;
+mod embedded;
+mod engine;
+mod error;
+
+pub use block_store::{Applied, BlockMeta, BlockOp, BlockStore};
+pub use catalog::{Catalog, Revision, Stored};
+pub use embedded::{
+    Activity, EmbeddedOptions, EmbeddedStore, Executor, FileLayer, Inline, Job, SpawnBlocking, VerifyReport,
+};
+pub use engine::{
+    Account, AccountKey, AccountName, AccountStatus, BlockInfo, BlockPage, Engine, EngineBuilder,
+    EngineError, EngineErrorKind, Outcome, PutReceipt,
+};
+pub use error::{StoreError, StoreErrorKind};

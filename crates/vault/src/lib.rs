@@ -13,6 +13,8 @@ mod error;
 mod key_vault;
 mod local;
 mod registry;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use blocking::{Blocking, BlockingError};
 pub use clock::{Clock, SystemClock, Timestamp};

@@ -4,10 +4,9 @@ use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cofferdam_crypto::{
-    AccountId, BlockId, Epoch, HEADER_LEN, OpenError, PageSpan, Provider, SealError, Version, plaintext_len,
-    sealed_len,
+    AccountId, BlockId, Epoch, HEADER_LEN, PageSpan, Provider, SealError, Version, plaintext_len, sealed_len,
 };
-use cofferdam_keyring::{KeyError, KeyStatus, LiveKey, RecordError};
+use cofferdam_keyring::{KeyError, KeyHandle, KeyStatus, LiveKey, RecordError};
 use tokio::sync::OnceCell;
 
 use super::{
@@ -32,8 +31,8 @@ pub(super) struct Shared {
     name: AccountName,
     id: AccountId,
     admission: AccountAdmission,
-    /// Whose key new blocks are sealed under, once the record was found genuine.
-    provider: OnceCell<Provider>,
+    /// The key that new blocks are sealed under, once the record was found genuine.
+    key: OnceCell<CurrentKey>,
 }
 
 impl Shared {
@@ -42,9 +41,14 @@ impl Shared {
             name: record.name.clone(),
             id: record.id,
             admission: admission.account(),
-            provider: OnceCell::new(),
+            key: OnceCell::new(),
         }
     }
+}
+
+struct CurrentKey {
+    provider: Provider,
+    handle: KeyHandle,
 }
 
 /// Where an acknowledged block is.
@@ -210,7 +214,7 @@ impl Account {
             let len = self.plaintext_len(id, &meta)? as u64;
             let span = PageSpan::locate(meta.sealed_len, meta.page_size, range.clone())
                 .map_err(|_| EngineError::Range { block: id.clone(), range: range.clone(), len })?;
-            let parts = [0..HEADER_LEN as u64, span.sealed_range()];
+            let parts = [0..HEADER_LEN as u64, span.bytes()];
             let read = self.engine.blocks.read(self.shared.id, id, meta.version, &parts).await?;
             // None: a newer version took its place since it was looked up.
             let Some(parts) = read else { continue };
@@ -243,7 +247,7 @@ impl Account {
         let version = self.engine.next_version();
         let op = BlockOp::Delete { account: self.shared.id, id: id.clone(), version };
         let applied = self.engine.blocks.commit(vec![op]).await?;
-        Ok(applied.first() == Some(&Applied::Done { replaced: true }))
+        Ok(applied.first() == Some(&Applied::Deleted))
     }
 
     /// Up to `limit` blocks in the order of their ids' bytes, from the first after `after`. Needs no key.
@@ -302,28 +306,39 @@ impl Account {
     }
 
     async fn sealing_key(&self) -> Result<LiveKey, EngineError> {
-        let provider = match self.shared.provider.get() {
-            Some(provider) => *provider,
-            None => *self.shared.provider.get_or_try_init(|| self.verify_record()).await?,
-        };
-        self.engine.keyring.sealing_key(self.shared.id, provider).await.map_err(|e| self.key_error(e))
-    }
-
-    /// Whose key the account is under, from a record that was found genuine: who can write to the catalog must not be
-    /// able to move an account off its customer's key.
-    async fn verify_record(&self) -> Result<Provider, EngineError> {
-        let service = self.engine.keyring.sealing_key(self.shared.id, Provider::Service).await;
-        let service = service.map_err(|e| self.key_error(e))?;
-        let record = self.engine.records.load(&self.shared.name).await?.verify(service.record_key())?;
-        Ok(record.provider())
+        let current = self.current_key().await?;
+        current.handle.sealing_key().await.map_err(|e| self.key_error(e))
     }
 
     async fn opening_key(&self, id: &BlockId, meta: &BlockMeta) -> Result<LiveKey, EngineError> {
-        match self.engine.keyring.opening_key(self.shared.id, meta.provider, meta.epoch).await {
+        let current = self.current_key().await?;
+        let key = if current.provider == meta.provider {
+            current.handle.opening_key(meta.epoch).await
+        } else {
+            self.engine.keyring.opening_key(self.shared.id, meta.provider, meta.epoch).await
+        };
+        match key {
             // No AEK was ever made of the epoch that the block claims.
-            Err(KeyError::UnknownEpoch { .. }) => Err(self.damaged(id)),
+            Err(KeyError::UnknownEpoch(_)) => Err(self.damaged(id)),
             key => key.map_err(|e| self.key_error(e)),
         }
+    }
+
+    async fn current_key(&self) -> Result<&CurrentKey, EngineError> {
+        match self.shared.key.get() {
+            Some(current) => Ok(current),
+            None => self.shared.key.get_or_try_init(|| self.verify_record()).await,
+        }
+    }
+
+    /// Whose key the account is under, from a record that was found genuine: who can write to the catalog must
+    /// not be able to move an account off its customer's key.
+    async fn verify_record(&self) -> Result<CurrentKey, EngineError> {
+        let service = self.engine.keyring.sealing_key(self.shared.id, Provider::Service).await;
+        let service = service.map_err(|e| self.key_error(e))?;
+        let record = self.engine.records.load(&self.shared.name).await?.verify(service.record_key())?;
+        let provider = record.provider();
+        Ok(CurrentKey { provider, handle: self.engine.keyring.handle(self.shared.id, provider) })
     }
 
     fn sealed_len(&self, len: usize) -> Result<usize, EngineError> {
@@ -352,17 +367,16 @@ impl Account {
     fn key_error(&self, e: KeyError) -> EngineError {
         let account = self.shared.name.clone();
         match e {
-            KeyError::Revoked { reason, .. } => EngineError::KeyRevoked { account, reason },
-            KeyError::Unavailable { reason, .. } => EngineError::KeyUnavailable { account, reason },
-            KeyError::NoVault(principal) => EngineError::NoVault { principal },
-            KeyError::UnknownAccount(_) | KeyError::Record(RecordError::NotFound) => {
-                EngineError::NoAccount { account }
-            }
-            KeyError::Record(RecordError::Tampered) => {
-                EngineError::BadRecord { account, reason: "its tag does not fit".into() }
-            }
+            e @ KeyError::Revoked { .. } => EngineError::KeyRevoked { account, source: e },
+            KeyError::NoVault { principal, .. } => EngineError::NoVault { account, principal },
+            KeyError::UnknownAccount { .. } => EngineError::NoAccount { account },
+            KeyError::Record(e) => match &*e {
+                RecordError::NotFound => EngineError::NoAccount { account },
+                RecordError::Tampered(reason) => EngineError::BadRecord { account, reason: reason.clone() },
+                _ => EngineError::KeyUnavailable { account, source: KeyError::Record(e) },
+            },
             KeyError::Closed => EngineError::Closed,
-            e => EngineError::KeyUnavailable { account, reason: e.to_string() },
+            e => EngineError::KeyUnavailable { account, source: e },
         }
     }
 }

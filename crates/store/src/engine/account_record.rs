@@ -166,14 +166,8 @@ impl UnverifiedRecord {
         Ok(Self { tag, body: body.to_vec(), record })
     }
 
-    /// The service's wraps and the account's id: what must be read before anything can be checked.
-    ///
-    /// A forged wrap unwraps only if the service's vault made it for this account, which its check value tells.
-    pub(crate) fn service(&self) -> (AccountId, &[WrappedAek]) {
-        (self.record.id, &self.record.service)
-    }
-
-    /// The record unchecked: good for what needs no trust, as which key to ask for.
+    /// The record unchecked: good for what needs no trust, such as the service's wraps. A forged one unwraps only if
+    /// the service's vault made it for this account, which its check value tells.
     pub(crate) fn unverified(&self) -> &AccountRecord {
         &self.record
     }

@@ -107,7 +107,7 @@ impl EngineBuilder {
             max: cofferdam_crypto::MAX_PLAINTEXT_LEN,
         })?;
         let last_version = self.blocks.last_version().await?;
-        let records = Arc::new(Records::new(self.catalog.clone(), self.clock.clone()));
+        let records = Arc::new(Records::new(self.catalog, self.clock.clone()));
         let keyring = Keyring::new(KeyringParts {
             vaults: self.vaults.clone(),
             records: records.clone(),
@@ -118,7 +118,6 @@ impl EngineBuilder {
         Ok(Engine {
             inner: Arc::new(Inner {
                 blocks: self.blocks,
-                catalog: self.catalog,
                 records,
                 keyring,
                 vaults: self.vaults,

@@ -27,10 +27,10 @@ pub(super) async fn create(
     let customer = match key {
         AccountKey::Service => None,
         AccountKey::Customer { principal, kek } => {
-            let vault = inner
-                .vaults
-                .customer(&principal)
-                .ok_or_else(|| EngineError::NoVault { principal: principal.clone() })?;
+            let vault = inner.vaults.customer(&principal).ok_or_else(|| EngineError::NoVault {
+                account: name.clone(),
+                principal: Some(principal.clone()),
+            })?;
             check_kek(vault, &kek).await?;
             let scope = KeyScope { account, epoch: Epoch::FIRST, provider: Provider::Customer };
             let (_, wrapped) = new_aek(inner, vault, &kek, scope).await?;

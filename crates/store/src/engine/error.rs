@@ -1,38 +1,34 @@
 //! What the engine refuses, and what to do about it.
 
-use std::{ops::Range, time::Duration};
+use std::ops::Range;
 
 use cofferdam_crypto::{BlockId, EntropyError};
-use cofferdam_keyring::{KeyError, RecordError};
+use cofferdam_keyring::KeyError;
 use cofferdam_vault::{Meaning, Principal, VaultError};
 use thiserror::Error;
 
 use super::AccountName;
-use crate::StoreError;
+use crate::{StoreError, StoreErrorKind};
 
 /// Why an operation of the engine failed. Nothing was stored, unless it says so.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum EngineError {
     /// The customer's vault denies the key: nothing is read, nothing is kept, until access is restored.
-    #[error(
-        "account {account}: the key is revoked: {reason}; enable it in its vault and access resumes by itself"
-    )]
+    #[error("account {account}: {source}")]
     KeyRevoked {
         /// The account.
         account: AccountName,
-        /// What the vault said.
-        reason: String,
+        /// What the keyring knows of it.
+        source: KeyError,
     },
     /// The key's vault can't be reached, and the key is past its grace time.
-    #[error(
-        "account {account}: the key is unavailable: {reason}; access resumes by itself when its vault answers"
-    )]
+    #[error("account {account}: {source}")]
     KeyUnavailable {
         /// The account.
         account: AccountName,
-        /// What the last attempt met.
-        reason: String,
+        /// What the keyring knows of it.
+        source: KeyError,
     },
     /// No account of this name.
     #[error("there is no account {account}: create it first")]
@@ -117,10 +113,15 @@ pub enum EngineError {
         supported: u8,
     },
     /// No vault is registered for the principal that an account belongs to.
-    #[error("no vault is registered for principal {principal}: register it when the engine is opened")]
+    #[error(
+        "account {account}: no vault is registered for {}: register it when the engine is opened",
+        .principal.as_ref().map_or("its principal", Principal::as_str)
+    )]
     NoVault {
-        /// The principal.
-        principal: Principal,
+        /// The account.
+        account: AccountName,
+        /// Whose vault it is.
+        principal: Option<Principal>,
     },
     /// A KEK that can't be used for an account.
     #[error("the KEK can't be used: {reason}")]
@@ -177,7 +178,7 @@ impl EngineError {
                 Meaning::Outage => Kind::Unavailable,
             },
             Self::Damaged { .. } | Self::BadRecord { .. } => Kind::Corrupt,
-            Self::Store(e) if e.is_corrupt() => Kind::Corrupt,
+            Self::Store(e) if e.kind() == StoreErrorKind::Corrupt => Kind::Corrupt,
             Self::NoAccount { .. } | Self::NoBlock { .. } => Kind::NotFound,
             Self::AccountExists { .. }
             | Self::BadAccountName { .. }

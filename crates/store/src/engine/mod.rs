@@ -24,7 +24,7 @@ use std::{
     },
 };
 
-use cofferdam_crypto::{AccountId, KeyId, PageSize, RecordKey, Version};
+use cofferdam_crypto::{KeyId, PageSize, Version};
 use cofferdam_keyring::{KeyEvent, Keyring};
 use cofferdam_vault::{Blocking, Clock, Entropy, Principal, VaultRegistry};
 use tokio::sync::broadcast;
@@ -73,7 +73,6 @@ pub struct Engine {
 
 struct Inner {
     blocks: Arc<dyn BlockStore>,
-    catalog: Arc<dyn Catalog>,
     records: Arc<Records>,
     keyring: Keyring,
     vaults: VaultRegistry,

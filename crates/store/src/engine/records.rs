@@ -16,7 +16,7 @@ use cofferdam_keyring::{KeyRecord, KeyRecords, RecordError};
 use cofferdam_vault::Clock;
 
 use super::{AccountName, EngineError, UnverifiedRecord};
-use crate::{Catalog, StoreError};
+use crate::{Catalog, StoreError, StoreErrorKind};
 
 const ACCOUNTS: &str = "account/";
 const REVOKED: &str = "revoked/";
@@ -55,7 +55,9 @@ impl Records {
                 self.learn(id, name);
                 Ok(())
             }
-            Err(e) if e.is_conflict() => Err(EngineError::AccountExists { account: name.clone() }),
+            Err(e) if e.kind() == StoreErrorKind::Conflict => {
+                Err(EngineError::AccountExists { account: name.clone() })
+            }
             Err(e) => Err(e.into()),
         }
     }
@@ -92,7 +94,7 @@ fn revoked_key(account: AccountId) -> String {
 fn record_error(e: EngineError) -> RecordError {
     match e {
         EngineError::NoAccount { .. } => RecordError::NotFound,
-        EngineError::BadRecord { .. } => RecordError::Tampered,
+        EngineError::BadRecord { reason, .. } => RecordError::Tampered(reason),
         e => RecordError::Storage(Box::new(e)),
     }
 }
@@ -128,7 +130,7 @@ impl KeyRecords for Records {
             match self.catalog.swap(&key, stored.as_ref().map(|s| &s.revision), new).await {
                 Ok(_) => return Ok(()),
                 // Another task wrote it: look again.
-                Err(e) if e.is_conflict() => {}
+                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
                 Err(e) => return Err(storage(e)),
             }
         }

@@ -1,0 +1,319 @@
+//! What an attempt does: reads the record where it must, unwraps, verifies.
+//!
+//! Guarantees: nothing that a vault answers is used before its check value is found right; every KEK of the
+//! record is asked, each once; a call takes at most the policy's time-out. Not its job: what a failure means.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use cofferdam_crypto::{Epoch, Provider, WrappedAek};
+use cofferdam_vault::{KeyVault, VaultError, VaultErrorKind, WrapContext};
+use tokio::time::timeout;
+
+use super::{live::Material, task::Task};
+use crate::{
+    Fault, KeyError, KeyRecord, RecordError,
+    machine::{Attempt, Effect, Event},
+};
+
+impl Task {
+    pub(super) async fn attempt(&self, attempt: Attempt, reread: bool, generation: u64) -> Option<Effect> {
+        let known = self.entry.desk().record.clone();
+        let record = match known {
+            Some(known) if !reread => known,
+            known => match self.read().await {
+                Ok(record) => {
+                    let changed = known.is_none_or(|known| !same_wraps(&known, &record));
+                    let event = Event::Record { revoked: record.revoked, changed };
+                    let record = Arc::new(record);
+                    let kept = record.clone();
+                    // Within an attempt the machine asks for nothing in answer to a record.
+                    self.conclude(generation, event, |desk| desk.record = Some(kept));
+                    record
+                }
+                Err(error) => return self.record_failed(generation, error),
+            },
+        };
+        let record = self.with_wanted_epochs(record, generation).await;
+        let unwrapped = match self.vault(&record) {
+            Ok(vault) => self.unwrap_all(&*vault, &record, generation).await,
+            Err(error) => return self.record_failed(generation, error),
+        };
+        let jitter = self.jitter();
+        match unwrapped {
+            Ok(keys) => self.conclude(generation, Event::Verified { attempt, jitter }, |desk| {
+                for key in &keys {
+                    desk.wanted.remove(&key.epoch());
+                }
+                desk.candidate = Some(keys);
+            }),
+            Err(failed) => {
+                let kind = failed.kind();
+                let error = self.unavailable(failed);
+                let at = self.entry.now();
+                self.conclude(generation, Event::Failed { attempt, kind, jitter }, |desk| {
+                    desk.wanted.clear();
+                    desk.note_failure(error, at);
+                })
+            }
+        }
+    }
+
+    /// Reads the record that decides whether a denial is a revocation.
+    pub(super) async fn read_after_denial(&self, generation: u64) -> Option<Effect> {
+        match self.read().await {
+            Ok(record) => {
+                let known = self.entry.desk().record.clone();
+                let changed = known.is_none_or(|known| !same_wraps(&known, &record));
+                let event = Event::Record { revoked: record.revoked, changed };
+                self.conclude(generation, event, |desk| desk.record = Some(Arc::new(record)))
+            }
+            Err(error) => self.record_failed(generation, error),
+        }
+    }
+
+    pub(super) async fn persist(&self, revoked: bool) -> Option<Effect> {
+        let result = self.shared.parts.records.set_revoked(self.entry.account, revoked).await;
+        let generation = self.entry.desk().generation;
+        match result {
+            Ok(()) => self.conclude(generation, Event::Persisted { revoked, ok: true }, |_| {}),
+            Err(RecordError::NotFound) => self.record_failed(generation, self.unknown_account()),
+            Err(error) => {
+                let error = KeyError::Record(Arc::new(error));
+                let said = error.clone();
+                let at = self.entry.now();
+                self.conclude(generation, Event::Persisted { revoked, ok: false }, |desk| {
+                    desk.note_failure(error, at);
+                    self.entry.say(desk, said);
+                })
+            }
+        }
+    }
+
+    fn record_failed(&self, generation: u64, error: KeyError) -> Option<Effect> {
+        let gone = matches!(error, KeyError::UnknownAccount { .. });
+        let event = if gone { Event::RecordGone } else { Event::RecordUnreadable };
+        let at = self.entry.now();
+        self.conclude(generation, event, |desk| {
+            if gone {
+                desk.record = None;
+            }
+            desk.wanted.clear();
+            desk.note_failure(error.clone(), at);
+            self.entry.say(desk, error);
+        })
+    }
+
+    /// The account's record, whole and believable.
+    async fn read(&self) -> Result<KeyRecord, KeyError> {
+        let (account, provider) = (self.entry.account, self.entry.provider);
+        let records = &self.shared.parts.records;
+        let read = match provider {
+            Provider::Service => records.service_keys(account).await,
+            Provider::Customer => {
+                let service = self
+                    .shared
+                    .key(account, Provider::Service, None)
+                    .await
+                    .map_err(|e| self.of_service(e))?;
+                records.customer_keys(account, service.record_key()).await
+            }
+        };
+        let record = read.map_err(|error| match error {
+            RecordError::NotFound => self.unknown_account(),
+            error => KeyError::Record(Arc::new(error)),
+        })?;
+        check(&record, account, provider)
+            .map_err(|wrong| KeyError::Record(Arc::new(RecordError::Tampered(wrong.to_owned()))))?;
+        Ok(record)
+    }
+
+    /// What a failure of the service key means for the customer's record.
+    fn of_service(&self, error: KeyError) -> KeyError {
+        match error {
+            KeyError::UnknownAccount { .. } => self.unknown_account(),
+            KeyError::Record(_) | KeyError::Closed => error,
+            error => KeyError::Unavailable {
+                account: self.entry.account,
+                provider: self.entry.provider,
+                fault: Fault::ServiceKey(Box::new(error)),
+                retry: self.shared.parts.policy.retry_max(),
+            },
+        }
+    }
+
+    fn unknown_account(&self) -> KeyError {
+        KeyError::UnknownAccount { account: self.entry.account, provider: self.entry.provider }
+    }
+
+    fn unavailable(&self, failed: VaultError) -> KeyError {
+        let fault = Fault::Vault {
+            kind: failed.kind(),
+            message: failed.to_string().into(),
+            key_id: failed.key_id().cloned(),
+        };
+        KeyError::Unavailable {
+            account: self.entry.account,
+            provider: self.entry.provider,
+            fault,
+            retry: self.shared.parts.policy.retry_max(),
+        }
+    }
+
+    fn vault(&self, record: &KeyRecord) -> Result<Arc<dyn KeyVault>, KeyError> {
+        let vaults = &self.shared.parts.vaults;
+        if self.entry.provider == Provider::Service {
+            return Ok(vaults.service().clone());
+        }
+        let vault = record.principal.as_ref().and_then(|principal| vaults.customer(principal));
+        vault.cloned().ok_or_else(|| KeyError::NoVault {
+            account: self.entry.account,
+            principal: record.principal.clone(),
+        })
+    }
+
+    /// The record; read again if a caller waits for an epoch that it lacks. What it lacks then does not exist.
+    async fn with_wanted_epochs(&self, record: Arc<KeyRecord>, generation: u64) -> Arc<KeyRecord> {
+        let has = |record: &KeyRecord, epoch| record.epochs.iter().any(|of| of.scope.epoch == epoch);
+        let wanted = self.entry.desk().wanted.clone();
+        if wanted.iter().all(|&epoch| has(&record, epoch)) {
+            return record;
+        }
+        let read = self.read().await;
+        let mut desk = self.entry.desk();
+        if desk.generation != generation {
+            return record;
+        }
+        let record = match &read {
+            Ok(read) if !read.revoked || record.revoked => Arc::new(read.clone()),
+            _ => record,
+        };
+        desk.record = Some(record.clone());
+        for epoch in wanted {
+            if !has(&record, epoch) {
+                desk.wanted.remove(&epoch);
+                let error = match &read {
+                    Ok(_) => KeyError::UnknownEpoch(self.entry.scope(epoch)),
+                    Err(error) => error.clone(),
+                };
+                self.entry.say_of(&mut desk, epoch, error);
+            }
+        }
+        record
+    }
+
+    /// Unwraps what is missing, and something by every KEK of the record. Returns all keys, by epoch.
+    async fn unwrap_all(
+        &self,
+        vault: &dyn KeyVault,
+        record: &KeyRecord,
+        generation: u64,
+    ) -> Result<Vec<Arc<Material>>, VaultError> {
+        let (held, wanted) = {
+            let desk = self.entry.desk();
+            (desk.keys.clone(), desk.wanted.clone())
+        };
+        let mut keys: Vec<Arc<Material>> =
+            held.into_iter().filter(|key| record.epochs.iter().any(|of| key.is_of(of))).collect();
+        let newest = record.epochs.last().map(|of| of.scope.epoch);
+        let missing = |keys: &[Arc<Material>], of: &WrappedAek| keys.iter().all(|key| !key.is_of(of));
+        let mut asked = BTreeSet::new();
+
+        // First what somebody waits for; then, by the KEKs not asked yet, the newest epoch of each.
+        for of in record.epochs.iter().rev() {
+            let is_newest = Some(of.scope.epoch) == newest;
+            if !missing(&keys, of) || !(is_newest || wanted.contains(&of.scope.epoch)) {
+                continue;
+            }
+            match self.unwrap(vault, of).await {
+                Ok(key) => keys.push(key),
+                // One old wrap is damaged: that says nothing of the KEK.
+                Err(failed) if failed.kind() == VaultErrorKind::Corrupt && !is_newest => {
+                    self.old_wrap_is_corrupt(generation, of.scope.epoch, failed);
+                    continue;
+                }
+                Err(failed) => return Err(failed),
+            }
+            asked.extend(key_id(of));
+        }
+        for of in record.epochs.iter().rev() {
+            if let Some(key_id) = key_id(of)
+                && asked.insert(key_id)
+            {
+                let key = self.unwrap(vault, of).await?;
+                if missing(&keys, of) {
+                    keys.push(key);
+                }
+            }
+        }
+        keys.sort_by_key(|key| key.epoch());
+        Ok(keys)
+    }
+
+    async fn unwrap(&self, vault: &dyn KeyVault, of: &WrappedAek) -> Result<Arc<Material>, VaultError> {
+        let Some(wrapped) = of.wraps.first() else {
+            return Err(VaultError::new(VaultErrorKind::Corrupt, "the record has no wrap of the key"));
+        };
+        if !wrapped.algorithm.accepts_len(wrapped.bytes.len()) {
+            let message = format!("a wrapped key can't have {} bytes", wrapped.bytes.len());
+            return Err(VaultError::new(VaultErrorKind::Corrupt, message).about(&wrapped.key_id));
+        }
+        let context = WrapContext { scope: of.scope };
+        let limit = self.shared.parts.policy.call_timeout();
+        let aek = match timeout(limit, vault.unwrap_key(wrapped, &context)).await {
+            Ok(answer) => answer.map_err(|failed| failed.about(&wrapped.key_id))?,
+            Err(_) => {
+                let message = format!("the vault did not answer within {limit:?}");
+                return Err(VaultError::new(VaultErrorKind::Unavailable, message).about(&wrapped.key_id));
+            }
+        };
+        of.verify(&aek).map_err(|mismatch| {
+            VaultError::new(VaultErrorKind::Corrupt, mismatch.to_string())
+                .about(&wrapped.key_id)
+                .caused_by(mismatch)
+        })?;
+        Ok(Arc::new(Material::new(&aek, of)))
+    }
+
+    fn old_wrap_is_corrupt(&self, generation: u64, epoch: Epoch, failed: VaultError) {
+        let error = self.unavailable(failed);
+        let event = {
+            let mut desk = self.entry.desk();
+            if desk.generation != generation {
+                return;
+            }
+            desk.wanted.remove(&epoch);
+            self.entry.say_of(&mut desk, epoch, error);
+            self.entry.alarm(&desk, crate::Alarm::Corrupt)
+        };
+        self.shared.tell(vec![event]);
+    }
+}
+
+fn key_id(of: &WrappedAek) -> Option<&cofferdam_crypto::KeyId> {
+    of.wraps.first().map(|wrap| &wrap.key_id)
+}
+
+fn same_wraps(one: &KeyRecord, other: &KeyRecord) -> bool {
+    one.principal == other.principal && one.epochs == other.epochs
+}
+
+/// What is wrong with a record that could not have been written so.
+fn check(
+    record: &KeyRecord,
+    account: cofferdam_crypto::AccountId,
+    provider: Provider,
+) -> Result<(), &'static str> {
+    if record.epochs.is_empty() {
+        return Err("it has no epoch");
+    }
+    if record.epochs.iter().any(|of| of.scope.account != account || of.scope.provider != provider) {
+        return Err("it has a key of another account or provider");
+    }
+    if !record.epochs.is_sorted_by(|one, next| one.scope.epoch < next.scope.epoch) {
+        return Err("its epochs are out of order");
+    }
+    if record.epochs.iter().any(|of| of.wraps.is_empty()) {
+        return Err("an epoch has no wrap");
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! A key in use.
+//!
+//! Guarantees: whoever holds a [`LiveKey`] can ask at any time whether it may still be used; its secrets are
+//! wiped when the cache has evicted it and the last holder has dropped it.
+
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{Arc, Weak},
+};
+
+use cofferdam_crypto::{Aek, Epoch, KeyCheckValue, KeyScope, RecordKey, Sealer, WrappedAek};
+
+use super::entry::Entry;
+use crate::machine::Bounds;
+
+/// What is kept of an AEK: never the AEK itself.
+pub(super) struct Material {
+    sealer: Sealer,
+    record_key: RecordKey,
+    check: KeyCheckValue,
+}
+
+impl Material {
+    /// Of an AEK that was verified against its record.
+    pub(super) fn new(aek: &Aek, record: &WrappedAek) -> Self {
+        Self {
+            sealer: Sealer::new(aek, record.scope),
+            record_key: RecordKey::derive(aek, &record.scope),
+            check: record.check,
+        }
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.sealer.scope().epoch
+    }
+
+    /// Whether it is the key of this record.
+    pub(super) fn is_of(&self, record: &WrappedAek) -> bool {
+        *self.sealer.scope() == record.scope && self.check == record.check
+    }
+}
+
+/// What an entry serves now.
+pub(super) struct Live {
+    /// By epoch; the newest is the last.
+    pub(super) keys: Vec<Arc<Material>>,
+    pub(super) bounds: Bounds,
+    pub(super) entry: Weak<Entry>,
+}
+
+impl Live {
+    fn position(&self, epoch: Option<Epoch>) -> Option<usize> {
+        match epoch {
+            None => self.keys.len().checked_sub(1),
+            Some(epoch) => self.keys.binary_search_by_key(&epoch, |key| key.epoch()).ok(),
+        }
+    }
+}
+
+/// A key that may be used now: derefs to its [`Sealer`].
+///
+/// Use it for one operation and drop it; a long one asks [`Self::still_usable`] at each page.
+#[derive(Clone)]
+pub struct LiveKey {
+    live: Arc<Live>,
+    at: usize,
+}
+
+impl LiveKey {
+    pub(super) fn of(live: Arc<Live>, epoch: Option<Epoch>) -> Option<Self> {
+        let at = live.position(epoch)?;
+        Some(Self { live, at })
+    }
+
+    /// The key that authenticates records of the account, derived from the same AEK.
+    pub fn record_key(&self) -> &RecordKey {
+        &self.material().record_key
+    }
+
+    /// Which AEK it is.
+    pub fn scope(&self) -> &KeyScope {
+        self.material().sealer.scope()
+    }
+
+    /// Whether it may still be used: its account's key is within its bounds now and was not taken away.
+    ///
+    /// If not, ask the keyring for the key again: it waits or refuses, as the state demands.
+    pub fn still_usable(&self) -> bool {
+        let Some(entry) = self.live.entry.upgrade() else { return false };
+        entry
+            .current(Some(self.scope().epoch))
+            .is_some_and(|now| now.material().check == self.material().check)
+    }
+
+    fn material(&self) -> &Material {
+        &self.live.keys[self.at]
+    }
+}
+
+impl Deref for LiveKey {
+    type Target = Sealer;
+
+    fn deref(&self) -> &Sealer {
+        &self.material().sealer
+    }
+}
+
+impl fmt::Debug for LiveKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LiveKey({})", self.scope())
+    }
+}

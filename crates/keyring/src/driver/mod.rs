@@ -1,0 +1,287 @@
+//! The driver: keeps keys, calls vaults, and lets the machine decide.
+//!
+//! Guarantees: the hot path takes no lock and allocates nothing; one task for each account and provider does
+//! all its calls, one after another, so nothing is asked twice; a caller who gives up cancels nothing; time
+//! comes from the [`Clock`] alone, and every use of a key asks it, so bounds hold even if no timer runs.
+//!
+//! Not its job: to decide what an event means: that is [`crate::machine`]'s.
+
+mod attempt;
+mod entry;
+mod live;
+mod map;
+mod task;
+
+use std::{fmt, sync::Arc};
+
+use cofferdam_crypto::{AccountId, Epoch, KeyId, Provider, SaltSource};
+use cofferdam_vault::{Clock, Entropy, Timestamp, VaultErrorKind, VaultRegistry};
+use tokio::sync::{broadcast, watch};
+
+pub use self::live::LiveKey;
+use self::{
+    entry::{Answered, Entry},
+    map::Entries,
+};
+use crate::{KeyError, KeyEvent, KeyRecords, KeyState, Policy, Salts};
+
+/// How many events a slow listener can be behind before it misses some.
+const EVENTS_KEPT: usize = 1024;
+
+/// What a keyring is made of.
+#[derive(Clone, Debug)]
+pub struct KeyringParts {
+    /// The service's vault and its customers'.
+    pub vaults: VaultRegistry,
+    /// Where the wrapped keys are.
+    pub records: Arc<dyn KeyRecords>,
+    /// Tells the age of keys.
+    pub clock: Arc<dyn Clock>,
+    /// Gives salts and jitter.
+    pub entropy: Arc<dyn Entropy>,
+    /// The settings.
+    pub policy: Policy,
+}
+
+/// The keys of all accounts in use. Cheap to clone; all clones are one keyring.
+///
+/// Its methods that wait must be called within a tokio runtime. When the last clone is dropped, its keys are
+/// wiped and its tasks end; [`Self::close`] waits for that.
+#[derive(Clone)]
+pub struct Keyring {
+    shared: Arc<Shared>,
+    _closes: Arc<CloseOnDrop>,
+}
+
+pub(super) struct Shared {
+    parts: KeyringParts,
+    salts: Salts,
+    entries: Entries,
+    events: broadcast::Sender<KeyEvent>,
+    closing: watch::Sender<bool>,
+    /// How many tasks there are.
+    tasks: watch::Sender<usize>,
+}
+
+impl Keyring {
+    /// A keyring that holds no key yet. Asks no vault.
+    pub fn new(parts: KeyringParts) -> Self {
+        let shared = Arc::new(Shared {
+            salts: Salts::new(parts.entropy.clone(), parts.clock.clone()),
+            parts,
+            entries: Entries::new(),
+            events: broadcast::Sender::new(EVENTS_KEPT),
+            closing: watch::Sender::new(false),
+            tasks: watch::Sender::new(0),
+        });
+        Self { _closes: Arc::new(CloseOnDrop(shared.clone())), shared }
+    }
+
+    /// The key of the account's newest epoch, to seal with.
+    ///
+    /// # Errors
+    /// [`KeyError`]: why there is none to use now.
+    pub async fn sealing_key(&self, account: AccountId, provider: Provider) -> Result<LiveKey, KeyError> {
+        self.shared.key(account, provider, None).await
+    }
+
+    /// The key of one epoch, to open with.
+    ///
+    /// # Errors
+    /// [`KeyError`]: why there is none to use now.
+    pub async fn opening_key(
+        &self,
+        account: AccountId,
+        provider: Provider,
+        epoch: Epoch,
+    ) -> Result<LiveKey, KeyError> {
+        self.shared.key(account, provider, Some(epoch)).await
+    }
+
+    /// A short way to the keys of one account, for who asks often.
+    pub fn handle(&self, account: AccountId, provider: Provider) -> KeyHandle {
+        KeyHandle { entry: self.shared.entry(account, provider), keyring: self.clone() }
+    }
+
+    /// Where the salts of sealed blocks come from.
+    pub fn salts(&self) -> &dyn SaltSource {
+        &self.shared.salts
+    }
+
+    /// How an account's key is, now.
+    pub fn status(&self, account: AccountId, provider: Provider) -> KeyStatus {
+        self.shared
+            .entries
+            .with((account, provider), |entry| entry.status(&self.shared))
+            .unwrap_or_else(KeyStatus::unknown)
+    }
+
+    /// Everything that happens from now on, to all accounts.
+    pub fn subscribe(&self) -> broadcast::Receiver<KeyEvent> {
+        self.shared.events.subscribe()
+    }
+
+    /// The state of one account's key. While somebody watches, a key that is unavailable or revoked and was
+    /// asked for is tried again, whether or not it is asked for still.
+    pub fn watch(&self, account: AccountId, provider: Provider) -> watch::Receiver<KeyState> {
+        loop {
+            if let Some(receiver) = self.shared.entry(account, provider).watch() {
+                return receiver;
+            }
+        }
+    }
+
+    /// Evicts an account's keys and forgets its records: they changed, or the account is gone.
+    ///
+    /// The next use reads the records again and asks the vault. A revocation stands until then.
+    pub fn forget(&self, account: AccountId) {
+        for provider in [Provider::Customer, Provider::Service] {
+            if let Some(entry) = self.shared.entries.with((account, provider), Arc::clone) {
+                entry.forget(&self.shared);
+            }
+        }
+    }
+
+    /// Wipes every key and waits until all tasks have ended. Whoever waits for a key gets
+    /// [`KeyError::Closed`], and so does whoever asks later.
+    pub async fn close(&self) {
+        self.shared.shut();
+        // The sender lives as long as `self.shared`.
+        let _ = self.shared.tasks.subscribe().wait_for(|&tasks| tasks == 0).await;
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyring").field("policy", &self.shared.parts.policy).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    async fn key(
+        self: &Arc<Self>,
+        account: AccountId,
+        provider: Provider,
+        epoch: Option<Epoch>,
+    ) -> Result<LiveKey, KeyError> {
+        if let Some(key) = self.entries.with((account, provider), |entry| entry.current(epoch)).flatten() {
+            return Ok(key);
+        }
+        loop {
+            match self.entry(account, provider).ask(self, epoch).await {
+                Answered::Key(answer) => return answer,
+                Answered::Retired => {}
+            }
+        }
+    }
+
+    fn entry(&self, account: AccountId, provider: Provider) -> Arc<Entry> {
+        self.entries
+            .ensure((account, provider), || Arc::new(Entry::new(account, provider, self.parts.clock.clone())))
+    }
+
+    fn is_closing(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    fn shut(&self) {
+        self.closing.send_replace(true);
+        for entry in self.entries.all() {
+            entry.shut();
+        }
+    }
+}
+
+struct CloseOnDrop(Arc<Shared>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.shut();
+    }
+}
+
+/// A short way to the keys of one account and provider: it skips the look-up.
+#[derive(Clone)]
+pub struct KeyHandle {
+    keyring: Keyring,
+    entry: Arc<Entry>,
+}
+
+impl KeyHandle {
+    /// The key of the account's newest epoch, to seal with.
+    ///
+    /// # Errors
+    /// [`KeyError`]: why there is none to use now.
+    pub async fn sealing_key(&self) -> Result<LiveKey, KeyError> {
+        self.key(None).await
+    }
+
+    /// The key of one epoch, to open with.
+    ///
+    /// # Errors
+    /// [`KeyError`]: why there is none to use now.
+    pub async fn opening_key(&self, epoch: Epoch) -> Result<LiveKey, KeyError> {
+        self.key(Some(epoch)).await
+    }
+
+    async fn key(&self, epoch: Option<Epoch>) -> Result<LiveKey, KeyError> {
+        if let Some(key) = self.entry.current(epoch) {
+            return Ok(key);
+        }
+        match self.entry.ask(&self.keyring.shared, epoch).await {
+            Answered::Key(answer) => answer,
+            Answered::Retired => {
+                self.keyring.shared.key(self.entry.account, self.entry.provider, epoch).await
+            }
+        }
+    }
+}
+
+impl fmt::Debug for KeyHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyHandle(account {}, {} key)", self.entry.account, self.entry.provider)
+    }
+}
+
+/// How an account's key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyStatus {
+    /// Its state.
+    pub state: KeyState,
+    /// When the last verified attempt was begun, if a key is held.
+    pub verified_at: Option<Timestamp>,
+    /// Until when the key is used without a question.
+    pub fresh_until: Option<Timestamp>,
+    /// From when on the key is not used.
+    pub usable_until: Option<Timestamp>,
+    /// The KEK of the newest epoch, once its record was read.
+    pub key_id: Option<KeyId>,
+    /// What failed since the last verified attempt.
+    pub last_failure: Option<LastFailure>,
+}
+
+impl KeyStatus {
+    fn unknown() -> Self {
+        Self {
+            state: KeyState::Cold,
+            verified_at: None,
+            fresh_until: None,
+            usable_until: None,
+            key_id: None,
+            last_failure: None,
+        }
+    }
+}
+
+/// The last failure of an account's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LastFailure {
+    /// How the vault failed; `None` if it was the account's record that failed.
+    pub kind: Option<VaultErrorKind>,
+    /// What was said, without secrets.
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
+}

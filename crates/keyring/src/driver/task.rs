@@ -1,0 +1,147 @@
+//! The task of one entry: it does what the machine asks for, one thing after another, and sleeps in between.
+//!
+//! Guarantees: time passes for the machine also while a call is under way, so a key is dropped at its bound even
+//! if its vault hangs; whatever ends the task, those who wait are told. A sleep is at most
+//! [`LONGEST_SLEEP`], so that a machine that was suspended drops its overdue keys soon after.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::sleep};
+
+use super::{
+    Shared,
+    entry::{Entry, Work},
+};
+use crate::{
+    KeyEvent,
+    machine::{Effect, Event, Jitter},
+};
+
+pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+pub(super) struct Task {
+    pub(super) shared: Arc<Shared>,
+    pub(super) entry: Arc<Entry>,
+    /// It has come to rest by itself: the entry may have another task by now.
+    ended: bool,
+}
+
+/// Starts the task; the caller has marked the entry as running.
+pub(super) fn spawn(shared: Arc<Shared>, entry: Arc<Entry>) {
+    shared.tasks.send_modify(|tasks| *tasks += 1);
+    tokio::spawn(run(Task { shared, entry, ended: false }));
+}
+
+/// Boxed, because a task can start another: a customer key's record needs the service key.
+fn run(mut task: Task) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move { task.run().await })
+}
+
+impl Task {
+    async fn run(&mut self) {
+        let mut closing = self.shared.closing.subscribe();
+        let mut work = None;
+        while !self.shared.is_closing() {
+            let next = match work.take() {
+                Some(effect) => Work::Do(effect),
+                None => self.entry.next(&self.shared),
+            };
+            match next {
+                Work::Do(effect) => work = self.perform(effect, &mut closing).await,
+                Work::Sleep(time) => {
+                    tokio::select! {
+                        () = self.entry.wake.notified() => {}
+                        () = sleep(time.min(LONGEST_SLEEP)) => {}
+                        _ = closing.wait_for(|&closing| closing) => {}
+                    }
+                }
+                Work::End => {
+                    self.ended = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn perform(&self, effect: Effect, closing: &mut watch::Receiver<bool>) -> Option<Effect> {
+        let generation = self.entry.desk().generation;
+        match effect {
+            Effect::Attempt { attempt, reread } => {
+                let work = self.attempt(attempt, reread, generation);
+                self.during(generation, closing, work).await.flatten()
+            }
+            Effect::ReadRecord => {
+                let work = self.read_after_denial(generation);
+                self.during(generation, closing, work).await.flatten()
+            }
+            Effect::Persist { revoked } => self.persist(revoked).await,
+            _ => None,
+        }
+    }
+
+    /// What the work brings; `None` if it was abandoned because the keyring closes or what it is about was
+    /// forgotten.
+    async fn during<T>(
+        &self,
+        generation: u64,
+        closing: &mut watch::Receiver<bool>,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let wait = self.until_next_wake();
+            tokio::select! {
+                done = &mut work => return Some(done),
+                () = sleep(wait) => self.entry.tick(&self.shared),
+                () = self.entry.wake.notified() => {
+                    if self.entry.desk().generation != generation {
+                        return None;
+                    }
+                }
+                _ = closing.wait_for(|&closing| closing) => return None,
+            }
+        }
+    }
+
+    fn until_next_wake(&self) -> Duration {
+        let wake = self.entry.desk().machine.next_wake(self.entry.now(), &self.shared.parts.policy);
+        wake.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
+    }
+
+    /// Feeds an event that concludes something, unless what it is about was forgotten meanwhile.
+    pub(super) fn conclude(
+        &self,
+        generation: u64,
+        event: Event,
+        prepare: impl FnOnce(&mut super::entry::Desk),
+    ) -> Option<Effect> {
+        let mut told: Vec<KeyEvent> = Vec::new();
+        let mut desk = self.entry.desk();
+        if desk.generation != generation {
+            return None;
+        }
+        prepare(&mut desk);
+        let work = self.entry.feed(&mut desk, &self.shared, event, &mut told);
+        self.entry.end_round(&mut desk);
+        drop(desk);
+        self.shared.tell(told);
+        work
+    }
+
+    pub(super) fn jitter(&self) -> Jitter {
+        let mut bytes = [0; 2];
+        match self.shared.parts.entropy.fill(&mut bytes) {
+            Ok(()) => Jitter(u16::from_le_bytes(bytes)),
+            Err(_) => Jitter::default(),
+        }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.entry.abandon(&self.shared);
+        }
+        self.shared.tasks.send_modify(|tasks| *tasks -= 1);
+    }
+}

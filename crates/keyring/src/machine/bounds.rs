@@ -1,0 +1,56 @@
+//! Until when a key serves.
+//!
+//! Guarantees: a deadline has passed as soon as either clock says so, which is the same as an age that is the
+//! larger of what both say. Bounds are half-open: at the deadline it is over.
+
+use std::time::Duration;
+
+use cofferdam_vault::Timestamp;
+
+use super::{Attempt, Policy};
+
+/// This long after `from`.
+pub(crate) fn after(from: Timestamp, time: Duration) -> Timestamp {
+    Timestamp { boot: from.boot.saturating_add(time), wall: from.wall.saturating_add(time) }
+}
+
+/// Whether a deadline has passed by either clock.
+pub(crate) fn reached(deadline: Timestamp, now: Timestamp) -> bool {
+    now.boot >= deadline.boot || now.wall >= deadline.wall
+}
+
+/// How long until a deadline passes.
+pub(crate) fn remaining(deadline: Timestamp, now: Timestamp) -> Duration {
+    deadline.boot.saturating_sub(now.boot).min(deadline.wall.saturating_sub(now.wall))
+}
+
+/// Until when a verified key serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Bounds {
+    /// The attempt that verified it; its age counts from when that was sent.
+    pub verified: Attempt,
+    /// Until then it serves without a question.
+    pub fresh_until: Timestamp,
+    /// From then on it never serves.
+    pub usable_until: Timestamp,
+    /// Until then an attempt that failed as an outage is recent enough to serve without waiting for another.
+    pub retried_until: Option<Timestamp>,
+}
+
+impl Bounds {
+    pub(crate) fn new(verified: Attempt, failed: Option<Timestamp>, policy: &Policy) -> Self {
+        Self {
+            verified,
+            fresh_until: after(verified.sent, policy.fresh_for()),
+            usable_until: after(verified.sent, policy.usable_for()),
+            retried_until: failed.map(|sent| after(sent, policy.failure_window())),
+        }
+    }
+
+    /// Whether the key may be used now, without waiting for anything.
+    pub fn serves(&self, now: Timestamp) -> bool {
+        !reached(self.fresh_until, now)
+            || (self.retried_until.is_some_and(|until| !reached(until, now))
+                && !reached(self.usable_until, now))
+    }
+}

@@ -1,0 +1,158 @@
+//! What the machine is told, and what it asks for.
+
+use std::time::Duration;
+
+use cofferdam_vault::{Timestamp, VaultErrorKind};
+
+use super::{Bounds, KeyState};
+
+/// One try to unwrap and verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Attempt {
+    /// Grows by one with each attempt, so that which of two began first needs no clock.
+    pub number: u64,
+    /// When it was begun.
+    pub sent: Timestamp,
+}
+
+/// A random share of the jitter, drawn by the driver. It only ever shortens a wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Jitter(pub u16);
+
+impl Jitter {
+    /// The wait, shortened by up to a quarter.
+    pub(crate) fn shorten(self, wait: Duration) -> Duration {
+        wait - wait / 4 * u32::from(self.0) / u32::from(u16::MAX)
+    }
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A timer fired, or a caller came.
+    Wake {
+        /// A caller waits for the key.
+        wanted: bool,
+        /// The key was used since it was verified, or asked for of late.
+        used: bool,
+    },
+    /// A caller needs an epoch that is not unwrapped, of a key that is held.
+    Fetch,
+    /// The account's record was read.
+    Record {
+        /// It says that the key is revoked.
+        revoked: bool,
+        /// Its wraps are not those of the last attempt.
+        changed: bool,
+    },
+    /// The account's record can't be read or believed.
+    RecordUnreadable,
+    /// The account has no such record.
+    RecordGone,
+    /// The attempt's unwraps were all verified.
+    Verified {
+        /// Which attempt.
+        attempt: Attempt,
+        /// Shortens the wait until the next.
+        jitter: Jitter,
+    },
+    /// The attempt failed.
+    Failed {
+        /// Which attempt.
+        attempt: Attempt,
+        /// How.
+        kind: VaultErrorKind,
+        /// Shortens the wait until the next.
+        jitter: Jitter,
+    },
+    /// [`Effect::Persist`] is done.
+    Persisted {
+        /// What was to be persisted.
+        revoked: bool,
+        /// Whether it was.
+        ok: bool,
+    },
+    /// The owner says that what was known no longer holds. Results of what is under way are not delivered.
+    Forgotten,
+    /// What was under way came to nothing; its result will not be delivered.
+    Abandoned,
+}
+
+/// What the driver is to do, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Effect {
+    /// Let no one use the key from now on, and drop it.
+    Evict,
+    /// Let the key be used within these bounds. After a verified attempt: the key that it unwrapped.
+    Publish(Bounds),
+    /// Unwrap by every KEK of the record and verify.
+    Attempt {
+        /// Names the attempt in its result.
+        attempt: Attempt,
+        /// Read the record first, and report it.
+        reread: bool,
+    },
+    /// Read the record and report it.
+    ReadRecord,
+    /// Persist whether the key is revoked.
+    Persist {
+        /// Whether it is.
+        revoked: bool,
+    },
+    /// Somebody should look.
+    Alarm(Alarm),
+    /// The state that is reported changed.
+    Announce {
+        /// From this.
+        from: KeyState,
+        /// To this.
+        to: KeyState,
+        /// Because of this.
+        why: Why,
+    },
+    /// A key that was held was verified again.
+    Refreshed,
+}
+
+/// Why a state changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Why {
+    /// An unwrap was verified.
+    Verified,
+    /// The vault failed, as an outage counts.
+    Outage(VaultErrorKind),
+    /// The vault denied the key.
+    Denied(VaultErrorKind),
+    /// "Not found" could not be confirmed in time.
+    Unconfirmed,
+    /// The key reached its bound.
+    Expired,
+    /// Nobody used the key until its bound.
+    Idle,
+    /// The record says that the key is revoked.
+    RecordedAsRevoked,
+    /// The record can't be read or believed.
+    RecordUnreadable,
+    /// The record is gone.
+    RecordGone,
+    /// The owner asked to forget it.
+    Forgotten,
+}
+
+/// What somebody should look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Alarm {
+    /// A wrapped key is malformed, or unwraps to another key than it should.
+    Corrupt,
+    /// The service's own vault denies its key: a mistake of the service, counted as an outage.
+    ServiceDenied(VaultErrorKind),
+    /// A revocation, or its end, could not be persisted; it is tried again.
+    NotPersisted {
+        /// What was to be persisted.
+        revoked: bool,
+    },
+}

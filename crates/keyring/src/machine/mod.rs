@@ -1,0 +1,22 @@
+//! The life of a cached AEK as a pure function: [`step`].
+//!
+//! Guarantees, whatever the order of events: a key is never served past its bounds; an outage never opens a
+//! revoked key; `Revoked` is left only by a verified unwrap that began after the denial, and announced only
+//! once it is persisted.
+//!
+//! Not its job: clocks, timers, randomness, calls, keys. Its driver has those; it performs the effects and
+//! feeds events back.
+
+mod bounds;
+mod event;
+mod policy;
+mod state;
+mod step;
+#[cfg(test)]
+mod tests;
+
+pub use bounds::Bounds;
+pub use event::{Alarm, Attempt, Effect, Event, Jitter, Why};
+pub use policy::{Policy, PolicyError};
+pub use state::{KeyState, Serving, State};
+pub use step::step;

@@ -1,0 +1,217 @@
+//! What the machine knows of one key, and what that means for a caller.
+
+use std::{fmt, time::Duration};
+
+use cofferdam_crypto::Provider;
+use cofferdam_vault::{Timestamp, VaultErrorKind};
+
+use super::{
+    Attempt, Bounds, Policy,
+    bounds::{after, reached, remaining},
+};
+
+/// The state of an account's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeyState {
+    /// Not unwrapped yet, or denied and not yet confirmed: callers wait.
+    Cold,
+    /// Verified of late: serves.
+    Active,
+    /// Its vault can't be asked: serves until the grace ends.
+    Grace,
+    /// Its vault can't be asked and there is no key to serve.
+    Unavailable,
+    /// Its customer took it away.
+    Revoked,
+}
+
+impl KeyState {
+    /// Its name, as events and metrics carry it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Active => "active",
+            Self::Grace => "grace",
+            Self::Unavailable => "unavailable",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl fmt::Display for KeyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a caller gets now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Serving {
+    /// The key.
+    Use,
+    /// What the attempt under way, or the next one, brings.
+    Wait,
+    /// A refusal, by the state that is reported.
+    Refuse,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Phase {
+    Cold,
+    Held {
+        verified: Attempt,
+        grace: bool,
+    },
+    /// Denied, and not yet known whether that is a revocation.
+    Doubted {
+        since: Timestamp,
+    },
+    Unavailable,
+    Revoked {
+        persisted: bool,
+        /// An attempt since the revocation, or since it was read from the record, has said no.
+        answered: bool,
+        /// Verified, and served once the end of the revocation is persisted.
+        restoring: Option<Attempt>,
+    },
+}
+
+/// An attempt that failed since the last verified one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Failure {
+    pub(super) attempt: Attempt,
+    /// `None`: the record could not be read.
+    pub(super) kind: Option<VaultErrorKind>,
+}
+
+/// All that the machine knows of one key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    pub(super) provider: Provider,
+    pub(super) phase: Phase,
+    pub(super) flight: Option<Attempt>,
+    /// The number of the last attempt begun.
+    pub(super) last: u64,
+    /// Successes of attempts up to this number began before a denial: they are ignored.
+    pub(super) barred: u64,
+    pub(super) failure: Option<Failure>,
+    /// Failures in a row.
+    pub(super) failures: u32,
+    /// When "not found" was answered, within the time in which answers must agree.
+    pub(super) absent: Vec<Timestamp>,
+    /// The denial for which the record is being read.
+    pub(super) reading: Option<VaultErrorKind>,
+    pub(super) persisting: bool,
+    /// When the next attempt is due.
+    pub(super) due: Option<Timestamp>,
+    /// An attempt was due and nobody had used the key.
+    pub(super) idle: bool,
+}
+
+impl State {
+    /// A key of which nothing is known.
+    pub fn new(provider: Provider) -> Self {
+        Self {
+            provider,
+            phase: Phase::Cold,
+            flight: None,
+            last: 0,
+            barred: 0,
+            failure: None,
+            failures: 0,
+            absent: Vec::new(),
+            reading: None,
+            persisting: false,
+            due: None,
+            idle: false,
+        }
+    }
+
+    /// The state to report. A revocation is not reported before it is persisted.
+    pub fn reported(&self) -> KeyState {
+        match self.phase {
+            Phase::Cold | Phase::Doubted { .. } | Phase::Revoked { persisted: false, .. } => KeyState::Cold,
+            Phase::Held { grace: false, .. } => KeyState::Active,
+            Phase::Held { grace: true, .. } => KeyState::Grace,
+            Phase::Unavailable => KeyState::Unavailable,
+            Phase::Revoked { .. } => KeyState::Revoked,
+        }
+    }
+
+    /// Until when the key serves, if one is held.
+    pub fn bounds(&self, policy: &Policy) -> Option<Bounds> {
+        match self.phase {
+            Phase::Held { verified, .. } => {
+                Some(Bounds::new(verified, self.failure.map(|f| f.attempt.sent), policy))
+            }
+            _ => None,
+        }
+    }
+
+    /// What a caller gets now.
+    pub fn serving(&self, now: Timestamp, policy: &Policy) -> Serving {
+        let failed = self.failed_of_late(now, policy);
+        match self.phase {
+            Phase::Cold | Phase::Doubted { .. } => Serving::Wait,
+            Phase::Held { verified, .. } => {
+                let bounds = Bounds::new(verified, self.failure.map(|f| f.attempt.sent), policy);
+                match (bounds.serves(now), failed) {
+                    (true, _) => Serving::Use,
+                    (false, true) => Serving::Refuse,
+                    (false, false) => Serving::Wait,
+                }
+            }
+            Phase::Unavailable if failed => Serving::Refuse,
+            Phase::Unavailable => Serving::Wait,
+            Phase::Revoked { persisted: true, answered: true, .. } => Serving::Refuse,
+            Phase::Revoked { .. } => Serving::Wait,
+        }
+    }
+
+    /// How long until time alone changes something; `None` if it never does.
+    pub fn next_wake(&self, now: Timestamp, policy: &Policy) -> Option<Duration> {
+        let bound = match self.phase {
+            Phase::Held { verified, grace } => {
+                let bounds = Bounds::new(verified, None, policy);
+                let turns_grace = !grace && self.failure.is_some();
+                Some(if turns_grace { bounds.fresh_until } else { bounds.usable_until })
+            }
+            Phase::Doubted { since } => Some(after(since, Policy::CONFIRM_WITHIN)),
+            Phase::Cold | Phase::Unavailable | Phase::Revoked { .. } => None,
+        };
+        let due = if self.idle || self.is_busy() { None } else { self.due };
+        [bound, due].into_iter().flatten().map(|deadline| remaining(deadline, now)).min()
+    }
+
+    /// Whether there is nothing to do until somebody asks: no key held, nothing under way, nothing due.
+    pub fn is_at_rest(&self) -> bool {
+        !self.is_busy()
+            && (self.idle || self.due.is_none())
+            && matches!(self.phase, Phase::Cold | Phase::Unavailable | Phase::Revoked { persisted: true, .. })
+    }
+
+    /// Whether a refresh was let go by because nobody had used the key.
+    pub fn is_idle(&self) -> bool {
+        self.idle
+    }
+
+    /// Whether a key is held.
+    pub fn holds_key(&self) -> bool {
+        matches!(self.phase, Phase::Held { .. })
+    }
+
+    /// Whether a verified key waits for the end of its revocation to be persisted.
+    pub fn is_restoring(&self) -> bool {
+        matches!(self.phase, Phase::Revoked { restoring: Some(_), .. })
+    }
+
+    /// Whether something is under way that must end before an attempt begins.
+    pub(super) fn is_busy(&self) -> bool {
+        self.flight.is_some() || self.reading.is_some() || self.persisting
+    }
+
+    /// Whether an attempt begun within the failure window has failed.
+    pub fn failed_of_late(&self, now: Timestamp, policy: &Policy) -> bool {
+        self.failure.is_some_and(|f| !reached(after(f.attempt.sent, policy.failure_window()), now))
+    }
+}

@@ -1,0 +1,289 @@
+//! The storage backend under redb: checksums on every page, and redb's header kept twice.
+//!
+//! Guarantees: redb is handed the bytes that it wrote to that very page, or an error; never damaged bytes,
+//! another page's, or a page that was never written. What failed first is kept in [`Health`], because redb
+//! answers everything after a failure with a bare "previous I/O error".
+//!
+//! Invariants:
+//! - A page and its checksum lie together, so that one write carries both and a crash can't part them. A page
+//!   that a crash left torn is one that redb does not reach: with two-phase commit it has become durable
+//!   before anything points to it.
+//! - redb's header (its page 0, the only one that it overwrites in place) goes to the slot that is *not* the
+//!   last one known to be durable. A crash at any write leaves either the new header or the one before it.
+//! - redb never reads a page that it has not written; new pages are zeros without a checksum, and refused.
+//!
+//! Not its job: locks (the file layer's), recovery (redb's), deciding what a failure means (the joint's).
+
+use std::{
+    fmt, io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    header::{
+        HEADER_LEN, PAGE, PAGES_AT, Record, SLOT_LEN, SLOTS_AT, STRIDE, check_super, encode_super, page_sum,
+        word,
+    },
+    layer::FileLayer,
+};
+use crate::error::{StoreError, StoreErrorKind, io_kind};
+
+/// How many pages one system call moves at most.
+const PAGES_AT_ONCE: usize = 256;
+
+/// What failed first under redb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// A page did not verify.
+    Damaged { page: u64 },
+    /// The file has a length that no store has, or ends before a page.
+    Truncated,
+    /// A read failed.
+    Read(io::ErrorKind),
+    /// The disk is full; nothing durable was touched.
+    Full,
+    /// A write failed.
+    Write(io::ErrorKind),
+    /// A sync failed: what is durable is unknown.
+    Sync(io::ErrorKind),
+}
+
+/// How the disk was used, over all openings of one handle.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Syncs that succeeded.
+    pub(crate) syncs: AtomicU64,
+    /// Pages read whose checksum was right.
+    pub(crate) sound: AtomicU64,
+    /// Pages read whose checksum was wrong.
+    pub(crate) damaged: AtomicU64,
+}
+
+/// What has failed under redb since it was opened.
+#[derive(Debug)]
+pub(crate) struct Health {
+    first: Mutex<Option<Failure>>,
+    pub(crate) counters: Arc<Counters>,
+}
+
+impl Health {
+    /// The first failure.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        *self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn new(counters: Arc<Counters>) -> Self {
+        Self { first: Mutex::default(), counters }
+    }
+
+    fn note(&self, failure: Failure) {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+    }
+}
+
+/// redb's header as it is in memory, and where its last two writings are.
+#[derive(Debug)]
+struct Slots {
+    current: Record,
+    /// Where `current` was written.
+    last: usize,
+    /// The slot that holds the newest header known to be durable.
+    durable: usize,
+}
+
+/// A redb backend over a [`FileLayer`].
+pub(crate) struct Checksummed {
+    layer: Arc<dyn FileLayer>,
+    health: Arc<Health>,
+    slots: Mutex<Slots>,
+}
+
+impl Checksummed {
+    /// Over an empty file, of which this writes the first block.
+    pub(crate) fn create(layer: Arc<dyn FileLayer>, health: Arc<Health>) -> Result<Self, StoreError> {
+        let failed = |error| StoreError::from_io("writing the first block of a new store", error);
+        layer.set_len(SLOTS_AT).map_err(failed)?;
+        layer.write_at(0, &encode_super()).map_err(failed)?;
+        let current = Record { sequence: 0, bytes: [0; HEADER_LEN] };
+        Ok(Self { layer, health, slots: Mutex::new(Slots { current, last: 0, durable: 0 }) })
+    }
+
+    /// Over a file that holds a store.
+    pub(crate) fn open(layer: Arc<dyn FileLayer>, health: Arc<Health>) -> Result<Self, StoreError> {
+        let failed = |error| StoreError::from_io("reading the header of the store", error);
+        let len = layer.size().map_err(failed)?;
+        let mut first = [0; SLOTS_AT as usize];
+        let there = usize::try_from(len).unwrap_or(usize::MAX).min(first.len());
+        layer.read_at(0, &mut first[..there]).map_err(failed)?;
+        check_super(&first[..there])?;
+        let corrupt = |what| StoreError::new(StoreErrorKind::Corrupt).with_detail(what);
+        if len < PAGES_AT {
+            return Err(corrupt("the file ends within its header"));
+        }
+        let mut records = [None, None];
+        for (slot, record) in records.iter_mut().enumerate() {
+            let mut block = [0; SLOT_LEN];
+            layer.read_at(slot_at(slot), &mut block).map_err(failed)?;
+            *record = Record::decode(&block, slot);
+        }
+        let [Some(a), Some(b)] = records else {
+            return Err(corrupt("the header does not verify"));
+        };
+        let (current, last) = if a.sequence > b.sequence { (a, 0) } else { (b, 1) };
+        // The newer one was read back, but perhaps from memory only: a sync makes sure before the older one
+        // may be overwritten.
+        layer.sync().map_err(|error| StoreError::from_io("syncing the store's file", error))?;
+        Ok(Self { layer, health, slots: Mutex::new(Slots { current, last, durable: last }) })
+    }
+
+    fn slots(&self) -> std::sync::MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn damaged(&self, failure: Failure) -> io::Error {
+        self.health.note(failure);
+        let what = match failure {
+            Failure::Damaged { page } => format!("page {page} does not verify"),
+            _ => "the file is shorter than its contents".into(),
+        };
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    }
+
+    fn read_pages(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut number = page_number(offset, out.len())?;
+        let mut buffer = vec![0; STRIDE * (out.len() / PAGE).min(PAGES_AT_ONCE)];
+        for out in out.chunks_mut(PAGE * PAGES_AT_ONCE) {
+            let pages = &mut buffer[..out.len() / PAGE * STRIDE];
+            self.layer.read_at(page_at(number), pages).map_err(|error| {
+                if error.kind() == io::ErrorKind::UnexpectedEof {
+                    return self.damaged(Failure::Truncated);
+                }
+                self.health.note(Failure::Read(error.kind()));
+                error
+            })?;
+            for (page, out) in pages.chunks_exact(STRIDE).zip(out.chunks_exact_mut(PAGE)) {
+                if page_sum(&page[..PAGE], number) != word(page, PAGE) {
+                    self.health.counters.damaged.fetch_add(1, Ordering::Relaxed);
+                    return Err(self.damaged(Failure::Damaged { page: number }));
+                }
+                out.copy_from_slice(&page[..PAGE]);
+                number += 1;
+            }
+            self.health.counters.sound.fetch_add((out.len() / PAGE) as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn write_pages(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut number = page_number(offset, data.len())?;
+        let mut buffer = vec![0; STRIDE * (data.len() / PAGE).min(PAGES_AT_ONCE)];
+        for data in data.chunks(PAGE * PAGES_AT_ONCE) {
+            let pages = &mut buffer[..data.len() / PAGE * STRIDE];
+            let first = number;
+            for (data, page) in data.chunks_exact(PAGE).zip(pages.chunks_exact_mut(STRIDE)) {
+                page[..PAGE].copy_from_slice(data);
+                page[PAGE..].copy_from_slice(&page_sum(data, number).to_le_bytes());
+                number += 1;
+            }
+            self.write_at(page_at(first), pages)?;
+        }
+        Ok(())
+    }
+
+    fn write_header(&self, offset: usize, data: &[u8]) -> io::Result<()> {
+        let mut slots = self.slots();
+        let mut next = slots.current.clone();
+        next.sequence += 1;
+        next.bytes.get_mut(offset..offset + data.len()).ok_or_else(misaligned)?.copy_from_slice(data);
+        let slot = 1 - slots.durable;
+        self.write_at(slot_at(slot), &next.encode(slot))?;
+        slots.current = next;
+        slots.last = slot;
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.layer.write_at(offset, data).inspect_err(|error| self.note_write(error))
+    }
+
+    fn note_write(&self, error: &io::Error) {
+        self.health.note(match io_kind(error) {
+            StoreErrorKind::Full => Failure::Full,
+            _ => Failure::Write(error.kind()),
+        });
+    }
+}
+
+impl fmt::Debug for Checksummed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Checksummed({:?})", self.layer)
+    }
+}
+
+impl redb::StorageBackend for Checksummed {
+    fn len(&self) -> io::Result<u64> {
+        let len = self.layer.size().inspect_err(|error| self.health.note(Failure::Read(error.kind())))?;
+        if len == SLOTS_AT {
+            return Ok(0);
+        }
+        match len.checked_sub(PAGES_AT) {
+            Some(pages) if pages % STRIDE as u64 == 0 => Ok((pages / STRIDE as u64 + 1) * PAGE as u64),
+            _ => Err(self.damaged(Failure::Truncated)),
+        }
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if offset >= PAGE as u64 {
+            return self.read_pages(offset, out);
+        }
+        let slots = self.slots();
+        let at = offset as usize;
+        out.copy_from_slice(slots.current.bytes.get(at..at + out.len()).ok_or_else(misaligned)?);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if offset >= PAGE as u64 {
+            return self.write_pages(offset, data);
+        }
+        self.write_header(offset as usize, data)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let pages = page_number(len, 0)?;
+        let len = pages.checked_sub(1).map_or(SLOTS_AT, |pages| PAGES_AT + pages * STRIDE as u64);
+        self.layer.set_len(len).inspect_err(|error| self.note_write(error))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let last = self.slots().last;
+        self.layer.sync().inspect_err(|error| self.health.note(Failure::Sync(error.kind())))?;
+        self.slots().durable = last;
+        self.health.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn slot_at(slot: usize) -> u64 {
+    SLOTS_AT + (slot * SLOT_LEN) as u64
+}
+
+/// Where page `number`, which is not 0, begins in the file.
+fn page_at(number: u64) -> u64 {
+    PAGES_AT + (number - 1) * STRIDE as u64
+}
+
+fn page_number(offset: u64, len: usize) -> io::Result<u64> {
+    if !offset.is_multiple_of(PAGE as u64) || !len.is_multiple_of(PAGE) {
+        return Err(misaligned());
+    }
+    Ok(offset / PAGE as u64)
+}
+
+/// redb reads and writes whole pages, and of page 0 its header; anything else is a redb that we don't know.
+fn misaligned() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "the access is not of whole pages")
+}

@@ -1,0 +1,122 @@
+//! Reads everything that a store holds, and says what does not read.
+//!
+//! Guarantees: every page that a block, a record or redb's own trees use is read from the file and verified;
+//! nothing that can be read is changed. Not its job: repair, or whether blocks open: that takes keys.
+
+use std::sync::atomic::Ordering;
+
+use cofferdam_crypto::{AccountId, BlockId};
+
+use super::{EmbeddedStore, guard::Joint, tables};
+use crate::error::{StoreError, StoreErrorKind};
+
+/// How many names are read at a time.
+const NAMES_AT_ONCE: usize = 256;
+
+/// What [`EmbeddedStore::verify`] found.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Blocks that read whole.
+    pub blocks: u64,
+    /// Their sealed bytes.
+    pub bytes: u64,
+    /// Catalog records that read.
+    pub records: u64,
+    /// Pages of 4 KiB that were read and verified; a page that several reads met counts for each.
+    pub pages_verified: u64,
+    /// Pages met that did not verify.
+    pub pages_damaged: u64,
+    /// Blocks that do not read.
+    pub damaged_blocks: Vec<(AccountId, BlockId)>,
+    /// What is wrong with the trees that lead to the blocks, if anything; some blocks may then be missing
+    /// from this report.
+    pub structure: Option<StoreError>,
+}
+
+impl VerifyReport {
+    /// Whether everything read.
+    pub fn is_sound(&self) -> bool {
+        self.damaged_blocks.is_empty() && self.structure.is_none()
+    }
+}
+
+impl EmbeddedStore {
+    /// Reads and verifies everything. Writers wait while redb's trees are checked, which reads the whole file.
+    ///
+    /// # Errors
+    /// `Poisoned`, `Closed`, `Io`. Damage is not an error but in the report.
+    pub async fn verify(&self) -> Result<VerifyReport, StoreError> {
+        self.blocking(verify).await
+    }
+}
+
+fn verify(joint: &Joint) -> Result<VerifyReport, StoreError> {
+    let counters = joint.counters();
+    let (sound, damaged) = (counters.sound.load(Ordering::Relaxed), counters.damaged.load(Ordering::Relaxed));
+    let mut report = VerifyReport {
+        blocks: 0,
+        bytes: 0,
+        records: 0,
+        pages_verified: 0,
+        pages_damaged: 0,
+        damaged_blocks: Vec::new(),
+        structure: None,
+    };
+    // It drops redb's cache, so that what follows comes from the file.
+    damage(joint.run_alone(|database| Ok(database.check_integrity().map(drop)?)), &mut report)?;
+    let names = walk_blocks(joint, &mut report);
+    damage(names, &mut report)?;
+    let records = walk_records(joint, &mut report);
+    damage(records, &mut report)?;
+    report.pages_verified = counters.sound.load(Ordering::Relaxed) - sound;
+    report.pages_damaged = counters.damaged.load(Ordering::Relaxed) - damaged;
+    Ok(report)
+}
+
+fn walk_blocks(joint: &Joint, report: &mut VerifyReport) -> Result<(), StoreError> {
+    let mut after = None;
+    loop {
+        let names = joint.run(|database| tables::walk(database, after.as_ref(), NAMES_AT_ONCE))?;
+        let Some(last) = names.last().cloned() else { return Ok(()) };
+        for (account, id) in names {
+            match joint.run(|database| tables::fetch(database, account, &id)) {
+                Ok(Some((_, sealed))) => {
+                    report.blocks += 1;
+                    report.bytes += sealed.len() as u64;
+                }
+                // Deleted meanwhile.
+                Ok(None) => {}
+                Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+                    report.damaged_blocks.push((account, id));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        after = Some(last);
+    }
+}
+
+fn walk_records(joint: &Joint, report: &mut VerifyReport) -> Result<(), StoreError> {
+    let mut after: Option<String> = None;
+    loop {
+        let found =
+            joint.run(|database| tables::list_records(database, "", after.as_deref(), NAMES_AT_ONCE))?;
+        report.records += found.len() as u64;
+        match found.into_iter().next_back() {
+            Some((key, _)) => after = Some(key),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Notes damage in the report; passes on any other failure.
+fn damage(result: Result<(), StoreError>, report: &mut VerifyReport) -> Result<(), StoreError> {
+    match result {
+        Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+            report.structure.get_or_insert(error);
+            Ok(())
+        }
+        result => result,
+    }
+}

@@ -1,0 +1,72 @@
+//! What the tests of the embedded store share.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cofferdam_crypto::{AccountId, BlockId, Epoch, Provider, Version};
+use cofferdam_store::{BlockMeta, BlockOp, EmbeddedOptions};
+
+pub fn account(n: u8) -> AccountId {
+    AccountId::from_bytes([n; 16])
+}
+
+pub fn id(name: impl AsRef<[u8]>) -> BlockId {
+    BlockId::new(name).unwrap()
+}
+
+pub fn meta(version: u64, len: usize) -> BlockMeta {
+    BlockMeta {
+        version: Version::new(version),
+        sealed_len: len as u64,
+        page_size: cofferdam_crypto::PageSize::DEFAULT,
+        stored_at: Duration::from_millis(1_764_000_000_000 + version),
+        epoch: Epoch::FIRST,
+        provider: Provider::Customer,
+    }
+}
+
+pub fn put(account: AccountId, name: impl AsRef<[u8]>, version: u64, sealed: impl Into<Bytes>) -> BlockOp {
+    let sealed = sealed.into();
+    BlockOp::Put { account, id: id(name), meta: meta(version, sealed.len()), sealed }
+}
+
+pub fn delete(account: AccountId, name: impl AsRef<[u8]>, version: u64) -> BlockOp {
+    BlockOp::Delete { account, id: id(name), version: Version::new(version) }
+}
+
+/// Bytes that depend on the seed at every place.
+pub fn bytes_of(seed: u64, len: usize) -> Bytes {
+    let mut rng = Rng(seed);
+    let mut out = Vec::with_capacity(len + 8);
+    while out.len() < len {
+        out.extend_from_slice(&rng.next().to_le_bytes());
+    }
+    out.truncate(len);
+    out.into()
+}
+
+pub fn options() -> EmbeddedOptions {
+    EmbeddedOptions { cache_bytes: 4 << 20, ..EmbeddedOptions::default() }
+}
+
+/// SplitMix64: enough for tests, and the same everywhere.
+#[derive(Debug)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
