@@ -76,7 +76,7 @@ which was stored as far as it was read, and 1 for a PATH that was left unfinishe
 
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// Files and folders to use; else the current folder, without hidden and ignored files and target
+    /// Files and folders to use [default: .]; hidden and ignored files and folders named target are left out
     pub(crate) paths: Vec<PathBuf>,
     /// Makes the home here and keeps it; else it is a temporary folder that is removed
     #[arg(long, value_name = "DIR")]

@@ -81,11 +81,7 @@ impl Feed {
         block_size: usize,
         observe: impl FnMut(usize, &[u8]) + Send + 'static,
     ) -> Result<Self, CliError> {
-        let shared = Arc::new(Shared {
-            state: Mutex::default(),
-            room: Condvar::new(),
-            news: Notify::new(),
-        });
+        let shared = Arc::new(Shared { state: Mutex::default(), room: Condvar::new(), news: Notify::new() });
         let reader = Reader { shared: shared.clone(), block_size, observe, parcel: Vec::new(), bytes: 0 };
         // Not a thread of the runtime, whose end would wait for a read that never returns.
         thread::Builder::new()
@@ -357,10 +353,14 @@ mod tests {
 
     fn stream(block_size: usize) -> (Feed, io::PipeWriter, thread::JoinHandle<()>) {
         let (reading, writing) = io::pipe().unwrap();
-        let shared =
-            Arc::new(Shared { state: Mutex::default(), room: Condvar::new(), news: Notify::new() });
-        let mut reader =
-            Reader { shared: shared.clone(), block_size, observe: |_, _: &[u8]| (), parcel: vec![], bytes: 0 };
+        let shared = Arc::new(Shared { state: Mutex::default(), room: Condvar::new(), news: Notify::new() });
+        let mut reader = Reader {
+            shared: shared.clone(),
+            block_size,
+            observe: |_, _: &[u8]| (),
+            parcel: vec![],
+            bytes: 0,
+        };
         let thread = thread::spawn(move || {
             if reader.read_stream(0, reading).is_ok_and(|read| read.is_ok()) {
                 reader.run(Vec::new());

@@ -98,7 +98,8 @@ pub(crate) struct Time(pub(crate) Duration);
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = i64::try_from(self.0.as_millis()).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        let time =
+            i64::try_from(self.0.as_millis()).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
         match time {
             Some(time) => write!(f, "{time:.3}"),
             None => write!(f, "{} s after 1970", self.0.as_secs()),

@@ -98,7 +98,8 @@ mod tests {
     fn ranges_are_two_numbers() {
         assert_eq!("0..10".parse(), Ok(ByteRange(0..10)));
         assert_eq!("10..0".parse(), Ok(ByteRange(Range { start: 10, end: 0 })));
-        for bad in ["", "..", "1..", "..1", "1", "1...2", "a..b", "-1..2", "+1..2", "1..18446744073709551616"] {
+        for bad in ["", "..", "1..", "..1", "1", "1...2", "a..b", "-1..2", "+1..2", "1..18446744073709551616"]
+        {
             assert!(bad.parse::<ByteRange>().is_err(), "{bad}");
         }
     }

@@ -58,7 +58,7 @@ pub(crate) async fn write_all(
     let mut tick = tokio::time::interval(home::STATUS_EVERY);
     let (mut ending, mut failure) = (Ending::Complete, None);
     let (mut asked_to_stop, mut exhausted) = (false, false);
-    let mut tasks = JoinSet::new();
+    let mut tasks = JoinSet::<Result<Vec<Stored>, CliError>>::new();
     while !(exhausted && tasks.is_empty()) {
         tokio::select! {
             () = &mut stop, if !asked_to_stop => {
@@ -69,7 +69,7 @@ pub(crate) async fn write_all(
             }
             Some(done) = tasks.join_next(), if !tasks.is_empty() => {
                 let told = match done {
-                    Ok(stored) => stored.and_then(|blocks: Vec<Stored>| {
+                    Ok(stored) => stored.and_then(|blocks| {
                         blocks.iter().try_for_each(|block| watcher.stored(block))
                     }),
                     Err(e) => Err(CliError::Task(e.to_string())),
@@ -95,7 +95,6 @@ pub(crate) async fn write_all(
         None => Ok(ending),
     }
 }
-
 
 async fn store(account: Account, names: Arc<[Vec<u8>]>, pieces: Vec<Piece>) -> Result<Vec<Stored>, CliError> {
     let mut blocks: Vec<(BlockId, Bytes)> = Vec::with_capacity(pieces.len());

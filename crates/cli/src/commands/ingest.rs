@@ -85,7 +85,8 @@ fn sources(args: &Ingest) -> Result<Vec<(Input, Vec<u8>)>, CliError> {
             note(format_args!("left out {} links, pipes or devices", walk.skipped));
         }
         if let Some(first) = walk.unreadable.first() {
-            let what = format!("{} folders can't be read, the first: {}", walk.unreadable.len(), escape(first));
+            let what =
+                format!("{} folders can't be read, the first: {}", walk.unreadable.len(), escape(first));
             return Err(CliError::NoFiles { path: args.path.clone(), why: format!(": {what}") });
         }
         let name = |found: &Path| match &given {

@@ -32,7 +32,7 @@ pub(super) async fn run(
     let path = path.ok_or(CliError::NoHome)?;
     let home = Home::create(path, args.times.times(), passphrase).await?;
     let protected = home.customer_vault().await?.protected();
-    output.emit(&Made { home: crate::output::escape(&home.path().display().to_string()), protected })?;
+    output.emit(&Made { home: home.name(), protected })?;
     if !protected {
         note(format_args!(
             "warning: no passphrase was given, so the keys in this home's vaults are in the clear: use it for \

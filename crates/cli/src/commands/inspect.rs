@@ -36,7 +36,9 @@ impl fmt::Display for Inspected {
         writeln!(f, "sealed      {} bytes", self.sealed_len)?;
         match self.plaintext_len {
             Some(len) => write!(f, "plaintext   {len} bytes"),
-            None => f.write_str("plaintext   unknown: no sealed block has this length, it was cut or extended"),
+            None => {
+                f.write_str("plaintext   unknown: no sealed block has this length, it was cut or extended")
+            }
         }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
     let path = cli.home.as_deref();
     let home = || Home::find(path, passphrase.clone());
     match cli.command {
-        Command::Demo(args) => demo::run(args, out).await,
+        Command::Demo(args) => demo::run(args, passphrase, out).await,
         Command::Init(args) => init::run(path, &args, passphrase, out).await,
         Command::Vault(command) => vault::run(&home()?, command, out).await,
         Command::Account(command) => account::run(home()?, command, out).await,

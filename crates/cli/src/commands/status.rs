@@ -36,7 +36,8 @@ struct Writer {
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let AccountReport { account, provider, key_state, key_id, last_failure, blocks, bytes } = &self.account;
+        let AccountReport { account, provider, key_state, key_id, last_failure, blocks, bytes } =
+            &self.account;
         write!(f, "{account}: {provider} key {key_state}, ")?;
         let whose = if self.writer.is_some() { " stored so far" } else { "" };
         write!(f, "{blocks} blocks, {}{whose}", size(*bytes))?;
@@ -113,7 +114,11 @@ pub(super) async fn names(open: &OpenHome, only: Option<AccountName>) -> Result<
     }
 }
 
-fn tell_writers(status: &StatusFile, only: Option<&AccountName>, output: &mut Output) -> Result<(), CliError> {
+fn tell_writers(
+    status: &StatusFile,
+    only: Option<&AccountName>,
+    output: &mut Output,
+) -> Result<(), CliError> {
     let StatusFile { pid, at, command, accounts } = status;
     output.text(format_args!("As {} (pid {pid}) said at {}:", escape(command), escape(at)))?;
     let writer = Writer { pid: *pid, at: at.clone(), command: command.clone() };

@@ -125,7 +125,12 @@ async fn verify(
     }
     if let Some(e) = report.structure {
         findings.damaged += 1;
-        output.emit(&Damaged { damaged: "store", account: None, block: None, what: escape(&e.to_string()) })?;
+        output.emit(&Damaged {
+            damaged: "store",
+            account: None,
+            block: None,
+            what: escape(&e.to_string()),
+        })?;
     }
     let names = match names(open, only).await {
         Err(CliError::Engine(e)) if e.kind() == EngineErrorKind::Corrupt => {

@@ -206,7 +206,8 @@ fn scan(
         let workers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mut done = work();
         for worker in workers {
-            done = done.and(worker.join().unwrap_or_else(|_| Err(io::Error::other("a searching thread ended"))));
+            done =
+                done.and(worker.join().unwrap_or_else(|_| Err(io::Error::other("a searching thread ended"))));
         }
         done
     })?;
@@ -290,7 +291,7 @@ impl Window {
 mod tests {
     use super::*;
 
-    const GO: AtomicBool = AtomicBool::new(false);
+    static GO: AtomicBool = AtomicBool::new(false);
 
     struct Files {
         folder: tempfile::TempDir,

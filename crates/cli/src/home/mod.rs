@@ -18,16 +18,16 @@ use std::{
     sync::Arc,
 };
 
-use cofferdam_crypto::KeyId;
 use cofferdam_store::{EmbeddedOptions, EmbeddedStore, Engine};
 use cofferdam_vault::{KeyVault, LocalVault, LocalVaultOptions, Principal, VaultRegistry};
 
-pub(crate) use config::{Config, KeyTimes};
+use config::Config;
+pub(crate) use config::KeyTimes;
 pub(crate) use lock::HomeLock;
 pub(crate) use passphrase::PassphraseSource;
 pub(crate) use status::{AccountReport, STATUS_EVERY, StatusFile};
 
-use crate::error::CliError;
+use crate::{error::CliError, output::escape};
 use unasked::UnaskedVault;
 
 const CONFIG: &str = "cofferdam.json";
@@ -179,8 +179,9 @@ impl Home {
         &self.path
     }
 
-    pub(crate) fn config(&self) -> &Config {
-        &self.config
+    /// Where it is, for people.
+    pub(crate) fn name(&self) -> String {
+        escape(&self.path.display().to_string())
     }
 }
 
@@ -204,4 +205,3 @@ fn vault_options(passphrase: &PassphraseSource) -> Result<LocalVaultOptions, Cli
         None => options,
     })
 }
-
