@@ -62,7 +62,7 @@ pub(crate) enum Command {
     /// Tells how the accounts and their keys are; beside a writer, what the writer last said
     Status(OneAccount),
     /// Reads and verifies the whole store, and opens every block
-    Verify(OneAccount),
+    Verify(Verify),
     /// Prints the header of a sealed block, which needs no key and proves nothing
     Inspect(Inspect),
 }
@@ -249,6 +249,15 @@ pub(crate) struct OneAccount {
     /// The account; else all
     #[arg(value_parser = account_name)]
     pub(crate) account: Option<AccountName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) of: OneAccount,
+    /// Prints a line for each block: Opened, and the fields that ingest and put print
+    #[arg(long)]
+    pub(crate) digests: bool,
 }
 
 #[derive(Debug, Args)]

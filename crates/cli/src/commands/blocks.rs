@@ -24,9 +24,9 @@ use crate::{
 /// How many blocks are listed at a time.
 const PAGE: usize = 1000;
 
-/// The acknowledgement of a block.
+/// A block's particulars: the acknowledgement of a write, or what a check of it found.
 #[derive(Serialize)]
-pub(super) struct Acknowledged {
+pub(super) struct BlockLine {
     outcome: &'static str,
     #[serde(flatten)]
     block: JsonBlock,
@@ -37,22 +37,26 @@ pub(super) struct Acknowledged {
     text: String,
 }
 
-impl From<&Stored> for Acknowledged {
-    fn from(block: &Stored) -> Self {
+impl BlockLine {
+    /// It is durable.
+    pub(super) fn stored(block: &Stored) -> Self {
+        Self::new("stored", "Stored", block)
+    }
+
+    /// It was read and opened.
+    pub(super) fn opened(block: &Stored) -> Self {
+        Self::new("opened", "Opened", block)
+    }
+
+    fn new(outcome: &'static str, word: &str, block: &Stored) -> Self {
         let sha256 = HEXLOWER.encode(&block.sha256);
-        let text = format!("Stored {} {} {} {sha256}", block.id, block.version, block.len);
-        Self {
-            outcome: "stored",
-            block: JsonBlock::from(&block.id),
-            version: block.version.number(),
-            len: block.len,
-            sha256,
-            text,
-        }
+        let text = format!("{word} {} {} {} {sha256}", block.id, block.version, block.len);
+        let (version, len) = (block.version.number(), block.len);
+        Self { outcome, block: JsonBlock::from(&block.id), version, len, sha256, text }
     }
 }
 
-impl fmt::Display for Acknowledged {
+impl fmt::Display for BlockLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
@@ -71,7 +75,7 @@ pub(super) async fn put(home: Home, args: Put, output: &mut Output) -> Result<()
     let stored = async { open.engine.account(&account).await?.put(&block, data.into()).await }.await;
     open.close().await?;
     let version = stored?.version;
-    output.emit(&Acknowledged::from(&Stored { id: block, version, len, sha256 }))
+    output.emit(&BlockLine::stored(&Stored { id: block, version, len, sha256 }))
 }
 
 /// All of the input, and no more than a block takes.

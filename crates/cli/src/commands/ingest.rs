@@ -10,7 +10,7 @@ use cofferdam_keyring::{KeyEvent, KeyState, What};
 use cofferdam_vault::{Clock, SystemClock};
 use tokio::sync::broadcast::{Receiver, error::TryRecvError};
 
-use super::blocks::Acknowledged;
+use super::blocks::BlockLine;
 use crate::{
     cli::Ingest,
     error::CliError,
@@ -137,7 +137,7 @@ impl Watcher for Progress<'_> {
     fn stored(&mut self, block: &Stored) -> Result<(), CliError> {
         self.blocks += 1;
         self.bytes += block.len;
-        self.output.emit(&Acknowledged::from(block))?;
+        self.output.emit(&BlockLine::stored(block))?;
         self.output.flush()
     }
 

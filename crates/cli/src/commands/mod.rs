@@ -35,7 +35,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Ls(args) => blocks::list(home()?, args, out).await,
         Command::Rm(args) => blocks::remove(home()?, args, out).await,
         Command::Status(args) => status::run(home()?, args.account, out).await,
-        Command::Verify(args) => verify::run(home()?, args.account, out).await,
+        Command::Verify(args) => verify::run(home()?, args, out).await,
         Command::Inspect(args) => inspect::run(&args.file, out),
     }?;
     output.flush()

@@ -6,14 +6,17 @@
 use std::{collections::BTreeMap, fmt};
 
 use cofferdam_crypto::{AccountId, BlockId};
-use cofferdam_store::{Account, AccountName, EngineError, EngineErrorKind};
+use cofferdam_store::{Account, AccountName, BlockInfo, EngineError, EngineErrorKind};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
-use super::status::names;
+use super::{blocks::BlockLine, status::names};
 use crate::{
+    cli::Verify,
     error::CliError,
     home::{Home, Keys, OpenHome},
     output::{JsonBlock, Output, escape, size},
+    writer::Stored,
 };
 
 const PAGE: usize = 256;
@@ -82,9 +85,9 @@ impl fmt::Display for AccountVerdict {
     }
 }
 
-pub(super) async fn run(home: Home, only: Option<AccountName>, output: &mut Output) -> Result<(), CliError> {
+pub(super) async fn run(home: Home, args: Verify, output: &mut Output) -> Result<(), CliError> {
     let open = home.open(Keys::Needed).await?;
-    let found = verify(&open, only, output).await;
+    let found = verify(&open, args, output).await;
     let closed = open.close().await;
     let found = found?;
     if found.damaged > 0 {
@@ -99,17 +102,15 @@ pub(super) async fn run(home: Home, only: Option<AccountName>, output: &mut Outp
 
 #[derive(Default)]
 struct Findings {
+    /// Whether a line is wanted for each block.
+    digests: bool,
     damaged: u64,
     /// Why some blocks could not be opened.
     refused: Option<EngineError>,
 }
 
-async fn verify(
-    open: &OpenHome,
-    only: Option<AccountName>,
-    output: &mut Output,
-) -> Result<Findings, CliError> {
-    let mut findings = Findings::default();
+async fn verify(open: &OpenHome, args: Verify, output: &mut Output) -> Result<Findings, CliError> {
+    let mut findings = Findings { digests: args.digests, ..Findings::default() };
     let report = open.store.verify().await?;
     output.emit(&StoreReport {
         store: "blocks.store",
@@ -132,7 +133,7 @@ async fn verify(
             what: escape(&e.to_string()),
         })?;
     }
-    let names = match names(open, only).await {
+    let names = match names(open, args.of.account).await {
         Err(CliError::Engine(e)) if e.kind() == EngineErrorKind::Corrupt => {
             findings.damaged += 1;
             output.emit(&Damaged {
@@ -187,6 +188,11 @@ async fn verify_account(
                 Ok(data) => {
                     verdict.opened += 1;
                     verdict.bytes += data.len() as u64;
+                    if findings.digests {
+                        let BlockInfo { id, version, len, .. } = info.clone();
+                        let sha256 = Sha256::digest(&data).into();
+                        output.emit(&BlockLine::opened(&Stored { id, version, len, sha256 }))?;
+                    }
                 }
                 Err(EngineError::NoBlock { .. }) => {}
                 Err(e) => match e.kind() {
