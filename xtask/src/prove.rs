@@ -3,10 +3,9 @@
 //! The same tests as in `cargo xtask test`, optimised, with `COFFERDAM_FULL=1`, one after the other and with
 //! what they print. To show another figure, add its test here.
 
-use std::time::Instant;
+use std::{fs, time::Instant};
 
-use anyhow::{Result, bail};
-use cargo_metadata::TargetKind;
+use anyhow::{Context, Result, bail};
 
 use crate::{
     run::{Tally, call_tests, cargo},
@@ -22,7 +21,29 @@ struct Proof {
     shows: &'static str,
 }
 
-const PROOFS: &[Proof] = &[];
+const fn proof(package: &'static str, target: &'static str, shows: &'static str) -> Proof {
+    Proof { package, target, shows }
+}
+
+const PROOFS: &[Proof] = &[
+    proof("cofferdam-crypto", "agreement", "both AEADs give the same bytes, and accept and refuse the same"),
+    proof("cofferdam-crypto", "tamper", "a changed block does not open and leaves no plaintext"),
+    proof("cofferdam-crypto", "swaps", "a block opens only in the place it was sealed for"),
+    proof("cofferdam-crypto", "two_keys", "no ciphertext opens under two keys or in two places"),
+    proof("cofferdam-vault", "local_vault_file", "whatever is wrong with a vault's file is a typed error"),
+    proof("cofferdam-vault", "local_vault_keys", "any sequence of changes to keys answers what a model says"),
+    proof(
+        "cofferdam-store",
+        "embedded_crash",
+        "what was acknowledged outlives a power failure at any moment",
+    ),
+    proof("cofferdam-store", "embedded_damage", "a read of a damaged file is right or a typed error"),
+    proof(
+        "cofferdam",
+        "any_interleaving_reads_what_a_model_says",
+        "any interleaving of put, get, disable, enable and restart reads what a model says",
+    ),
+];
 
 /// Runs the proofs whose title or target contains one of `words`, all when there are none; whether they held.
 ///
@@ -57,18 +78,44 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
     Ok(ends.iter().all(|(state, ..)| *state == "ok"))
 }
 
-/// Proofs whose test does not exist.
-pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
-    PROOFS
+/// Proofs whose test does not exist, and tests with a full scale that are not listed.
+///
+/// # Errors
+/// When the file of a test can't be read.
+pub(crate) fn check(workspace: &Workspace) -> Result<Vec<String>> {
+    let mut tests = Vec::new();
+    for (package, target, file) in workspace.tests() {
+        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        tests.push((package, target, has_full_scale(&text)));
+    }
+    Ok(faults(PROOFS, &tests))
+}
+
+/// `tests` are package, target, and whether it has a full scale.
+fn faults(proofs: &[Proof], tests: &[(String, String, bool)]) -> Vec<String> {
+    let missing = proofs
         .iter()
-        .filter(|proof| {
-            !workspace.targets(proof.package, &TargetKind::Test).iter().any(|name| name == proof.target)
-        })
-        .map(|proof| format!("xtask/src/prove.rs: {} has no test target {}", proof.package, proof.target))
-        .collect()
+        .filter(|proof| !tests.iter().any(|(package, target, _)| proof.is(package, target)))
+        .map(|proof| format!("xtask/src/prove.rs: {} has no test {}", proof.package, proof.target));
+    let unlisted = tests
+        .iter()
+        .filter(|(package, target, full)| *full && !proofs.iter().any(|proof| proof.is(package, target)))
+        .map(|(package, target, _)| {
+            format!("{package}: its test {target} has a full scale and no row in xtask/src/prove.rs")
+        });
+    missing.chain(unlisted).collect()
+}
+
+/// Whether a test asks for its scale, itself or through the helper of that name.
+fn has_full_scale(text: &str) -> bool {
+    text.contains("COFFERDAM_FULL") || text.contains("scale(")
 }
 
 impl Proof {
+    fn is(&self, package: &str, target: &str) -> bool {
+        self.package == package && self.target == target
+    }
+
     fn meant_by(&self, words: &[String]) -> bool {
         words.is_empty() || words.iter().any(|word| self.target.contains(word) || self.shows.contains(word))
     }
@@ -83,5 +130,32 @@ impl Proof {
             bail!("no test ran");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROOF: Proof =
+        Proof { package: "cofferdam-crypto", target: "swaps", shows: "swapped blocks are refused" };
+
+    fn test(target: &str, full: bool) -> (String, String, bool) {
+        ("cofferdam-crypto".to_owned(), target.to_owned(), full)
+    }
+
+    #[test]
+    fn every_test_with_a_full_scale_is_a_proof_and_every_proof_is_a_test() {
+        let good = [test("swaps", true), test("round_trip", false)];
+        assert_eq!(faults(&[PROOF], &good), Vec::<String>::new());
+        assert_eq!(faults(&[PROOF], &[]).len(), 1, "no such test");
+        assert_eq!(faults(&[], &good).len(), 1, "no such row");
+    }
+
+    #[test]
+    fn proofs_are_meant_by_words_of_their_name_or_title() {
+        let meant = |word: &str| PROOF.meant_by(&[word.to_owned()]);
+        assert!(PROOF.meant_by(&[]) && meant("swaps") && meant("refused"));
+        assert!(!meant("wycheproof"));
     }
 }

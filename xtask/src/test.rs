@@ -27,7 +27,7 @@ pub(crate) fn run(services: bool, only: &[String]) -> Result<bool> {
     runner.step("arrows", |_| verdict(&arrows::check(&workspace), "imports run downward only"));
     runner.step("house", |_| {
         let mut faults = house::check(&workspace)?;
-        faults.extend(prove::check(&workspace));
+        faults.extend(prove::check(&workspace)?);
         verdict(&faults, "")
     });
     runner.step("deps", |_| verdict(&deps::check(&workspace)?, "each has a reason and a use"));

@@ -118,4 +118,18 @@ impl Workspace {
             .map(|target| target.name.clone())
             .collect()
     }
+
+    /// Every integration test: its package, its name, its file.
+    pub(crate) fn tests(&self) -> Vec<(String, String, PathBuf)> {
+        let packages = self.metadata.workspace_packages();
+        let tests = |package: &&cargo_metadata::Package| {
+            let name = package.name.to_string();
+            let targets = package.targets.iter().filter(|target| target.is_test());
+            let place = |target: &cargo_metadata::Target| {
+                (name.clone(), target.name.clone(), target.src_path.clone().into_std_path_buf())
+            };
+            targets.map(place).collect::<Vec<_>>()
+        };
+        packages.iter().flat_map(tests).collect()
+    }
 }

@@ -41,6 +41,9 @@ pub(crate) mod cipher {
 
         fn new(key: &[u8; 32]) -> Result<Self, Refused>;
 
+        /// Wipes what moving a key has left on the stack, below the caller's frame.
+        fn wipe_stack() {}
+
         fn seal(
             &self,
             nonce: &[u8; 12],
@@ -90,6 +93,11 @@ impl Cipher for RustCrypto {
 
     fn new(key: &[u8; 32]) -> Result<Self, Refused> {
         Ok(Self(Aes256Gcm::new(key.into())))
+    }
+
+    fn wipe_stack() {
+        // Its key schedule is a value on the stack, and each move of it leaves a copy that no drop wipes.
+        zeroize::zeroize_stack::<16_384>();
     }
 
     fn seal(

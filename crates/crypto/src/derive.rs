@@ -90,6 +90,21 @@ impl Prk {
     }
 }
 
+/// The longest message that SHA-256 pads to one block.
+pub(crate) const MAX_ONE_BLOCK: usize = 55;
+
+/// SHA-256 of the first `len` bytes of `message`, at most [`MAX_ONE_BLOCK`]; the rest of it is zeros.
+pub(crate) fn sha256_of_one_block(mut message: [u8; 64], len: usize) -> [u8; 32] {
+    debug_assert!(len <= MAX_ONE_BLOCK);
+    message[len] = 0x80;
+    message[56..].copy_from_slice(&(len as u64 * 8).to_be_bytes());
+    let mut state = INITIAL;
+    compress256(&mut state, core::slice::from_ref(&message));
+    let mut hash = [0; 32];
+    write_state(&state, &mut hash);
+    hash
+}
+
 fn write_state(state: &[u32; 8], out: &mut [u8]) {
     for (chunk, word) in out.chunks_exact_mut(4).zip(state) {
         chunk.copy_from_slice(&word.to_be_bytes());

@@ -45,7 +45,7 @@ impl Kek {
 
     /// Wraps an AEK. The same AEK under the same KEK gives the same bytes (RFC 3394, 2.2.1).
     pub fn wrap(&self, aek: &Aek) -> [u8; WRAPPED_LEN] {
-        self.cipher().wrap_fixed_key::<U32>(aek.expose().into()).into()
+        wiping_the_stack(|| self.cipher().wrap_fixed_key::<U32>(aek.expose().into()).into())
     }
 
     /// Unwraps an AEK (RFC 3394, 2.2.2).
@@ -57,15 +57,29 @@ impl Kek {
         if wrapped.len() != WRAPPED_LEN {
             return Err(UnwrapError::Length { len: wrapped.len() });
         }
-        Aek::try_from_fn(|aek| match self.cipher().unwrap_key(wrapped, aek) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(UnwrapError::Refused),
+        Aek::try_from_fn(|aek| {
+            wiping_the_stack(|| match self.cipher().unwrap_key(wrapped, aek) {
+                Ok(_) => Ok(()),
+                Err(_) => Err(UnwrapError::Refused),
+            })
         })
     }
 
     fn cipher(&self) -> AesKw<Aes256> {
         AesKw::new(self.expose().into())
     }
+}
+
+/// Runs `f`, then wipes what it left on the stack: the key schedule is a value there, and each move of it leaves a
+/// copy that no drop wipes.
+fn wiping_the_stack<T>(f: impl FnOnce() -> T) -> T {
+    #[inline(never)]
+    fn apart<T>(f: impl FnOnce() -> T) -> T {
+        f()
+    }
+    let done = apart(f);
+    zeroize::zeroize_stack::<16_384>();
+    done
 }
 
 impl fmt::Debug for Kek {

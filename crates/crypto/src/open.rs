@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use subtle::ConstantTimeEq;
 use thiserror::Error;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     Aead, BlockBuf, BlockRef, HEADER_LEN, Header, PageSpan, RangeError, SealedBuf, Sealer, TAG_LEN,
@@ -41,12 +41,17 @@ impl<A: Aead> Sealer<A> {
     /// # Errors
     /// [`OpenError::Refused`].
     pub fn open(&self, block: BlockRef<'_>, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
-        let (header, _) = self.commit(block, sealed)?;
+        let (header, place) = self.commit(block, sealed)?;
+        let layout = layout_of(&header, sealed)?;
         // Less than `sealed` has: the length is worked out from it, not read from it.
-        let len = usize_of(layout_of(&header, sealed)?.plaintext_len())?;
-        let mut out = vec![0; len];
-        self.open_to(block, sealed, &mut out)?;
-        Ok(out)
+        let mut out = vec![0; usize_of(layout.plaintext_len())?];
+        match self.open_pages(place, &PageSpan::whole(layout), &sealed[HEADER_LEN..], &mut out) {
+            Ok(_) => Ok(out),
+            Err(e) => {
+                out.zeroize();
+                Err(e)
+            }
+        }
     }
 
     /// Opens a range of a block's plaintext into the start of `out`, touching only the pages it lies in,
@@ -103,16 +108,18 @@ impl<A: Aead> Sealer<A> {
     /// [`OpenError::Refused`]; the buffer is gone then, zeroed.
     pub fn open_in_place(&self, block: BlockRef<'_>, sealed: SealedBuf) -> Result<BlockBuf, OpenError> {
         let mut bytes = sealed.into_vec();
-        match self.open_where_it_lies(block, &mut bytes) {
+        let opened = self.open_where_it_lies(block, &mut bytes);
+        A::wipe_stack();
+        match opened {
             Ok(layout) => Ok(BlockBuf::from_parts(layout, bytes)),
             Err(e) => {
-                // By a write that the optimizer must keep: nobody reads the buffer again.
-                zeroize::Zeroize::zeroize(&mut bytes);
+                bytes.zeroize();
                 Err(e)
             }
         }
     }
 
+    #[inline(never)]
     fn open_where_it_lies(&self, block: BlockRef<'_>, sealed: &mut [u8]) -> Result<Layout, OpenError> {
         let (header, place) = self.commit(block, sealed)?;
         let layout = layout_of(&header, sealed)?;
@@ -144,6 +151,19 @@ impl<A: Aead> Sealer<A> {
 
     /// Opens the pages of a span; `pages` holds exactly them, tags included.
     fn open_pages(
+        &self,
+        place: Place,
+        span: &PageSpan,
+        pages: &[u8],
+        out: &mut [u8],
+    ) -> Result<usize, OpenError> {
+        let opened = self.open_each_page(place, span, pages, out);
+        A::wipe_stack();
+        opened
+    }
+
+    #[inline(never)]
+    fn open_each_page(
         &self,
         place: Place,
         span: &PageSpan,

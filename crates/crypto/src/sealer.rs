@@ -156,18 +156,45 @@ impl<A: Aead> Sealer<A> {
     ) -> Result<SealedBuf, SealError> {
         let (layout, mut bytes) = buf.into_parts();
         let [salt] = draw::<1>(salts)?;
-        let (header, mut pages) = split_header(&mut bytes)?;
-        let aead = self.start(block, &layout, salt, header)?;
+        let sealed = self.seal_where_it_lies(block, &layout, &mut bytes, salt);
+        A::wipe_stack();
+        sealed.map(|()| SealedBuf::from_vec(bytes))
+    }
+
+    #[inline(never)]
+    fn seal_where_it_lies(
+        &self,
+        block: BlockRef<'_>,
+        layout: &Layout,
+        bytes: &mut [u8],
+        salt: Salt,
+    ) -> Result<(), SealError> {
+        let (header, mut pages) = split_header(bytes)?;
+        let aead = self.start(block, layout, salt, header)?;
         for page in 0..layout.pages() {
             let last = layout.is_last(page);
             let (text, tag, rest) = split_page(pages, layout.page_len(page))?;
             aead.key.seal_in_place(&nonce(page, last), aead.place.aad(), text, tag)?;
             pages = rest;
         }
-        Ok(SealedBuf::from_vec(bytes))
+        Ok(())
     }
 
     fn seal_block(
+        &self,
+        block: BlockRef<'_>,
+        layout: &Layout,
+        plaintext: &[u8],
+        out: &mut [u8],
+        salt: Salt,
+    ) -> Result<(), SealError> {
+        let sealed = self.seal_pages(block, layout, plaintext, out, salt);
+        A::wipe_stack();
+        sealed
+    }
+
+    #[inline(never)]
+    fn seal_pages(
         &self,
         block: BlockRef<'_>,
         layout: &Layout,

@@ -87,6 +87,9 @@ pub enum Fault {
     /// The account's service key, which its record is authenticated by.
     #[error("its record can't be authenticated: {0}")]
     ServiceKey(#[source] Box<KeyError>),
+    /// The code of the vault or of the record store.
+    #[error("the code of its vault or record store panicked: see the log, and mend it")]
+    Panicked,
     /// Nothing has failed that is known of: the key reached its bound before it could be verified again.
     #[error("it could not be verified in time")]
     Overdue,

@@ -9,10 +9,14 @@ mod error;
 pub use block_store::{Applied, BlockMeta, BlockOp, BlockStore};
 pub use catalog::{Catalog, Revision, Stored};
 pub use embedded::{
-    Activity, EmbeddedOptions, EmbeddedStore, Executor, FileLayer, Inline, Job, SpawnBlocking, VerifyReport,
+    Activity, EmbeddedOptions, EmbeddedStore, Executor, FileLayer, Inline, Job, SpawnBlocking, Threads,
+    VerifyReport,
 };
 pub use engine::{
     Account, AccountKey, AccountName, AccountStatus, BlockInfo, BlockPage, Engine, EngineBuilder,
     EngineError, EngineErrorKind, Outcome, PutReceipt,
 };
 pub use error::{StoreError, StoreErrorKind};
+
+#[cfg(any(test, feature = "testing"))]
+pub use embedded::{FaultyFile, FileFault, FileOp};

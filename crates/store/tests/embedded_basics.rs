@@ -3,6 +3,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::single_range_in_vec_init,
     missing_docs,
     unreachable_pub,
     dead_code,

@@ -136,3 +136,60 @@ impl std::error::Error for VaultError {
         self.source.as_deref().map(|e| e as _)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: [VaultErrorKind; 9] = [
+        VaultErrorKind::AccessDenied,
+        VaultErrorKind::KeyDisabled,
+        VaultErrorKind::KeyNotFound,
+        VaultErrorKind::Throttled { retry_after: None },
+        VaultErrorKind::Unavailable,
+        VaultErrorKind::Unauthenticated,
+        VaultErrorKind::Untrusted,
+        VaultErrorKind::Corrupt,
+        VaultErrorKind::Other,
+    ];
+
+    #[test]
+    fn the_documented_table_is_the_one_that_is_obeyed() {
+        let text = include_str!("../../../docs/vault-errors.md");
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+            .collect();
+        assert_eq!(rows.len(), KINDS.len());
+        for (row, kind) in rows.iter().zip(KINDS) {
+            let meaning = match kind.meaning() {
+                Meaning::Denial => "denial",
+                Meaning::UnconfirmedDenial => "unconfirmed denial",
+                Meaning::Outage => "outage",
+            };
+            assert_eq!(row[0], format!("`{kind}`"));
+            assert_eq!(row[1], meaning, "{kind}");
+        }
+    }
+
+    #[test]
+    fn only_a_customers_word_is_a_denial() {
+        let denials: Vec<_> = KINDS.into_iter().filter(|k| k.meaning() != Meaning::Outage).collect();
+        assert_eq!(
+            denials,
+            [VaultErrorKind::AccessDenied, VaultErrorKind::KeyDisabled, VaultErrorKind::KeyNotFound]
+        );
+    }
+
+    #[test]
+    fn an_error_says_what_was_wrong_with_which_key_and_why() {
+        let key = KeyId::new("local://acme/keys/payroll").unwrap();
+        let error = VaultError::new(VaultErrorKind::Unavailable, "can't read the vault: mount it")
+            .about(&key)
+            .caused_by(std::io::Error::other("gone"));
+        assert_eq!(error.to_string(), "can't read the vault: mount it (key local://acme/keys/payroll)");
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "gone");
+        assert_eq!((error.kind(), error.key_id()), (VaultErrorKind::Unavailable, Some(&key)));
+    }
+}

@@ -62,3 +62,57 @@ impl VaultRegistry {
         self.customers.get(principal)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use cofferdam_crypto::{Aek, KeyId, WrappedKey};
+
+    use super::*;
+    use crate::{KeyProperties, VaultError, VaultErrorKind, WrapContext};
+
+    /// Answers everything with its name.
+    #[derive(Debug)]
+    struct Named(&'static str);
+
+    impl Named {
+        fn answer<T>(&self) -> Result<T, VaultError> {
+            Err(VaultError::new(VaultErrorKind::Other, self.0))
+        }
+    }
+
+    #[async_trait]
+    impl KeyVault for Named {
+        async fn wrap_key(&self, _: &KeyId, _: &Aek, _: &WrapContext) -> Result<WrappedKey, VaultError> {
+            self.answer()
+        }
+
+        async fn unwrap_key(&self, _: &WrappedKey, _: &WrapContext) -> Result<Aek, VaultError> {
+            self.answer()
+        }
+
+        async fn key_properties(&self, _: &KeyId) -> Result<KeyProperties, VaultError> {
+            self.answer()
+        }
+    }
+
+    async fn name_of(vault: &Arc<dyn KeyVault>) -> String {
+        let key = KeyId::new("local://any/keys/k").unwrap();
+        vault.key_properties(&key).await.unwrap_err().to_string()
+    }
+
+    #[tokio::test]
+    async fn a_principal_reaches_its_own_vault_alone() {
+        let registry = VaultRegistry::new(Arc::new(Named("service")))
+            .with_customer(Principal::new("acme"), Arc::new(Named("acme's")))
+            .with_customer(Principal::new("globex"), Arc::new(Named("globex's")));
+        for (principal, vault) in [("acme", "acme's"), ("globex", "globex's")] {
+            let found = registry.customer(&Principal::new(principal)).unwrap();
+            assert!(name_of(found).await.starts_with(vault));
+        }
+        assert!(name_of(registry.service()).await.starts_with("service"));
+        for stranger in ["", "ACME", "acme ", "service"] {
+            assert!(registry.customer(&Principal::new(stranger)).is_none(), "{stranger}");
+        }
+    }
+}

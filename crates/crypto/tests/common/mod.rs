@@ -3,9 +3,13 @@
     dead_code,
     unreachable_pub,
     clippy::panic,
+    clippy::unwrap_used,
     clippy::print_stdout,
     reason = "each test file uses a part of it, and counts and seeds are printed"
 )]
+
+pub mod spec;
+pub mod vectors;
 
 use std::{convert::Infallible, sync::Mutex};
 

@@ -5,14 +5,14 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use cofferdam_crypto::{Epoch, Provider, WrappedAek};
+use cofferdam_crypto::{AccountId, Epoch, KeyId, Provider, WrappedAek};
 use cofferdam_vault::{KeyVault, VaultError, VaultErrorKind, WrapContext};
 use tokio::time::timeout;
 
 use super::{live::Material, task::Task};
 use crate::{
-    Fault, KeyError, KeyRecord, RecordError,
-    machine::{Attempt, Effect, Event},
+    Fault, KeyError, KeyRecord, RecordError, What,
+    machine::{Alarm, Attempt, Effect, Event},
 };
 
 impl Task {
@@ -76,7 +76,10 @@ impl Task {
         let generation = self.entry.desk().generation;
         match result {
             Ok(()) => self.conclude(generation, Event::Persisted { revoked, ok: true }, |_| {}),
-            Err(RecordError::NotFound) => self.record_failed(generation, self.unknown_account()),
+            Err(RecordError::NotFound) => {
+                self.conclude(generation, Event::Abandoned, |_| {});
+                self.record_failed(generation, self.unknown_account())
+            }
             Err(error) => {
                 let error = KeyError::Record(Arc::new(error));
                 let said = error.clone();
@@ -283,13 +286,13 @@ impl Task {
             }
             desk.wanted.remove(&epoch);
             self.entry.say_of(&mut desk, epoch, error);
-            self.entry.alarm(&desk, crate::Alarm::Corrupt)
+            self.entry.event(&desk, What::Alarm(Alarm::Corrupt))
         };
         self.shared.tell(vec![event]);
     }
 }
 
-fn key_id(of: &WrappedAek) -> Option<&cofferdam_crypto::KeyId> {
+fn key_id(of: &WrappedAek) -> Option<&KeyId> {
     of.wraps.first().map(|wrap| &wrap.key_id)
 }
 
@@ -298,11 +301,7 @@ fn same_wraps(one: &KeyRecord, other: &KeyRecord) -> bool {
 }
 
 /// What is wrong with a record that could not have been written so.
-fn check(
-    record: &KeyRecord,
-    account: cofferdam_crypto::AccountId,
-    provider: Provider,
-) -> Result<(), &'static str> {
+fn check(record: &KeyRecord, account: AccountId, provider: Provider) -> Result<(), &'static str> {
     if record.epochs.is_empty() {
         return Err("it has no epoch");
     }

@@ -3,84 +3,47 @@
 //! Invariants: `live` is what the machine says may be served, set and cleared under the desk's lock, in the step
 //! that decides it; no lock is held across an await; a retired entry is in no map and has no task.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+    atomic::{AtomicU8, Ordering},
 };
 
 use arc_swap::ArcSwapOption;
-use cofferdam_crypto::{AccountId, Epoch, KeyId, KeyScope, Provider};
+use cofferdam_crypto::{AccountId, Epoch, KeyScope, Provider};
 use cofferdam_vault::{Clock, Timestamp};
 use tokio::sync::{Notify, watch};
 
 use super::{
-    KeyStatus, LastFailure, Shared,
-    live::{Live, LiveKey, Material},
+    KeyStatus, Shared,
+    desk::Desk,
+    live::{Live, LiveKey},
     task,
 };
 use crate::{
-    Fault, KeyError, KeyEvent, KeyRecord, What,
-    machine::{Alarm, Effect, Event, KeyState, Serving, State, step},
+    Fault, KeyError,
+    machine::{Event, KeyState, Serving, step},
 };
 
 /// Whether the key was used since the task last looked.
-mod activity {
-    pub(super) const UNUSED: u8 = 0;
-    pub(super) const USED: u8 = 1;
+pub(super) mod activity {
+    pub(in crate::driver) const UNUSED: u8 = 0;
+    pub(in crate::driver) const USED: u8 = 1;
     /// Unused, and the task has let a refresh go by: who uses the key wakes it.
-    pub(super) const ASLEEP: u8 = 2;
+    pub(in crate::driver) const ASLEEP: u8 = 2;
 }
 
 pub(super) struct Entry {
     pub(super) account: AccountId,
     pub(super) provider: Provider,
     clock: Arc<dyn Clock>,
-    live: ArcSwapOption<Live>,
-    activity: AtomicU8,
-    state: watch::Sender<KeyState>,
+    pub(super) live: ArcSwapOption<Live>,
+    pub(super) activity: AtomicU8,
+    pub(super) state: watch::Sender<KeyState>,
     /// Counts what was concluded: those who wait look again at each.
-    rounds: watch::Sender<u64>,
+    pub(super) rounds: watch::Sender<u64>,
     /// Wakes the task.
     pub(super) wake: Notify,
     desk: Mutex<Desk>,
-}
-
-/// What the task and the slow path share.
-pub(super) struct Desk {
-    pub(super) machine: State,
-    pub(super) record: Option<Arc<KeyRecord>>,
-    /// What is live, by epoch.
-    pub(super) keys: Vec<Arc<Material>>,
-    /// What a verified attempt unwrapped, until the machine publishes it.
-    pub(super) candidate: Option<Vec<Arc<Material>>>,
-    /// Epochs that callers wait for.
-    pub(super) wanted: BTreeSet<Epoch>,
-    /// Grows when what is under way must not be delivered.
-    pub(super) generation: u64,
-    pub(super) failure: Option<(KeyError, LastFailure)>,
-    denied: Option<KeyId>,
-    /// What a round said to who waited in it, if not by the state.
-    said: Option<(u64, KeyError)>,
-    said_of: BTreeMap<Epoch, (u64, KeyError)>,
-    /// A caller waits that no attempt was begun for yet.
-    asked: bool,
-    waiting: usize,
-    /// Used since the last verified attempt.
-    used: bool,
-    last_used: Timestamp,
-    running: bool,
-    retired: bool,
-}
-
-/// What the task is to do next.
-#[derive(Debug)]
-pub(super) enum Work {
-    Do(Effect),
-    Sleep(std::time::Duration),
-    End,
 }
 
 pub(super) enum Answered {
@@ -97,24 +60,7 @@ enum Verdict {
 
 impl Entry {
     pub(super) fn new(account: AccountId, provider: Provider, clock: Arc<dyn Clock>) -> Self {
-        let desk = Desk {
-            machine: State::new(provider),
-            record: None,
-            keys: Vec::new(),
-            candidate: None,
-            wanted: BTreeSet::new(),
-            generation: 0,
-            failure: None,
-            denied: None,
-            said: None,
-            said_of: BTreeMap::new(),
-            asked: false,
-            waiting: 0,
-            used: false,
-            last_used: clock.now(),
-            running: false,
-            retired: false,
-        };
+        let desk = Desk::new(provider, clock.now());
         Self {
             account,
             provider,
@@ -160,15 +106,16 @@ impl Entry {
                 let round = *rounds.borrow_and_update();
                 let since = waiting.as_ref().map_or(round, |waiting| waiting.since);
                 let verdict = self.judge(&mut desk, shared, epoch, since);
-                if matches!(verdict, Verdict::Wait) {
-                    if waiting.is_none() {
-                        desk.waiting += 1;
-                        waiting = Some(Waiting { entry: self, since: round });
-                    }
-                    if !desk.running {
-                        desk.running = true;
-                        task::spawn(shared.clone(), self.clone());
-                    }
+                let waits = matches!(verdict, Verdict::Wait);
+                if waits && waiting.is_none() {
+                    desk.waiting += 1;
+                    waiting = Some(Waiting { entry: self, since: round });
+                }
+                let is_due = !desk.retired && !shared.is_closing() && !desk.machine.is_at_rest();
+                // A task that was cut short left something due.
+                if !desk.running && (waits || is_due) {
+                    desk.running = true;
+                    task::spawn(shared.clone(), self.clone());
                 }
                 verdict
             };
@@ -219,6 +166,7 @@ impl Entry {
             Serving::Wait => match &desk.said {
                 Some((round, error)) if *round > since => Verdict::Answer(Err(error.clone())),
                 _ => {
+                    desk.wanted.extend(epoch);
                     desk.asked = true;
                     Verdict::Wait
                 }
@@ -247,206 +195,17 @@ impl Entry {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The desk, if nobody is at it.
+    pub(super) fn try_desk(&self) -> Option<MutexGuard<'_, Desk>> {
+        match self.desk.try_lock() {
+            Ok(desk) => Some(desk),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     pub(super) fn now(&self) -> Timestamp {
         self.clock.now()
-    }
-
-    /// Steps the machine and does at once what can be done at once. Returns what the task is to do.
-    pub(super) fn feed(
-        self: &Arc<Self>,
-        desk: &mut Desk,
-        shared: &Shared,
-        event: Event,
-        told: &mut Vec<KeyEvent>,
-    ) -> Option<Effect> {
-        let at = self.clock.now();
-        let (machine, effects) = step(desk.machine.clone(), event, at, &shared.parts.policy);
-        desk.machine = machine;
-        let mut work = None;
-        for effect in effects {
-            let what = match effect {
-                Effect::Evict => {
-                    self.evict(desk);
-                    continue;
-                }
-                Effect::Publish(bounds) => {
-                    self.publish(desk, shared, bounds);
-                    continue;
-                }
-                Effect::Attempt { .. } | Effect::ReadRecord | Effect::Persist { .. } => {
-                    work = Some(effect);
-                    continue;
-                }
-                Effect::Alarm(alarm) => What::Alarm(alarm),
-                Effect::Announce { from, to, why } => {
-                    self.state.send_replace(to);
-                    What::Changed { from, to, why }
-                }
-                Effect::Refreshed => What::Refreshed,
-            };
-            let (account, provider, key_id) = (self.account, self.provider, desk.key_id());
-            told.push(KeyEvent { account, provider, key_id, at, what });
-        }
-        if !desk.machine.is_restoring() {
-            desk.candidate = None;
-        }
-        work
-    }
-
-    fn publish(self: &Arc<Self>, desk: &mut Desk, shared: &Shared, bounds: crate::machine::Bounds) {
-        if shared.is_closing() {
-            return;
-        }
-        if let Some(keys) = desk.candidate.take() {
-            desk.keys = keys;
-            desk.used = desk.waiting > 0;
-            desk.failure = None;
-            desk.denied = None;
-        }
-        let live = Live { keys: desk.keys.clone(), bounds, entry: Arc::downgrade(self) };
-        self.live.store(Some(Arc::new(live)));
-    }
-
-    fn evict(&self, desk: &mut Desk) {
-        self.live.store(None);
-        desk.keys.clear();
-        desk.candidate = None;
-    }
-
-    /// Lets everybody who waits look again.
-    pub(super) fn end_round(&self, desk: &mut Desk) {
-        desk.asked = false;
-        self.rounds.send_modify(|round| *round += 1);
-        if desk.waiting == 0 {
-            desk.said = None;
-            desk.said_of.clear();
-        }
-    }
-
-    /// The same with something to say to them. Ends no round yet.
-    pub(super) fn say(&self, desk: &mut Desk, error: KeyError) {
-        desk.said = Some((*self.rounds.borrow() + 1, error));
-    }
-
-    /// The same to those who wait for one epoch.
-    pub(super) fn say_of(&self, desk: &mut Desk, epoch: Epoch, error: KeyError) {
-        desk.said_of.insert(epoch, (*self.rounds.borrow() + 1, error));
-    }
-
-    /// Lets time pass for the machine, while something is under way.
-    pub(super) fn tick(self: &Arc<Self>, shared: &Shared) {
-        let mut told = Vec::new();
-        let mut desk = self.desk();
-        let before = desk.machine.reported();
-        self.feed(&mut desk, shared, Event::Wake { wanted: false, used: true }, &mut told);
-        if desk.machine.reported() != before {
-            self.end_round(&mut desk);
-        }
-        drop(desk);
-        shared.tell(told);
-    }
-
-    /// What the task is to do now.
-    pub(super) fn next(self: &Arc<Self>, shared: &Shared) -> Work {
-        let mut told = Vec::new();
-        let mut desk = self.desk();
-        let work = self.decide(&mut desk, shared, &mut told);
-        drop(desk);
-        shared.tell(told);
-        work
-    }
-
-    fn decide(self: &Arc<Self>, desk: &mut Desk, shared: &Shared, told: &mut Vec<KeyEvent>) -> Work {
-        let policy = &shared.parts.policy;
-        let now = self.clock.now();
-        if self.activity.swap(activity::UNUSED, Ordering::Relaxed) == activity::USED {
-            desk.used = true;
-            desk.last_used = now;
-        }
-        let before = desk.machine.reported();
-        let wanted = std::mem::take(&mut desk.asked);
-        let used = if desk.machine.holds_key() {
-            desk.used
-        } else {
-            self.state.receiver_count() > 0 || now.since(&desk.last_used) < policy.usable_for()
-        };
-        let mut work = self.feed(desk, shared, Event::Wake { wanted, used }, told);
-        if work.is_none() && !desk.wanted.is_empty() {
-            work = self.feed(desk, shared, Event::Fetch, told);
-        }
-        if desk.machine.reported() != before {
-            self.end_round(desk);
-        }
-        if let Some(work) = work {
-            return Work::Do(work);
-        }
-        if desk.machine.is_at_rest() && desk.waiting == 0 {
-            self.rest(desk, shared);
-            return Work::End;
-        }
-        if desk.machine.holds_key() && desk.machine.is_idle() {
-            let (from, to) = (activity::UNUSED, activity::ASLEEP);
-            let _ = self.activity.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
-            if self.activity.load(Ordering::Relaxed) == activity::USED {
-                return Work::Sleep(std::time::Duration::ZERO);
-            }
-        }
-        Work::Sleep(desk.machine.next_wake(now, policy).unwrap_or(task::LONGEST_SLEEP))
-    }
-
-    /// Ends the task; frees the entry if nobody holds it.
-    fn rest(self: &Arc<Self>, desk: &mut Desk, shared: &Shared) {
-        desk.running = false;
-        // The map's and the task's own. Who looks it up from now on finds it retired.
-        if Arc::strong_count(self) <= 2 && self.state.receiver_count() == 0 {
-            desk.retired = true;
-            shared.entries.remove((self.account, self.provider), self);
-        }
-    }
-
-    /// The task has ended without being told to: what it had under way came to nothing.
-    pub(super) fn abandon(self: &Arc<Self>, shared: &Shared) {
-        let mut told = Vec::new();
-        let mut desk = self.desk();
-        if desk.running {
-            desk.running = false;
-            self.feed(&mut desk, shared, Event::Abandoned, &mut told);
-            if shared.is_closing() {
-                self.evict(&mut desk);
-            }
-            self.end_round(&mut desk);
-        }
-        drop(desk);
-        shared.tell(told);
-    }
-
-    pub(super) fn alarm(&self, desk: &Desk, alarm: Alarm) -> KeyEvent {
-        KeyEvent {
-            account: self.account,
-            provider: self.provider,
-            key_id: desk.key_id(),
-            at: self.clock.now(),
-            what: What::Alarm(alarm),
-        }
-    }
-
-    pub(super) fn forget(self: &Arc<Self>, shared: &Shared) {
-        let mut told = Vec::new();
-        let mut desk = self.desk();
-        desk.generation += 1;
-        desk.record = None;
-        desk.failure = None;
-        self.feed(&mut desk, shared, Event::Forgotten, &mut told);
-        self.end_round(&mut desk);
-        drop(desk);
-        self.wake.notify_one();
-        shared.tell(told);
-    }
-
-    pub(super) fn shut(&self) {
-        let mut desk = self.desk();
-        self.evict(&mut desk);
-        self.end_round(&mut desk);
     }
 
     pub(super) fn watch(&self) -> Option<watch::Receiver<KeyState>> {
@@ -472,39 +231,6 @@ impl Entry {
 
     pub(super) fn scope(&self, epoch: Epoch) -> KeyScope {
         KeyScope { account: self.account, epoch, provider: self.provider }
-    }
-}
-
-impl Desk {
-    /// Takes note of what failed, for refusals and the status.
-    pub(super) fn note_failure(&mut self, error: KeyError, at: Timestamp) {
-        let kind = match &error {
-            KeyError::Unavailable { fault: Fault::Vault { kind, key_id, .. }, .. } => {
-                if kind.meaning() != cofferdam_vault::Meaning::Outage {
-                    self.denied.clone_from(key_id);
-                }
-                Some(*kind)
-            }
-            _ => None,
-        };
-        let message = error.to_string();
-        self.failure = Some((error, LastFailure { kind, message, at }));
-    }
-
-    fn key_id(&self) -> Option<KeyId> {
-        let newest = self.record.as_ref()?.epochs.last()?;
-        newest.wraps.first().map(|wrap| wrap.key_id.clone())
-    }
-}
-
-impl Shared {
-    /// Tells and logs events, with no lock held.
-    pub(super) fn tell(&self, events: Vec<KeyEvent>) {
-        for event in events {
-            event.log();
-            // Nobody may be listening.
-            let _ = self.events.send(event);
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every entry, by account and provider.
 //!
-//! Guarantees: looking one up takes no lock and allocates nothing. Adding and removing copy one shard.
+//! Guarantees: looking one up takes no lock and allocates nothing. Adding and removing copy one shard; adding
+//! also frees what nobody holds any longer.
 
 use std::{
     collections::BTreeMap,
@@ -40,6 +41,8 @@ impl Entries {
         let _changing = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let shard = self.shard(&key);
         let mut entries = BTreeMap::clone(&shard.load());
+        // Held by the shard and by its copy.
+        entries.retain(|_, entry| !entry.retire_if_unused(2));
         let entry = Arc::clone(entries.entry(key).or_insert_with(make));
         shard.store(Arc::new(entries));
         entry

@@ -7,6 +7,7 @@
 //! Not its job: to decide what an event means: that is [`crate::machine`]'s.
 
 mod attempt;
+mod desk;
 mod entry;
 mod live;
 mod map;

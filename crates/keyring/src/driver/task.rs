@@ -1,19 +1,28 @@
 //! The task of one entry: it does what the machine asks for, one thing after another, and sleeps in between.
 //!
 //! Guarantees: time passes for the machine also while a call is under way, so a key is dropped at its bound even
-//! if its vault hangs; whatever ends the task, those who wait are told. A sleep is at most
+//! if its vault hangs; a vault or a record store that panics is an outage; whatever ends the task, those who wait
+//! are told. A sleep is at most
 //! [`LONGEST_SLEEP`], so that a machine that was suspended drops its overdue keys soon after.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::sleep};
 
 use super::{
     Shared,
-    entry::{Entry, Work},
+    desk::{Desk, Work},
+    entry::Entry,
 };
 use crate::{
-    KeyEvent,
+    Fault, KeyError, KeyEvent,
     machine::{Effect, Event, Jitter},
 };
 
@@ -65,40 +74,64 @@ impl Task {
 
     async fn perform(&self, effect: Effect, closing: &mut watch::Receiver<bool>) -> Option<Effect> {
         let generation = self.entry.desk().generation;
-        match effect {
+        let done = match effect {
             Effect::Attempt { attempt, reread } => {
                 let work = self.attempt(attempt, reread, generation);
-                self.during(generation, closing, work).await.flatten()
+                self.during(generation, closing, work).await
             }
-            Effect::ReadRecord => {
-                let work = self.read_after_denial(generation);
-                self.during(generation, closing, work).await.flatten()
+            Effect::ReadRecord => self.during(generation, closing, self.read_after_denial(generation)).await,
+            // Not given up when the keyring closes: a revocation that is known is persisted.
+            Effect::Persist { revoked } => {
+                unless_it_panics(self.persist(revoked)).await.ok_or(Ended::Panicked)
             }
-            Effect::Persist { revoked } => self.persist(revoked).await,
-            _ => None,
+            _ => Ok(None),
+        };
+        match done {
+            Ok(next) => next,
+            Err(Ended::GivenUp) => None,
+            Err(Ended::Panicked) => self.panicked(generation),
         }
     }
 
-    /// What the work brings; `None` if it was abandoned because the keyring closes or what it is about was
-    /// forgotten.
+    /// Foreign code panicked: a failure like any other, as far as keys are concerned.
+    fn panicked(&self, generation: u64) -> Option<Effect> {
+        let error = KeyError::Unavailable {
+            account: self.entry.account,
+            provider: self.entry.provider,
+            fault: Fault::Panicked,
+            retry: self.shared.parts.policy.retry_max(),
+        };
+        let at = self.entry.now();
+        self.conclude(generation, Event::Abandoned, |desk| {
+            desk.wanted.clear();
+            desk.note_failure(error.clone(), at);
+            self.entry.say(desk, error);
+        })
+    }
+
+    /// What the work brings, unless the keyring closes or what it is about is forgotten meanwhile.
     async fn during<T>(
         &self,
         generation: u64,
         closing: &mut watch::Receiver<bool>,
         work: impl Future<Output = T>,
-    ) -> Option<T> {
-        let mut work = std::pin::pin!(work);
+    ) -> Result<T, Ended> {
+        let mut work = std::pin::pin!(unless_it_panics(work));
         loop {
             let wait = self.until_next_wake();
             tokio::select! {
-                done = &mut work => return Some(done),
-                () = sleep(wait) => self.entry.tick(&self.shared),
-                () = self.entry.wake.notified() => {
-                    if self.entry.desk().generation != generation {
-                        return None;
+                done = &mut work => return done.ok_or(Ended::Panicked),
+                () = sleep(wait) => {
+                    if !self.entry.tick(&self.shared, generation) {
+                        return Err(Ended::GivenUp);
                     }
                 }
-                _ = closing.wait_for(|&closing| closing) => return None,
+                () = self.entry.wake.notified() => {
+                    if self.entry.desk().generation != generation {
+                        return Err(Ended::GivenUp);
+                    }
+                }
+                _ = closing.wait_for(|&closing| closing) => return Err(Ended::GivenUp),
             }
         }
     }
@@ -113,7 +146,7 @@ impl Task {
         &self,
         generation: u64,
         event: Event,
-        prepare: impl FnOnce(&mut super::entry::Desk),
+        prepare: impl FnOnce(&mut Desk),
     ) -> Option<Effect> {
         let mut told: Vec<KeyEvent> = Vec::new();
         let mut desk = self.entry.desk();
@@ -135,6 +168,22 @@ impl Task {
             Err(_) => Jitter::default(),
         }
     }
+}
+
+/// Why work brought nothing.
+enum Ended {
+    GivenUp,
+    Panicked,
+}
+
+/// What the future brings; `None` if it panics. It is not polled again then.
+async fn unless_it_panics<T>(work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+        Ok(polled) => polled.map(Some),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
 }
 
 impl Drop for Task {

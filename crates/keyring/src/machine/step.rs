@@ -107,6 +107,10 @@ impl Step<'_> {
                     self.begin(!self.state.holds_key());
                 } else if due {
                     self.state.idle = true;
+                    // Nobody asks any longer whether it still is: who comes back waits for an answer.
+                    if let Phase::Revoked { answered, .. } = &mut self.state.phase {
+                        *answered = false;
+                    }
                 }
             }
         }
@@ -178,9 +182,11 @@ impl Step<'_> {
             self.due_now_unless_busy();
             return;
         }
-        if let Phase::Revoked { persisted, answered, .. } = self.state.phase {
-            self.state.phase = Phase::Revoked { persisted, answered, restoring: Some(attempt) };
-            self.persist(false);
+        if let Phase::Revoked { persisted, answered, restoring } = self.state.phase {
+            if restoring.is_none_or(|verified| verified.number < attempt.number) {
+                self.state.phase = Phase::Revoked { persisted, answered, restoring: Some(attempt) };
+                self.persist(false);
+            }
         } else {
             self.hold(attempt, jitter);
         }
@@ -308,9 +314,8 @@ impl Step<'_> {
                 }
             }
             (true, false, _) => {
-                self.state.failures += 1;
-                let backoff = self.backoff();
-                self.due_after(self.now, backoff);
+                self.state.failures = self.state.failures.saturating_add(1);
+                self.due_after(self.now, self.backoff());
             }
         }
     }
@@ -329,15 +334,16 @@ impl Step<'_> {
 
     fn start_over(&mut self, why: Why) {
         self.why = why;
-        let last = self.state.last;
-        self.state = State { last, barred: last, ..State::new(self.state.provider) };
+        let State { provider, last, persisting, .. } = self.state;
+        self.state = State { last, barred: last, persisting, ..State::new(provider) };
     }
 
     fn abandoned(&mut self) {
         self.record_unreadable();
         if self.state.persisting {
             self.state.persisting = false;
-            self.state.due = Some(self.now);
+            self.state.failures = self.state.failures.saturating_add(1);
+            self.due_after(self.now, self.backoff());
             if let Phase::Revoked { persisted, answered, .. } = self.state.phase {
                 self.state.phase = Phase::Revoked { persisted, answered, restoring: None };
             }

@@ -10,6 +10,8 @@
 //!   before anything points to it.
 //! - redb's header (its page 0, the only one that it overwrites in place) goes to the slot that is *not* the
 //!   last one known to be durable. A crash at any write leaves either the new header or the one before it.
+//! - The header says how long the file is at least, so a file that was cut is refused before redb counts on
+//!   pages that are gone.
 //! - redb never reads a page that it has not written; new pages are zeros without a checksum, and refused.
 //!
 //! Not its job: locks (the file layer's), recovery (redb's), deciding what a failure means (the joint's).
@@ -92,6 +94,9 @@ struct Slots {
     last: usize,
     /// The slot that holds the newest header known to be durable.
     durable: usize,
+    /// redb's length of the file, and the part of it that is known to be durable.
+    len: u64,
+    durable_len: u64,
 }
 
 /// A redb backend over a [`FileLayer`].
@@ -107,8 +112,9 @@ impl Checksummed {
         let failed = |error| StoreError::from_io("writing the first block of a new store", error);
         layer.set_len(SLOTS_AT).map_err(failed)?;
         layer.write_at(0, &encode_super()).map_err(failed)?;
-        let current = Record { sequence: 0, bytes: [0; HEADER_LEN] };
-        Ok(Self { layer, health, slots: Mutex::new(Slots { current, last: 0, durable: 0 }) })
+        let current = Record { sequence: 0, least_len: 0, bytes: [0; HEADER_LEN] };
+        let slots = Slots { current, last: 0, durable: 0, len: 0, durable_len: 0 };
+        Ok(Self { layer, health, slots: Mutex::new(slots) })
     }
 
     /// Over a file that holds a store.
@@ -133,10 +139,13 @@ impl Checksummed {
             return Err(corrupt("the header does not verify"));
         };
         let (current, last) = if a.sequence > b.sequence { (a, 0) } else { (b, 1) };
+        let len = logical_len(len).filter(|len| *len >= current.least_len);
+        let len = len.ok_or_else(|| corrupt("the file was cut, or something was added to it"))?;
         // The newer one was read back, but perhaps from memory only: a sync makes sure before the older one
         // may be overwritten.
         layer.sync().map_err(|error| StoreError::from_io("syncing the store's file", error))?;
-        Ok(Self { layer, health, slots: Mutex::new(Slots { current, last, durable: last }) })
+        let slots = Slots { current, last, durable: last, len, durable_len: len };
+        Ok(Self { layer, health, slots: Mutex::new(slots) })
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, Slots> {
@@ -196,12 +205,25 @@ impl Checksummed {
     fn write_header(&self, offset: usize, data: &[u8]) -> io::Result<()> {
         let mut slots = self.slots();
         let mut next = slots.current.clone();
-        next.sequence += 1;
         next.bytes.get_mut(offset..offset + data.len()).ok_or_else(misaligned)?.copy_from_slice(data);
+        next.least_len = slots.durable_len;
+        self.write_record(&mut slots, next)
+    }
+
+    fn write_record(&self, slots: &mut Slots, mut next: Record) -> io::Result<()> {
+        next.sequence += 1;
         let slot = 1 - slots.durable;
         self.write_at(slot_at(slot), &next.encode(slot))?;
         slots.current = next;
         slots.last = slot;
+        Ok(())
+    }
+
+    fn sync(&self, slots: &mut Slots) -> io::Result<()> {
+        self.layer.sync().inspect_err(|error| self.health.note(Failure::Sync(error.kind())))?;
+        slots.durable = slots.last;
+        slots.durable_len = slots.len;
+        self.health.counters.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -225,14 +247,7 @@ impl fmt::Debug for Checksummed {
 
 impl redb::StorageBackend for Checksummed {
     fn len(&self) -> io::Result<u64> {
-        let len = self.layer.size().inspect_err(|error| self.health.note(Failure::Read(error.kind())))?;
-        if len == SLOTS_AT {
-            return Ok(0);
-        }
-        match len.checked_sub(PAGES_AT) {
-            Some(pages) if pages % STRIDE as u64 == 0 => Ok((pages / STRIDE as u64 + 1) * PAGE as u64),
-            _ => Err(self.damaged(Failure::Truncated)),
-        }
+        Ok(self.slots().len)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -253,18 +268,34 @@ impl redb::StorageBackend for Checksummed {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let pages = page_number(len, 0)?;
-        let len = pages.checked_sub(1).map_or(SLOTS_AT, |pages| PAGES_AT + pages * STRIDE as u64);
-        self.layer.set_len(len).inspect_err(|error| self.note_write(error))
+        let physical = match page_number(len, 0)? {
+            0 => SLOTS_AT,
+            pages => PAGES_AT + (pages - 1) * STRIDE as u64,
+        };
+        let mut slots = self.slots();
+        if len < slots.current.least_len {
+            // Or a crash after the cut would look like a file that somebody cut.
+            let next = Record { least_len: len, ..slots.current.clone() };
+            self.write_record(&mut slots, next)?;
+            self.sync(&mut slots)?;
+        }
+        self.layer.set_len(physical).inspect_err(|error| self.note_write(error))?;
+        slots.len = len;
+        slots.durable_len = slots.durable_len.min(len);
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let last = self.slots().last;
-        self.layer.sync().inspect_err(|error| self.health.note(Failure::Sync(error.kind())))?;
-        self.slots().durable = last;
-        self.health.counters.syncs.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        // Held throughout: what is written to a slot meanwhile would count as durable.
+        self.sync(&mut self.slots())
     }
+}
+
+/// redb's length of a file of this length; `None` when no store has that.
+fn logical_len(physical: u64) -> Option<u64> {
+    let pages = physical.checked_sub(PAGES_AT)?;
+    let whole = pages.is_multiple_of(STRIDE as u64);
+    whole.then(|| (pages / STRIDE as u64 + 1) * PAGE as u64)
 }
 
 fn slot_at(slot: usize) -> u64 {

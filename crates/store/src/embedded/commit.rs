@@ -18,14 +18,11 @@ use tokio::sync::oneshot;
 
 use super::{
     executor::Executor,
-    guard::Joint,
+    guard::{Broke, Joint},
     queue::{Lane, Permit, Queue},
     tables::{self, Done, Work},
 };
 use crate::error::{StoreError, StoreErrorKind};
-
-/// How often a commit is tried again that failed because a reader met damage meanwhile.
-const TRIES: usize = 3;
 
 /// A write that waits for its commit.
 pub(crate) struct Entry {
@@ -98,34 +95,35 @@ impl Committer {
     }
 
     fn try_commit(&self, group: &[&Work]) -> Result<Vec<Result<Done, StoreError>>, StoreError> {
-        let mut tries = 1;
-        loop {
-            let number = self.transaction.fetch_add(1, Ordering::Relaxed) + 1;
-            // redb may fail after the transaction has become durable, so the answers are kept here.
-            let mut answers = None;
-            let result = self.joint.run_once(|database| tables::apply(database, group, number, &mut answers));
-            let broke = match result {
-                Ok(()) => {
-                    self.commits.fetch_add(1, Ordering::Relaxed);
-                    return Ok(answers.unwrap_or_default());
-                }
-                Err(broke) => broke,
-            };
-            if !matches!(broke.error.kind(), StoreErrorKind::Full | StoreErrorKind::Corrupt) {
-                return Err(broke.error);
-            }
-            // Opened again, the store knows whether that transaction was kept.
-            if let (Some(answers), Ok(kept)) = (answers, self.joint.run(tables::last_transaction))
-                && kept == number
-            {
-                self.commits.fetch_add(1, Ordering::Relaxed);
-                return Ok(answers);
-            }
-            if !broke.bystander || tries == TRIES {
-                return Err(broke.error);
-            }
-            tries += 1;
+        let mut number = self.next_number();
+        // redb may fail after the transaction has become durable, so the answers are kept here.
+        let mut answers = None;
+        let mut result = self.joint.run_once(|database| tables::apply(database, group, number, &mut answers));
+        if result.as_ref().is_err_and(|broke| broke.bystander) && !self.was_kept(number) {
+            // A reader met damage meanwhile; alone, nobody can.
+            number = self.next_number();
+            answers = None;
+            result = self
+                .joint
+                .run_alone(|database| tables::apply(database, group, number, &mut answers))
+                .map_err(|error| Broke { error, bystander: false });
         }
+        match result {
+            Err(broke) if !self.was_kept(number) => Err(broke.error),
+            _ => {
+                self.commits.fetch_add(1, Ordering::Relaxed);
+                Ok(answers.unwrap_or_default())
+            }
+        }
+    }
+
+    fn next_number(&self) -> u64 {
+        self.transaction.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whether a transaction that failed was kept all the same. A poisoned store does not say.
+    fn was_kept(&self, number: u64) -> bool {
+        self.joint.run(tables::last_transaction).is_ok_and(|kept| kept == number)
     }
 }
 

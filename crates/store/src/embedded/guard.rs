@@ -32,8 +32,8 @@ use super::{
 };
 use crate::error::{StoreError, StoreErrorKind, io_kind};
 
-/// How often a call is tried again that failed only because another met damage.
-const TRIES: usize = 4;
+/// How often a call is tried that fails only because another met damage; the last time it runs alone.
+const TRIES: usize = 3;
 
 /// Why a call inside the joint failed.
 #[derive(Debug)]
@@ -118,15 +118,16 @@ impl Joint {
         }
     }
 
-    /// Runs `call` on the database; runs it again if it failed only because of another's damage.
+    /// Runs `call` on the database; runs it again if it failed only because another met damage, in the end
+    /// alone, so that no other can.
     pub(crate) fn run<T>(&self, call: impl Fn(&Database) -> Result<T, Fault>) -> Result<T, StoreError> {
-        let mut tries = 1;
-        loop {
+        for _ in 1..TRIES {
             match self.run_once(&call) {
-                Err(Broke { bystander: true, .. }) if tries < TRIES => tries += 1,
+                Err(Broke { bystander: true, .. }) => {}
                 result => return result.map_err(|broke| broke.error),
             }
         }
+        self.run_alone(|database| call(database))
     }
 
     /// Runs `call` on the database once.
@@ -145,8 +146,14 @@ impl Joint {
         &self,
         call: impl FnOnce(&mut Database) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
-        drop(self.ready().map_err(|broke| broke.error)?);
-        let mut state = self.state_mut();
+        let mut state = loop {
+            drop(self.ready().map_err(|broke| broke.error)?);
+            let state = self.state_mut();
+            // In between, a call may have met damage.
+            if matches!(*state, State::Open { .. }) {
+                break state;
+            }
+        };
         let State::Open { database, health } = &mut *state else {
             return Err(self.error(StoreErrorKind::Closed));
         };

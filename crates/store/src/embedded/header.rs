@@ -8,7 +8,7 @@
 //! | at | what |
 //! | --- | --- |
 //! | 0 | 16 bytes magic, u32 format, u32 page, u32 stride, u32 row, zeros to 56, u64 xxh3 of bytes 0 to 56 |
-//! | 4,096 and 8,192 | two slots; each holds the same [`Record`] twice, at 0 and at 2,048 |
+//! | 4,096 and 8,192 | two slots; each holds the same [`Record`] twice, at 0 and at 2,048: u64 sequence, u64 least length, 448 bytes of redb's page 0, u64 xxh3 of all that |
 //! | 12,288 | redb's page 1, and every further page, 4,104 bytes apart |
 //!
 //! Why each slot holds it twice: a disk writes sectors of 512 bytes whole or not at all, so a crash never
@@ -40,7 +40,8 @@ pub(crate) const HEADER_LEN: usize = 448;
 const MAGIC: &[u8; 16] = b"cofferdam store\n";
 const SUPER_SUMMED: usize = 56;
 const COPIES_AT: [usize; 2] = [0, 2048];
-const RECORD_SUMMED: usize = 8 + HEADER_LEN;
+const BYTES_AT: usize = 16;
+const RECORD_SUMMED: usize = BYTES_AT + HEADER_LEN;
 const RECORD_LEN: usize = RECORD_SUMMED + 8;
 
 /// The first block of a new file.
@@ -85,6 +86,8 @@ pub(crate) fn check_super(bytes: &[u8]) -> Result<(), StoreError> {
 pub(crate) struct Record {
     /// Counts the writings.
     pub(crate) sequence: u64,
+    /// The file held at least this much of redb's bytes for as long as this record was the newest.
+    pub(crate) least_len: u64,
     /// The first bytes of redb's page 0.
     pub(crate) bytes: [u8; HEADER_LEN],
 }
@@ -95,7 +98,8 @@ impl Record {
         let mut out = [0; SLOT_LEN];
         for (copy, at) in COPIES_AT.into_iter().enumerate() {
             out[at..at + 8].copy_from_slice(&self.sequence.to_le_bytes());
-            out[at + 8..at + RECORD_SUMMED].copy_from_slice(&self.bytes);
+            out[at + 8..at + BYTES_AT].copy_from_slice(&self.least_len.to_le_bytes());
+            out[at + BYTES_AT..at + RECORD_SUMMED].copy_from_slice(&self.bytes);
             let sum = xxh3_64_with_seed(&out[at..at + RECORD_SUMMED], seed(slot, copy));
             out[at + RECORD_SUMMED..at + RECORD_LEN].copy_from_slice(&sum.to_le_bytes());
         }
@@ -113,7 +117,8 @@ impl Record {
             })
             .map(|(_, at)| Self {
                 sequence: word(block, at),
-                bytes: std::array::from_fn(|i| block[at + 8 + i]),
+                least_len: word(block, at + 8),
+                bytes: std::array::from_fn(|i| block[at + BYTES_AT + i]),
             })
             .max_by_key(|record| record.sequence)
     }
@@ -139,7 +144,7 @@ mod tests {
     use super::*;
 
     fn record(sequence: u64) -> Record {
-        Record { sequence, bytes: [sequence as u8; HEADER_LEN] }
+        Record { sequence, least_len: 4096 * sequence, bytes: [sequence as u8; HEADER_LEN] }
     }
 
     #[test]

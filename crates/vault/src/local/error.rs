@@ -153,10 +153,7 @@ pub enum LocalVaultError {
         key_id: KeyId,
     },
     /// The key can't be purged yet.
-    #[error(
-        "the key {key_id} is under purge protection for another {} days: purge it then, or recover it",
-        .left.as_secs().div_ceil(24 * 60 * 60)
-    )]
+    #[error("the key {key_id} is under purge protection for another {}: purge it then, or recover it", days(.left))]
     PurgeProtected {
         /// The key.
         key_id: KeyId,
@@ -201,6 +198,19 @@ impl LocalVaultError {
     }
 
     pub(super) fn into_vault_error(self, key_id: &KeyId) -> VaultError {
-        VaultError::new(self.kind(), self.to_string()).about(key_id).caused_by(self)
+        // A vault's error names its key at the end.
+        let message = match &self {
+            Self::KeyNotFound { .. } => "there is no such key: list the vault's keys".into(),
+            Self::BadKeyId { vault, why, .. } => format!("not a key of the local vault {vault}: {why}"),
+            _ => self.to_string(),
+        };
+        VaultError::new(self.kind(), message).about(key_id).caused_by(self)
+    }
+}
+
+fn days(time: &Duration) -> String {
+    match time.as_secs() / (24 * 60 * 60) {
+        0 => "day at most".into(),
+        _ => format!("{} days", time.as_secs().div_ceil(24 * 60 * 60)),
     }
 }

@@ -13,6 +13,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use data_encoding::HEXLOWER;
@@ -36,6 +37,10 @@ const QUOTE: &str = "\"";
 const END: &str = "\"\n}\n";
 /// What ends a JSON object as it is written, before the tail takes its place.
 const CLOSE: &[u8] = b"\n}";
+
+/// How long a writer that finds the lock held waits before it looks again.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(8);
 
 /// What opens the file.
 pub(super) enum Access<'a> {
@@ -205,15 +210,31 @@ impl Lock {
         beside(vault, ".lock")
     }
 
-    /// None when another holds it.
-    pub(super) fn try_acquire(vault: &Path) -> Result<Option<Self>, LocalVaultError> {
+    /// Waits in place, so this is for threads that may block.
+    ///
+    /// Others hold it for milliseconds. A child that this process is starting holds it too until it executes its
+    /// program, so even a lone writer may find it held.
+    pub(super) fn acquire(vault: &Path, wait: Duration) -> Result<Self, LocalVaultError> {
         let path = Self::path(vault);
         let io = |source| io_error("lock", &path, source);
         let file = private(OpenOptions::new().read(true).write(true).create(true)).open(&path).map_err(io)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(source)) => Err(io(source)),
+        let (mut waited, mut pause) = (Duration::ZERO, FIRST_PAUSE);
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(TryLockError::Error(source)) => return Err(io(source)),
+                Err(TryLockError::WouldBlock) if waited >= wait => {
+                    return Err(LocalVaultError::Locked { path });
+                }
+                Err(TryLockError::WouldBlock) => {}
+            }
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "another process decides how long: no clock that a test could set does"
+            )]
+            std::thread::sleep(pause);
+            waited += pause;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }

@@ -18,11 +18,6 @@ use super::{
     record::{ClearKek, Document, Hex, KeyMaterial, Protection, VersionRecord},
 };
 
-/// How long a change waits for the lock. Others hold it for milliseconds.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-
 impl LocalVault {
     /// Makes a vault of this name in a new file.
     ///
@@ -169,7 +164,7 @@ impl LocalVault {
     async fn change_key<T: Send + 'static>(
         &self,
         key_id: &KeyId,
-        change: impl Fn(&mut Document, &KeyPath, &Inner) -> Result<T, LocalVaultError> + Send + Sync + 'static,
+        change: impl FnOnce(&mut Document, &KeyPath, &Inner) -> Result<T, LocalVaultError> + Send + 'static,
     ) -> Result<T, LocalVaultError> {
         let path = KeyPath::parse(key_id, &self.0.name)?;
         self.change(move |inner, document| change(document, &path, inner)).await
@@ -177,22 +172,10 @@ impl LocalVault {
 
     async fn change<T: Send + 'static>(
         &self,
-        change: impl Fn(&Inner, &mut Document) -> Result<T, LocalVaultError> + Send + Sync + 'static,
+        change: impl FnOnce(&Inner, &mut Document) -> Result<T, LocalVaultError> + Send + 'static,
     ) -> Result<T, LocalVaultError> {
-        let change = Arc::new(change);
-        let (mut waited, mut pause) = (Duration::ZERO, FIRST_PAUSE);
-        loop {
-            let (inner, change) = (self.0.clone(), change.clone());
-            if let Some(answer) = self.0.blocking.run(move || inner.try_change(&*change)).await?? {
-                return Ok(answer);
-            }
-            if waited >= LOCK_WAIT {
-                return Err(LocalVaultError::Locked { path: Lock::path(&self.0.path) });
-            }
-            tokio::time::sleep(pause).await;
-            waited += pause;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
+        let inner = self.0.clone();
+        self.0.blocking.run(move || inner.change(change)).await?
     }
 }
 
@@ -224,9 +207,7 @@ impl Inner {
             offline: false,
             keys: Vec::new(),
         };
-        // Only another `create` can hold it here, and then this one has lost.
-        let lock = Lock::try_acquire(path)?;
-        let lock = lock.ok_or_else(|| LocalVaultError::Locked { path: Lock::path(path) })?;
+        let lock = Lock::acquire(path, options.lock_wait)?;
         if path.symlink_metadata().is_ok() {
             return Err(LocalVaultError::AlreadyExists { path: path.clone() });
         }
@@ -234,20 +215,17 @@ impl Inner {
         Ok(Self::new(path, &document, keys, options))
     }
 
-    /// None when another holds the lock.
-    fn try_change<T>(
+    fn change<T>(
         &self,
-        change: impl Fn(&Self, &mut Document) -> Result<T, LocalVaultError>,
-    ) -> Result<Option<T>, LocalVaultError> {
-        let Some(lock) = Lock::try_acquire(&self.path)? else {
-            return Ok(None);
-        };
+        change: impl FnOnce(&Self, &mut Document) -> Result<T, LocalVaultError>,
+    ) -> Result<T, LocalVaultError> {
+        let lock = Lock::acquire(&self.path, self.lock_wait)?;
         let mut document = self.load()?;
         let answer = change(self, &mut document)?;
         document.generation += 1;
         file::replace(&self.path, &document, self.keys.as_ref(), &lock)?;
         self.seen.fetch_max(document.generation, std::sync::atomic::Ordering::AcqRel);
-        Ok(Some(answer))
+        Ok(answer)
     }
 
     /// A new KEK under a new version's name.

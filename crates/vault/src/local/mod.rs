@@ -17,12 +17,14 @@ mod protect;
 mod record;
 
 use std::{
+    convert::Infallible,
     fmt,
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -58,18 +60,17 @@ pub struct LocalVaultOptions {
     pub entropy: Arc<dyn Entropy>,
     /// Where files are read and written.
     pub blocking: Blocking,
+    /// How long a change waits for another process's change to end.
+    pub lock_wait: Duration,
 }
 
 impl LocalVaultOptions {
+    const LOCK_WAIT: Duration = Duration::from_secs(10);
+
     /// No passphrase, this clock and this source of randomness, files on tokio's blocking threads.
     pub fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
-        Self {
-            passphrase: None,
-            cost: PassphraseCost::default(),
-            clock,
-            entropy,
-            blocking: Blocking::default(),
-        }
+        let (cost, blocking) = (PassphraseCost::default(), Blocking::default());
+        Self { passphrase: None, cost, clock, entropy, blocking, lock_wait: Self::LOCK_WAIT }
     }
 
     /// The same with a passphrase.
@@ -83,6 +84,13 @@ impl LocalVaultOptions {
     #[must_use]
     pub fn cost(mut self, cost: PassphraseCost) -> Self {
         self.cost = cost;
+        self
+    }
+
+    /// The same with another wait for the lock.
+    #[must_use]
+    pub fn lock_wait(mut self, wait: Duration) -> Self {
+        self.lock_wait = wait;
         self
     }
 
@@ -103,7 +111,7 @@ impl Default for LocalVaultOptions {
 
 /// An open local vault. Clones share it.
 ///
-/// With [`Blocking::Spawn`] it needs a tokio runtime; a change that finds the lock held also its timers.
+/// With [`Blocking::Spawn`] it needs a tokio runtime, but not its timers.
 #[derive(Clone)]
 pub struct LocalVault(Arc<Inner>);
 
@@ -114,6 +122,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     blocking: Blocking,
+    lock_wait: Duration,
     /// The newest generation that was read or written: an older file is refused.
     seen: AtomicU64,
 }
@@ -228,6 +237,7 @@ impl Inner {
             clock: options.clock,
             entropy: options.entropy,
             blocking: options.blocking,
+            lock_wait: options.lock_wait,
             seen: AtomicU64::new(document.generation),
         }
     }
@@ -273,7 +283,11 @@ impl Inner {
     ) -> Result<Kek, LocalVaultError> {
         let kek = match (&version.key, &self.keys) {
             (KeyMaterial::Clear(kek), None) => {
-                Kek::try_from_fn(|out| Ok::<_, std::convert::Infallible>(*out = *kek.0.expose())).ok()
+                let copied = Kek::try_from_fn(|out| -> Result<(), Infallible> {
+                    out.copy_from_slice(kek.0.expose());
+                    Ok(())
+                });
+                copied.ok()
             }
             (KeyMaterial::Sealed { nonce, ciphertext }, Some(keys)) => {
                 let place = Place { vault: &document.vault, name: &key.name, version: &version.version };

@@ -276,7 +276,11 @@ mod tests {
 
     #[test]
     fn a_kek_unseals_in_its_place_under_its_passphrase_alone() {
-        let kek = Kek::try_from_fn(|k| Ok::<_, std::convert::Infallible>(k.fill(5))).unwrap();
+        let kek = Kek::try_from_fn(|k| -> Result<(), std::convert::Infallible> {
+            k.fill(5);
+            Ok(())
+        })
+        .unwrap();
         let (nonce, sealed) = keys("a").seal(&kek, &PLACE, &Fixed).unwrap();
         assert_eq!(keys("a").unseal(&nonce, &sealed, &PLACE).unwrap().expose(), kek.expose());
         assert!(keys("b").unseal(&nonce, &sealed, &PLACE).is_none());

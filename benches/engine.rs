@@ -1,0 +1,121 @@
+//! Durable puts and gets through the engine, beside the same bytes unsealed through the same store.
+//!
+//! `plain` is what encryption costs nothing of: the same group commit, the same file, the same acknowledgement.
+//! `cargo xtask bench` prints the ratios.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
+
+use std::{
+    cell::Cell,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use cofferdam::{
+    crypto::{AccountId, BlockId, Epoch, PageSize, Provider, Version},
+    store::{
+        Account, AccountKey, AccountName, BlockMeta, BlockOp, BlockStore, EmbeddedOptions, EmbeddedStore, Engine,
+    },
+    vault::{LocalVault, LocalVaultOptions, Principal, SystemClock, SystemEntropy, VaultRegistry},
+};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+const SIZES: [(&str, usize); 3] = [("4KiB", 4 << 10), ("64KiB", 64 << 10), ("1MiB", 1 << 20)];
+/// Different blocks written in turn: a put replaces one of them, so that the file does not grow without end.
+const BLOCKS: u64 = 64;
+
+struct Bench {
+    _home: TempDir,
+    store: Arc<EmbeddedStore>,
+    account: Account,
+    plain: AccountId,
+    version: Cell<u64>,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let options = || LocalVaultOptions::new(Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let service = LocalVault::create(home.path().join("service.vault"), "service", options()).await.unwrap();
+        let customer = LocalVault::create(home.path().join("customer.vault"), "customer", options()).await.unwrap();
+        let service_kek = service.create_key("storage").await.unwrap();
+        let kek = customer.create_key("payroll").await.unwrap();
+        let principal = Principal::new("customer");
+        let vaults =
+            VaultRegistry::new(Arc::new(service)).with_customer(principal.clone(), Arc::new(customer));
+        let path = home.path().join("blocks.store");
+        let store = Arc::new(EmbeddedStore::create(path, EmbeddedOptions::default()).unwrap());
+        let engine = Engine::builder(store.clone(), vaults, service_kek).open().await.unwrap();
+        let name = AccountName::new("bench").unwrap();
+        let account = engine.create_account(&name, AccountKey::Customer { principal, kek }).await.unwrap();
+        Self { _home: home, store, account, plain: AccountId::from_bytes([1; 16]), version: Cell::new(1 << 62) }
+    }
+
+    fn id(n: u64) -> BlockId {
+        BlockId::new(format!("block/{:06}", n % BLOCKS)).unwrap()
+    }
+
+    async fn put_plain(&self, n: u64, data: Bytes) {
+        self.version.set(self.version.get() + 1);
+        let meta = BlockMeta {
+            version: Version::new(self.version.get()),
+            sealed_len: data.len() as u64,
+            page_size: PageSize::DEFAULT,
+            stored_at: Duration::ZERO,
+            epoch: Epoch::FIRST,
+            provider: Provider::Service,
+        };
+        let op = BlockOp::Put { account: self.plain, id: Self::id(n), meta, sealed: data };
+        self.store.commit(vec![op]).await.unwrap();
+    }
+}
+
+fn put(c: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let bench = runtime.block_on(Bench::new());
+    let mut group = c.benchmark_group("put");
+    for (name, len) in SIZES {
+        group.throughput(Throughput::Bytes(len as u64));
+        let data = Bytes::from(vec![7; len]);
+        let n = Cell::new(0);
+        let next = || n.replace(n.get() + 1);
+        group.bench_function(BenchmarkId::new("plain", name), |b| {
+            b.to_async(&runtime).iter(|| bench.put_plain(next(), data.clone()));
+        });
+        group.bench_function(BenchmarkId::new("sealed", name), |b| {
+            b.to_async(&runtime).iter(async || bench.account.put(&Bench::id(next()), data.clone()).await.unwrap());
+        });
+    }
+    group.finish();
+}
+
+fn get(c: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let bench = runtime.block_on(Bench::new());
+    let mut group = c.benchmark_group("get");
+    for (name, len) in SIZES {
+        group.throughput(Throughput::Bytes(len as u64));
+        let data = Bytes::from(vec![7; len]);
+        runtime.block_on(async {
+            for n in 0..BLOCKS {
+                bench.put_plain(n, data.clone()).await;
+                bench.account.put(&Bench::id(n), data.clone()).await.unwrap();
+            }
+        });
+        let n = Cell::new(0);
+        let next = || n.replace(n.get() + 1);
+        group.bench_function(BenchmarkId::new("plain", name), |b| {
+            b.to_async(&runtime).iter(async || bench.store.fetch(bench.plain, &Bench::id(next())).await.unwrap().unwrap());
+        });
+        group.bench_function(BenchmarkId::new("sealed", name), |b| {
+            b.to_async(&runtime).iter(async || bench.account.get(&Bench::id(next())).await.unwrap());
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, put, get);
+criterion_main!(benches);

@@ -1,0 +1,323 @@
+//! What happens behind the hot path: every step of an entry's machine, and what it changes at once.
+//!
+//! Invariants: `live` follows the machine in the same step, under the desk's lock; events are told once the lock is
+//! released; a result is delivered only to the generation that asked for it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use cofferdam_crypto::{Epoch, KeyId, Provider};
+use cofferdam_vault::{Meaning, Timestamp};
+
+use super::{
+    LastFailure, Shared,
+    entry::{Entry, activity},
+    live::{Live, Material},
+    task,
+};
+use crate::{
+    Fault, KeyError, KeyEvent, KeyRecord, What,
+    machine::{Bounds, Effect, Event, State, step},
+};
+
+/// What the task and the slow path share.
+pub(super) struct Desk {
+    pub(super) machine: State,
+    pub(super) record: Option<Arc<KeyRecord>>,
+    /// What is live, by epoch.
+    pub(super) keys: Vec<Arc<Material>>,
+    /// What a verified attempt unwrapped, until the machine publishes it.
+    pub(super) candidate: Option<Vec<Arc<Material>>>,
+    /// Epochs that callers wait for.
+    pub(super) wanted: BTreeSet<Epoch>,
+    /// Grows when what is under way must not be delivered.
+    pub(super) generation: u64,
+    pub(super) failure: Option<(KeyError, LastFailure)>,
+    pub(super) denied: Option<KeyId>,
+    /// What a round said to who waited in it, if not by the state.
+    pub(super) said: Option<(u64, KeyError)>,
+    pub(super) said_of: BTreeMap<Epoch, (u64, KeyError)>,
+    /// A caller waits that no attempt was begun for yet.
+    pub(super) asked: bool,
+    pub(super) waiting: usize,
+    /// Used since the last verified attempt.
+    pub(super) used: bool,
+    pub(super) last_used: Timestamp,
+    pub(super) running: bool,
+    pub(super) retired: bool,
+}
+
+/// What the task is to do next.
+#[derive(Debug)]
+pub(super) enum Work {
+    Do(Effect),
+    Sleep(Duration),
+    End,
+}
+
+impl Desk {
+    pub(super) fn new(provider: Provider, now: Timestamp) -> Self {
+        Self {
+            machine: State::new(provider),
+            record: None,
+            keys: Vec::new(),
+            candidate: None,
+            wanted: BTreeSet::new(),
+            generation: 0,
+            failure: None,
+            denied: None,
+            said: None,
+            said_of: BTreeMap::new(),
+            asked: false,
+            waiting: 0,
+            used: false,
+            last_used: now,
+            running: false,
+            retired: false,
+        }
+    }
+
+    /// Takes note of what failed, for refusals and the status.
+    pub(super) fn note_failure(&mut self, error: KeyError, at: Timestamp) {
+        let kind = match &error {
+            KeyError::Unavailable { fault: Fault::Vault { kind, key_id, .. }, .. } => {
+                if kind.meaning() != Meaning::Outage {
+                    self.denied.clone_from(key_id);
+                }
+                Some(*kind)
+            }
+            _ => None,
+        };
+        let message = error.to_string();
+        self.failure = Some((error, LastFailure { kind, message, at }));
+    }
+
+    pub(super) fn key_id(&self) -> Option<KeyId> {
+        let newest = self.record.as_ref()?.epochs.last()?;
+        newest.wraps.first().map(|wrap| wrap.key_id.clone())
+    }
+}
+
+impl Entry {
+    /// Steps the machine and does at once what can be done at once. Returns what the task is to do.
+    pub(super) fn feed(
+        self: &Arc<Self>,
+        desk: &mut Desk,
+        shared: &Shared,
+        event: Event,
+        told: &mut Vec<KeyEvent>,
+    ) -> Option<Effect> {
+        let (machine, effects) = step(desk.machine.clone(), event, self.now(), &shared.parts.policy);
+        desk.machine = machine;
+        let mut work = None;
+        for effect in effects {
+            let what = match effect {
+                Effect::Evict => {
+                    self.evict(desk);
+                    continue;
+                }
+                Effect::Publish(bounds) => {
+                    self.publish(desk, shared, bounds);
+                    continue;
+                }
+                Effect::Attempt { .. } | Effect::ReadRecord | Effect::Persist { .. } => {
+                    work = Some(effect);
+                    continue;
+                }
+                Effect::Alarm(alarm) => What::Alarm(alarm),
+                Effect::Announce { from, to, why } => {
+                    self.state.send_replace(to);
+                    What::Changed { from, to, why }
+                }
+                Effect::Refreshed => What::Refreshed,
+            };
+            told.push(self.event(desk, what));
+        }
+        if !desk.machine.is_restoring() {
+            desk.candidate = None;
+        }
+        work
+    }
+
+    fn publish(self: &Arc<Self>, desk: &mut Desk, shared: &Shared, bounds: Bounds) {
+        if shared.is_closing() {
+            return;
+        }
+        if let Some(keys) = desk.candidate.take() {
+            desk.keys = keys;
+            desk.used = desk.waiting > 0;
+            desk.failure = None;
+            desk.denied = None;
+        }
+        let live = Live { keys: desk.keys.clone(), bounds, entry: Arc::downgrade(self) };
+        self.live.store(Some(Arc::new(live)));
+    }
+
+    fn evict(&self, desk: &mut Desk) {
+        self.live.store(None);
+        desk.keys.clear();
+        desk.candidate = None;
+    }
+
+    /// Lets everybody who waits look again.
+    pub(super) fn end_round(&self, desk: &mut Desk) {
+        desk.asked = false;
+        self.rounds.send_modify(|round| *round += 1);
+        if desk.waiting == 0 {
+            desk.said = None;
+            desk.said_of.clear();
+        }
+    }
+
+    /// The same with something to say to them. Ends no round yet.
+    pub(super) fn say(&self, desk: &mut Desk, error: KeyError) {
+        desk.said = Some((*self.rounds.borrow() + 1, error));
+    }
+
+    /// The same to those who wait for one epoch.
+    pub(super) fn say_of(&self, desk: &mut Desk, epoch: Epoch, error: KeyError) {
+        desk.said_of.insert(epoch, (*self.rounds.borrow() + 1, error));
+    }
+
+    /// Lets time pass for the machine while something is under way. False if that was forgotten meanwhile.
+    pub(super) fn tick(self: &Arc<Self>, shared: &Shared, generation: u64) -> bool {
+        let mut told = Vec::new();
+        let mut desk = self.desk();
+        if desk.generation != generation {
+            return false;
+        }
+        let before = desk.machine.reported();
+        // Asks for nothing, as something is under way.
+        self.feed(&mut desk, shared, Event::Wake { wanted: false, used: true }, &mut told);
+        if desk.machine.reported() != before {
+            self.end_round(&mut desk);
+        }
+        drop(desk);
+        shared.tell(told);
+        true
+    }
+
+    /// What the task is to do now.
+    pub(super) fn next(self: &Arc<Self>, shared: &Shared) -> Work {
+        let mut told = Vec::new();
+        let mut desk = self.desk();
+        let work = self.decide(&mut desk, shared, &mut told);
+        drop(desk);
+        shared.tell(told);
+        work
+    }
+
+    fn decide(self: &Arc<Self>, desk: &mut Desk, shared: &Shared, told: &mut Vec<KeyEvent>) -> Work {
+        let policy = &shared.parts.policy;
+        let now = self.now();
+        if self.activity.swap(activity::UNUSED, Ordering::Relaxed) == activity::USED {
+            desk.used = true;
+            desk.last_used = now;
+        }
+        let before = desk.machine.reported();
+        let wanted = std::mem::take(&mut desk.asked);
+        let used = if desk.machine.holds_key() {
+            desk.used
+        } else {
+            self.state.receiver_count() > 0 || now.since(&desk.last_used) < policy.usable_for()
+        };
+        let mut work = self.feed(desk, shared, Event::Wake { wanted, used }, told);
+        if work.is_none() && !desk.wanted.is_empty() {
+            work = self.feed(desk, shared, Event::Fetch, told);
+        }
+        if desk.machine.reported() != before {
+            self.end_round(desk);
+        }
+        if let Some(work) = work {
+            return Work::Do(work);
+        }
+        if desk.machine.is_at_rest() && desk.waiting == 0 {
+            self.rest(desk, shared);
+            return Work::End;
+        }
+        if desk.machine.holds_key() && desk.machine.is_idle() {
+            let (from, to) = (activity::UNUSED, activity::ASLEEP);
+            let _ = self.activity.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+            if self.activity.load(Ordering::Relaxed) == activity::USED {
+                return Work::Sleep(Duration::ZERO);
+            }
+        }
+        Work::Sleep(desk.machine.next_wake(now, policy).unwrap_or(task::LONGEST_SLEEP))
+    }
+
+    /// Ends the task; frees the entry if nobody holds it.
+    fn rest(self: &Arc<Self>, desk: &mut Desk, shared: &Shared) {
+        desk.running = false;
+        // The map's and the task's own.
+        if self.retire(desk, 2) {
+            shared.entries.remove((self.account, self.provider), self);
+        }
+    }
+
+    /// Puts the entry out of use if it rests and only `holders` hold it. Who looks it up from now on finds it
+    /// retired.
+    fn retire(self: &Arc<Self>, desk: &mut Desk, holders: usize) -> bool {
+        let unused = Arc::strong_count(self) <= holders && self.state.receiver_count() == 0;
+        desk.retired |= unused && !desk.running && desk.machine.is_at_rest();
+        desk.retired
+    }
+
+    /// The same for the map, which finds entries whose last holder went after their task.
+    pub(super) fn retire_if_unused(self: &Arc<Self>, holders: usize) -> bool {
+        self.try_desk().is_some_and(|mut desk| self.retire(&mut desk, holders))
+    }
+
+    /// The task has ended without being told to: what it had under way came to nothing.
+    pub(super) fn abandon(self: &Arc<Self>, shared: &Shared) {
+        let mut told = Vec::new();
+        let mut desk = self.desk();
+        if desk.running {
+            desk.running = false;
+            self.feed(&mut desk, shared, Event::Abandoned, &mut told);
+            if shared.is_closing() {
+                self.evict(&mut desk);
+            }
+            self.end_round(&mut desk);
+        }
+        drop(desk);
+        shared.tell(told);
+    }
+
+    pub(super) fn event(&self, desk: &Desk, what: What) -> KeyEvent {
+        let (account, provider, key_id) = (self.account, self.provider, desk.key_id());
+        KeyEvent { account, provider, key_id, at: self.now(), what }
+    }
+
+    pub(super) fn forget(self: &Arc<Self>, shared: &Shared) {
+        let mut told = Vec::new();
+        let mut desk = self.desk();
+        desk.generation += 1;
+        desk.record = None;
+        desk.failure = None;
+        self.feed(&mut desk, shared, Event::Forgotten, &mut told);
+        self.end_round(&mut desk);
+        drop(desk);
+        self.wake.notify_one();
+        shared.tell(told);
+    }
+
+    pub(super) fn shut(&self) {
+        let mut desk = self.desk();
+        self.evict(&mut desk);
+        self.end_round(&mut desk);
+    }
+}
+
+impl Shared {
+    /// Tells and logs events, with no lock held.
+    pub(super) fn tell(&self, events: Vec<KeyEvent>) {
+        for event in events {
+            event.log();
+            // Nobody may be listening.
+            let _ = self.events.send(event);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What must hold after every event, whatever came before: checked against what really happened.
+
+use super::*;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Input {
+    Pass(Duration),
+    Feed(Event),
+}
+
+/// The machine, a driver that obeys it, and the truth about what the vault said.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Model {
+    pub(super) state: State,
+    pub(super) now: Timestamp,
+    /// What the driver serves.
+    published: Option<Bounds>,
+    flight: Option<Attempt>,
+    /// An attempt whose answer comes late, against all rules.
+    late: Option<Attempt>,
+    reading: bool,
+    persisting: Option<bool>,
+    announced: KeyState,
+    /// The last attempt begun when the vault last denied, or the owner forgot.
+    denied_through: u64,
+    /// The last verified attempt that began after that.
+    verified: Option<Attempt>,
+}
+
+impl Model {
+    pub(super) fn new(provider: Provider) -> Self {
+        let Machine { state, now, .. } = Machine::new(provider);
+        Self {
+            state,
+            now,
+            published: None,
+            flight: None,
+            late: None,
+            reading: false,
+            persisting: None,
+            announced: KeyState::Cold,
+            denied_through: 0,
+            verified: None,
+        }
+    }
+
+    /// What can happen next.
+    pub(super) fn inputs(&self, passes: &[Duration], kinds: &[Kind]) -> Vec<Input> {
+        let jitter = NO_JITTER;
+        let mut events = vec![
+            Event::Wake { wanted: false, used: false },
+            Event::Wake { wanted: false, used: true },
+            Event::Wake { wanted: true, used: true },
+            Event::Fetch,
+            Event::Forgotten,
+        ];
+        if let Some(attempt) = self.flight {
+            events.push(Event::Verified { attempt, jitter });
+            events.extend(kinds.iter().map(|&kind| Event::Failed { attempt, kind, jitter }));
+            events.push(Event::Abandoned);
+        }
+        if let Some(attempt) = self.late {
+            events.push(Event::Verified { attempt, jitter });
+        }
+        if self.flight.is_some() || self.reading {
+            for revoked in [false, true] {
+                events.extend([false, true].map(|changed| Event::Record { revoked, changed }));
+            }
+            events.extend([Event::RecordUnreadable, Event::RecordGone]);
+        }
+        if let Some(revoked) = self.persisting {
+            events.extend([false, true].map(|ok| Event::Persisted { revoked, ok }));
+        }
+        let passes = passes.iter().map(|&time| Input::Pass(time));
+        passes.chain(events.into_iter().map(Input::Feed)).collect()
+    }
+
+    /// Lets it happen, and checks everything. Says what is wrong.
+    pub(super) fn happen(&mut self, input: Input, policy: &Policy) -> Result<(), String> {
+        match input {
+            Input::Pass(time) => self.now = after(self.now, time),
+            Input::Feed(event) => self.feed(event, policy)?,
+        }
+        self.check(policy)
+    }
+
+    fn feed(&mut self, event: Event, policy: &Policy) -> Result<(), String> {
+        let last = self.state.last;
+        self.observe(event, last);
+        let before = self.announced;
+        let (state, effects) = step(self.state.clone(), event, self.now, policy);
+        self.state = state;
+        self.obey(&effects)?;
+        if self.announced != self.state.reported() {
+            return Err(format!("{} is not announced", self.state.reported()));
+        }
+        self.check_revocation(event, before)?;
+        let waits = self.state.serving(self.now, policy) == Serving::Wait;
+        let stuck = |state: &State| !state.is_busy() && state.next_wake(self.now, policy).is_none();
+        if waits {
+            let want = Event::Wake { wanted: true, used: true };
+            let (wanted, _) = step(self.state.clone(), want, self.now, policy);
+            if stuck(&wanted) {
+                return Err("a caller would wait for ever".into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the truth, before the machine hears of it.
+    fn observe(&mut self, event: Event, last: u64) {
+        match event {
+            Event::Verified { attempt, .. } => {
+                if self.flight == Some(attempt) {
+                    self.flight = None;
+                }
+                let newer = self.verified.is_none_or(|verified| verified.number < attempt.number);
+                if attempt.number > self.denied_through && newer {
+                    self.verified = Some(attempt);
+                }
+            }
+            Event::Failed { attempt, kind, .. } => {
+                self.flight = None;
+                self.late = Some(attempt);
+                if kind.meaning() != cofferdam_vault::Meaning::Outage
+                    && self.state.provider == Provider::Customer
+                {
+                    self.denied_through = last;
+                    self.verified = None;
+                }
+            }
+            Event::Record { .. } => self.reading = false,
+            Event::RecordUnreadable => (self.flight, self.reading) = (None, false),
+            Event::Persisted { .. } => self.persisting = None,
+            Event::Abandoned => (self.flight, self.reading, self.persisting) = (None, false, None),
+            Event::Forgotten | Event::RecordGone => {
+                (self.flight, self.reading) = (None, false);
+                self.denied_through = last;
+                self.verified = None;
+            }
+            Event::Wake { .. } | Event::Fetch => {}
+        }
+    }
+
+    fn obey(&mut self, effects: &[Effect]) -> Result<(), String> {
+        for effect in effects {
+            match *effect {
+                Effect::Evict => self.published = None,
+                Effect::Publish(bounds) => self.published = Some(bounds),
+                Effect::Attempt { attempt, .. } => {
+                    if self.flight.replace(attempt).is_some() || self.reading || self.persisting.is_some() {
+                        return Err("an attempt begins while something is under way".into());
+                    }
+                }
+                Effect::ReadRecord => {
+                    if std::mem::replace(&mut self.reading, true) || self.flight.is_some() {
+                        return Err("a record is read while something is under way".into());
+                    }
+                }
+                Effect::Persist { revoked } => self.persisting = Some(revoked),
+                Effect::Announce { from, to, .. } => {
+                    if from != self.announced || from == to {
+                        return Err(format!("{from} to {to} is announced in {}", self.announced));
+                    }
+                    self.announced = to;
+                }
+                Effect::Alarm(_) | Effect::Refreshed => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_revocation(&self, event: Event, before: KeyState) -> Result<(), String> {
+        let is = self.announced == KeyState::Revoked;
+        match (before == KeyState::Revoked, is, event) {
+            (false, true, Event::Persisted { revoked: true, ok: true })
+            | (false, true, Event::Record { revoked: true, .. })
+            | (true, false, Event::RecordGone) => Ok(()),
+            (true, false, Event::Persisted { revoked: false, ok: true }) if self.verified.is_some() => Ok(()),
+            // Denied anew while the end of a revocation was being persisted: persisted again first.
+            (true, false, Event::Persisted { revoked: false, ok: true }) if self.persisting == Some(true) => {
+                Ok(())
+            }
+            (false, true, _) => Err(format!("revoked by {event:?}")),
+            (true, false, _) => Err(format!("no longer revoked by {event:?}")),
+            _ => Ok(()),
+        }
+    }
+
+    fn check(&self, policy: &Policy) -> Result<(), String> {
+        let served = self.published.is_some_and(|bounds| bounds.serves(self.now));
+        let uses = self.state.serving(self.now, policy) == Serving::Use;
+        if served != uses {
+            return Err(format!("the driver serves: {served}; the machine lets it: {uses}"));
+        }
+        let Some(bounds) = self.published else { return Ok(()) };
+        // An answer that came late may be served although a newer one was lost: that is only more careful.
+        if self.verified.is_none_or(|verified| verified.number < bounds.verified.number) {
+            return Err(format!("serves {:?}, verified is {:?}", bounds.verified, self.verified));
+        }
+        if served && self.now.since(&bounds.verified.sent) >= policy.usable_for() {
+            return Err("serves past its bound".into());
+        }
+        if served && bounds.verified.number <= self.denied_through {
+            return Err("serves what was verified before a denial".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,188 @@
+//! Every bound, on the millisecond.
+
+use super::*;
+
+#[test]
+fn a_key_is_fresh_for_ceiling_and_time_out() {
+    let mut machine = Machine::active(Provider::Customer);
+    machine.pass(65 * SECOND - MS);
+    assert_eq!(machine.serving(), Serving::Use);
+    machine.pass(MS);
+    assert_eq!(machine.serving(), Serving::Wait, "nothing has failed: one attempt is waited for");
+}
+
+#[test]
+fn a_key_in_grace_serves_until_the_grace_is_over_and_not_beyond() {
+    let mut machine = Machine::active(Provider::Customer);
+    machine.pass(1800 * SECOND - 2 * MS);
+    machine.fail(Kind::Unavailable);
+    machine.pass(MS);
+    assert_eq!((machine.serving(), machine.reported()), (Serving::Use, KeyState::Grace));
+    machine.pass(2 * MS);
+    assert_eq!(machine.serving(), Serving::Refuse);
+    let effects = machine.wake();
+    let (from, to, why) = (KeyState::Grace, KeyState::Unavailable, Why::Expired);
+    assert_eq!(effects[0], Effect::Evict);
+    assert!(effects.contains(&Effect::Announce { from, to, why }), "{effects:?}");
+}
+
+#[test]
+fn age_counts_from_when_the_attempt_was_sent() {
+    let mut machine = Machine::cold(Provider::Customer);
+    machine.want();
+    machine.pass(4 * SECOND);
+    machine.verify();
+    machine.pass(61 * SECOND - MS);
+    assert_eq!(machine.serving(), Serving::Use);
+    machine.pass(MS);
+    assert_eq!(machine.serving(), Serving::Wait);
+}
+
+#[test]
+fn age_is_what_the_faster_clock_says() {
+    for (boot, wall) in [(66, 0), (0, 66)] {
+        let mut machine = Machine::active(Provider::Customer);
+        machine.now.boot += boot * SECOND;
+        machine.now.wall += wall * SECOND;
+        assert_eq!(machine.serving(), Serving::Wait);
+    }
+    let mut machine = Machine::active(Provider::Customer);
+    machine.now.wall -= 1000 * SECOND;
+    machine.now.boot += 65 * SECOND - MS;
+    assert_eq!(machine.serving(), Serving::Use);
+    machine.now.boot += MS;
+    assert_eq!(machine.serving(), Serving::Wait);
+}
+
+#[test]
+fn a_failure_lets_callers_go_on_for_35_seconds_from_when_it_was_sent() {
+    let mut machine = Machine::active(Provider::Customer);
+    machine.pass(100 * SECOND);
+    machine.want();
+    machine.pass(5 * SECOND);
+    machine.fail(Kind::Unavailable);
+    machine.pass(30 * SECOND - MS);
+    assert_eq!(machine.serving(), Serving::Use);
+    machine.pass(MS);
+    assert_eq!(machine.serving(), Serving::Wait);
+}
+
+#[test]
+fn backoff_doubles_from_one_second_to_its_bound_and_is_reset_by_success() {
+    let mut machine = Machine::unavailable(Provider::Customer);
+    for expected in [1, 2, 4, 8, 16, 30, 30] {
+        let wait = machine.next();
+        assert_eq!(wait, expected * SECOND);
+        machine.pass(wait - MS);
+        assert_eq!(work(&machine.wake()), [], "not before it is due");
+        machine.pass(MS);
+        assert_eq!(work(&machine.wake()).len(), 1);
+        machine.fail(Kind::Unavailable);
+    }
+    let wait = machine.next();
+    machine.pass(wait);
+    machine.wake();
+    machine.verify();
+    machine.pass(30 * SECOND);
+    machine.wake();
+    machine.fail(Kind::Unavailable);
+    assert_eq!(machine.next(), SECOND);
+}
+
+#[test]
+fn retry_after_is_obeyed_between_backoff_and_bound() {
+    for (asked, expected) in [(0, 1), (1, 1), (12, 12), (30, 30), (3600, 30)] {
+        let mut machine = Machine::cold(Provider::Customer);
+        machine.fail(Kind::Throttled { retry_after: Some(asked * SECOND) });
+        assert_eq!(machine.next(), expected * SECOND, "{asked}");
+    }
+}
+
+#[test]
+fn jitter_only_shortens_by_at_most_a_quarter_and_never_below_the_least_refresh() {
+    for (refresh, shortest) in [(30, 22_500), (60, 45_000), (7, 6_000), (6, 6_000)] {
+        for jitter in [0, 1, u16::MAX / 2, u16::MAX] {
+            let mut machine = Machine::cold(Provider::Customer);
+            machine.policy = machine.policy.with_refresh(refresh * SECOND).unwrap();
+            let attempt = machine.attempt();
+            machine.feed(Event::Verified { attempt, jitter: Jitter(jitter) });
+            let wait = machine.next();
+            assert!(wait <= refresh * SECOND && wait >= shortest * MS, "{refresh} s, {jitter}: {wait:?}");
+        }
+    }
+}
+
+#[test]
+fn a_revoked_key_is_polled_at_its_interval() {
+    let mut machine = Machine::revoked();
+    for _ in 0..3 {
+        assert_eq!(machine.next(), 30 * SECOND);
+        machine.pass(30 * SECOND);
+        assert_eq!(work(&machine.wake()).len(), 1);
+        machine.fail(Kind::AccessDenied);
+    }
+}
+
+#[test]
+fn a_doubt_lasts_five_seconds() {
+    let mut machine = Machine::active(Provider::Customer);
+    machine.fail(Kind::KeyNotFound);
+    machine.record(false);
+    machine.pass(SECOND);
+    machine.wake();
+    machine.pass(4 * SECOND - MS);
+    machine.wake();
+    assert_eq!((machine.reported(), machine.serving()), (KeyState::Cold, Serving::Wait));
+    machine.pass(MS);
+    machine.wake();
+    assert_eq!((machine.reported(), machine.serving()), (KeyState::Unavailable, Serving::Refuse));
+}
+
+#[test]
+fn answers_five_seconds_apart_do_not_agree_and_a_millisecond_less_do() {
+    for (wait, agree) in [(2500 * MS, false), (2499 * MS, true)] {
+        let mut machine = Machine::active(Provider::Customer);
+        machine.fail(Kind::KeyNotFound);
+        machine.record(false);
+        for _ in 0..2 {
+            machine.pass(wait);
+            machine.wake();
+            machine.fail(Kind::KeyNotFound);
+            machine.record(false);
+        }
+        assert_eq!(machine.state.persisting, agree, "{wait:?}");
+    }
+}
+
+#[test]
+fn an_idle_key_is_left_alone_until_its_bound_and_a_use_wakes_it() {
+    let mut machine = Machine::active(Provider::Customer);
+    let idle = Event::Wake { wanted: false, used: false };
+    machine.pass(30 * SECOND);
+    assert_eq!(machine.feed(idle), []);
+    assert_eq!(machine.next(), 1770 * SECOND);
+    let mut used = machine.clone();
+    used.pass(10 * SECOND);
+    assert_eq!(work(&used.wake()).len(), 1);
+
+    machine.pass(1770 * SECOND);
+    let effects = machine.feed(idle);
+    let (from, to, why) = (KeyState::Active, KeyState::Cold, Why::Idle);
+    assert_eq!(effects, [Effect::Evict, Effect::Announce { from, to, why }]);
+    assert!(machine.state.is_at_rest());
+}
+
+#[test]
+fn a_revocation_is_tried_again_until_it_is_persisted() {
+    let mut machine = Machine::active(Provider::Customer);
+    machine.fail(Kind::KeyDisabled);
+    machine.record(false);
+    for expected in [2, 4, 8, 16, 30, 30] {
+        let effects = machine.feed(Event::Persisted { revoked: true, ok: false });
+        assert_eq!(effects, [Effect::Alarm(Alarm::NotPersisted { revoked: true })]);
+        assert_eq!((machine.reported(), machine.serving()), (KeyState::Cold, Serving::Wait));
+        assert_eq!(machine.next(), expected * SECOND);
+        machine.pass(expected * SECOND);
+        assert_eq!(work(&machine.wake()), [Effect::Persist { revoked: true }]);
+    }
+}

@@ -1,0 +1,222 @@
+//! A small world: two scripted vaults, records in memory, a clock that follows paused time.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use cofferdam_crypto::{AccountId, Aek, Epoch, KeyId, KeyScope, Provider, RecordKey, RecordTag, WrappedAek};
+use cofferdam_keyring::{
+    KeyError, KeyRecord, KeyRecords, KeyState, Keyring, KeyringParts, LiveKey, Policy, RecordError,
+};
+use cofferdam_vault::{
+    Entropy, KeyVault, Principal, VaultRegistry, WrapContext,
+    testing::{ScriptedVault, SeededEntropy, TokioClock},
+};
+use tokio::time::{Instant, sleep};
+
+pub const SEED: u64 = 0x0c0f_fe1d;
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const MS: Duration = Duration::from_millis(1);
+
+/// What tags a customer's record; enough to tell the right service AEK from another.
+const TAGGED: &[u8] = b"customer record";
+
+#[derive(Debug, Default)]
+pub struct Records {
+    service: Mutex<BTreeMap<AccountId, KeyRecord>>,
+    customer: Mutex<BTreeMap<AccountId, (KeyRecord, RecordTag)>>,
+    pub reads: AtomicUsize,
+    pub broken: AtomicBool,
+    pub read_only: AtomicBool,
+    pub panics: AtomicBool,
+    /// What was persisted, in order.
+    pub persisted: Mutex<Vec<bool>>,
+}
+
+impl Records {
+    fn check(&self, broken: &AtomicBool) -> Result<(), RecordError> {
+        if broken.load(Ordering::Relaxed) {
+            Err(RecordError::Storage("the disk is away".into()))
+        } else {
+            Ok(())
+        }
+    }
+
+    pub fn change(&self, account: AccountId, change: impl FnOnce(&mut KeyRecord)) {
+        change(&mut self.customer.lock().unwrap().get_mut(&account).unwrap().0);
+    }
+
+    pub fn forge(&self, account: AccountId) {
+        self.customer.lock().unwrap().get_mut(&account).unwrap().1[0] ^= 1;
+    }
+
+    pub fn delete(&self, account: AccountId) {
+        self.customer.lock().unwrap().remove(&account);
+        self.service.lock().unwrap().remove(&account);
+    }
+
+    pub fn is_revoked(&self, account: AccountId) -> bool {
+        self.customer.lock().unwrap()[&account].0.revoked
+    }
+}
+
+#[async_trait]
+impl KeyRecords for Records {
+    async fn service_keys(&self, account: AccountId) -> Result<KeyRecord, RecordError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        assert!(!self.panics.load(Ordering::Relaxed), "the script says so");
+        self.check(&self.broken)?;
+        self.service.lock().unwrap().get(&account).cloned().ok_or(RecordError::NotFound)
+    }
+
+    async fn customer_keys(&self, account: AccountId, service: &RecordKey) -> Result<KeyRecord, RecordError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.check(&self.broken)?;
+        let (record, tag) =
+            self.customer.lock().unwrap().get(&account).cloned().ok_or(RecordError::NotFound)?;
+        if service.verify(TAGGED, &tag) { Ok(record) } else { Err(RecordError::Tampered("its tag".into())) }
+    }
+
+    async fn set_revoked(&self, account: AccountId, revoked: bool) -> Result<(), RecordError> {
+        self.check(&self.broken)?;
+        self.check(&self.read_only)?;
+        self.persisted.lock().unwrap().push(revoked);
+        let mut customer = self.customer.lock().unwrap();
+        customer.get_mut(&account).ok_or(RecordError::NotFound)?.0.revoked = revoked;
+        Ok(())
+    }
+}
+
+pub struct World {
+    pub service: Arc<ScriptedVault>,
+    pub customer: Arc<ScriptedVault>,
+    pub records: Arc<Records>,
+    pub clock: Arc<TokioClock>,
+    pub policy: Policy,
+    pub keyring: Keyring,
+    entropy: Arc<SeededEntropy>,
+}
+
+pub fn kek(version: u32) -> KeyId {
+    KeyId::new(format!("test://customer/keys/payroll/{version}")).unwrap()
+}
+
+fn service_kek() -> KeyId {
+    KeyId::new("test://service/keys/accounts/1").unwrap()
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::with(Policy::default())
+    }
+
+    pub fn with(policy: Policy) -> Self {
+        let (service, customer) =
+            (Arc::new(ScriptedVault::new(SEED)), Arc::new(ScriptedVault::new(SEED + 1)));
+        service.create_key(&service_kek()).unwrap();
+        (1..=3).for_each(|version| customer.create_key(&kek(version)).unwrap());
+        let records = Arc::new(Records::default());
+        let clock = Arc::new(TokioClock::new());
+        let entropy = Arc::new(SeededEntropy::new(SEED + 2));
+        let keyring = keyring(&service, &customer, &records, &clock, &entropy, &policy);
+        Self { service, customer, records, clock, policy, keyring, entropy }
+    }
+
+    /// The process starts anew: what is persisted stays.
+    pub fn restart(&mut self) {
+        let (s, c, r) = (&self.service, &self.customer, &self.records);
+        self.keyring = keyring(s, c, r, &self.clock, &self.entropy, &self.policy);
+    }
+
+    /// A new account with this many epochs under the first KEK.
+    pub async fn account(&self, epochs: u32) -> AccountId {
+        let mut bytes = [0; 16];
+        self.entropy.fill(&mut bytes).unwrap();
+        let account = AccountId::from_random_bytes(bytes);
+
+        let scope = KeyScope { account, epoch: Epoch::FIRST, provider: Provider::Service };
+        let aek = self.aek();
+        let wrap = self.service.wrap_key(&service_kek(), &aek, &WrapContext { scope }).await.unwrap();
+        let record = KeyRecord {
+            principal: None,
+            epochs: vec![WrappedAek::new(&aek, scope, vec![wrap])],
+            revoked: false,
+        };
+        self.records.service.lock().unwrap().insert(account, record);
+        let tag = RecordKey::derive(&aek, &scope).tag(TAGGED);
+
+        let record =
+            KeyRecord { principal: Some(Principal::new("tenant")), epochs: Vec::new(), revoked: false };
+        self.records.customer.lock().unwrap().insert(account, (record, tag));
+        for epoch in 1..=epochs {
+            self.add_epoch(account, epoch).await;
+        }
+        account
+    }
+
+    pub async fn add_epoch(&self, account: AccountId, epoch: u32) {
+        let scope = KeyScope { account, epoch: Epoch::new(epoch), provider: Provider::Customer };
+        let aek = self.aek();
+        let wrap = self.customer.wrap_key(&kek(1), &aek, &WrapContext { scope }).await.unwrap();
+        self.records.change(account, |record| record.epochs.push(WrappedAek::new(&aek, scope, vec![wrap])));
+    }
+
+    /// Another node wraps every epoch by another version of the KEK.
+    pub async fn rewrap(&self, account: AccountId, version: u32) {
+        let mut epochs = self.records.customer.lock().unwrap()[&account].0.epochs.clone();
+        for of in &mut epochs {
+            let context = WrapContext { scope: of.scope };
+            let aek = self.customer.unwrap_key(&of.wraps[0], &context).await.unwrap();
+            of.wraps = vec![self.customer.wrap_key(&kek(version), &aek, &context).await.unwrap()];
+        }
+        self.records.change(account, |record| record.epochs = epochs);
+    }
+
+    fn aek(&self) -> Aek {
+        Aek::try_from_fn(|bytes| self.entropy.fill(bytes)).unwrap()
+    }
+
+    pub async fn key(&self, account: AccountId) -> Result<LiveKey, KeyError> {
+        self.keyring.sealing_key(account, Provider::Customer).await
+    }
+
+    pub fn state(&self, account: AccountId) -> KeyState {
+        self.keyring.status(account, Provider::Customer).state
+    }
+
+    /// Uses the key every `step` for `time`. Returns how many uses failed, and the longest wait.
+    pub async fn use_for(&self, account: AccountId, time: Duration, step: Duration) -> (usize, Duration) {
+        let end = Instant::now() + time;
+        let (mut failed, mut longest) = (0, Duration::ZERO);
+        while Instant::now() < end {
+            let asked = Instant::now();
+            failed += usize::from(self.key(account).await.is_err());
+            longest = longest.max(asked.elapsed());
+            sleep(step).await;
+        }
+        (failed, longest)
+    }
+}
+
+fn keyring(
+    service: &Arc<ScriptedVault>,
+    customer: &Arc<ScriptedVault>,
+    records: &Arc<Records>,
+    clock: &Arc<TokioClock>,
+    entropy: &Arc<SeededEntropy>,
+    policy: &Policy,
+) -> Keyring {
+    Keyring::new(KeyringParts {
+        vaults: VaultRegistry::new(service.clone()).with_customer(Principal::new("tenant"), customer.clone()),
+        records: records.clone(),
+        clock: clock.clone(),
+        entropy: entropy.clone(),
+        policy: policy.clone(),
+    })
+}

@@ -1,0 +1,313 @@
+//! A file in memory that fails on demand, for tests and the simulator.
+//!
+//! Guarantees: the model of a disk that the store is built for. What was synced stays. A crash keeps, of what
+//! was not, any subset of its 512-byte sectors and any of the lengths that were set; sectors themselves are
+//! written whole. A sync that fails makes nothing durable, and what it covered is forgotten as not written
+//! (Linux drops dirty pages after a failed sync).
+//!
+//! Not its job: locks.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::layer::FileLayer;
+
+const SECTOR: usize = 512;
+const BLOCK: u64 = 4096;
+
+/// An operation on a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FileOp {
+    /// A read.
+    Read,
+    /// A write.
+    Write,
+    /// A change of the length.
+    SetLen,
+    /// A sync.
+    Sync,
+}
+
+/// How an operation fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// With this error, having done nothing.
+    Error(io::ErrorKind),
+    /// A write: with this error, after some of it.
+    Short(io::ErrorKind),
+    /// A write: reported as done, never done.
+    Lost,
+}
+
+/// A file in memory; clones are the same file.
+#[derive(Clone, Default)]
+pub struct FaultyFile(Arc<Mutex<Disk>>);
+
+#[derive(Default)]
+struct Disk {
+    /// What a crash leaves for certain.
+    durable: Vec<u8>,
+    /// What reads see.
+    current: Vec<u8>,
+    unsynced: Vec<Change>,
+    /// How often each operation was asked for.
+    asked: BTreeMap<FileOp, u64>,
+    faults: Vec<(FileOp, u64, Fault)>,
+    /// Operations but reads until the power fails.
+    power: Option<u64>,
+    off: bool,
+    /// Blocks that may be allocated, and those that are.
+    capacity: Option<u64>,
+    allocated: BTreeMap<u64, ()>,
+}
+
+enum Change {
+    Write { offset: u64, data: Vec<u8> },
+    SetLen(u64),
+}
+
+impl FaultyFile {
+    /// An empty file.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A file of these bytes, all of them durable.
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        let file = Self::new();
+        {
+            let mut disk = file.disk();
+            disk.allocated = (0..(bytes.len() as u64).div_ceil(BLOCK)).map(|block| (block, ())).collect();
+            disk.durable.clone_from(&bytes);
+            disk.current = bytes;
+        }
+        file
+    }
+
+    /// What reads see.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.disk().current.clone()
+    }
+
+    /// How often this operation was asked for.
+    pub fn asked(&self, op: FileOp) -> u64 {
+        self.disk().asked.get(&op).copied().unwrap_or(0)
+    }
+
+    /// Fails the `nth` operation of this kind from now on, 0 being the next one.
+    pub fn fail(&self, op: FileOp, nth: u64, fault: Fault) {
+        let at = self.asked(op) + nth;
+        self.disk().faults.push((op, at, fault));
+    }
+
+    /// Lets at most this many bytes be allocated, in blocks of 4 KiB; `None` for any number.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.disk().capacity = bytes.map(|bytes| bytes / BLOCK);
+    }
+
+    /// How many bytes are allocated.
+    pub fn allocated(&self) -> u64 {
+        self.disk().allocated.len() as u64 * BLOCK
+    }
+
+    /// Turns the power off after this many operations other than reads; everything fails from then on.
+    pub fn power_off_after(&self, operations: u64) {
+        self.disk().power = Some(operations);
+    }
+
+    /// Flips one bit of what is stored.
+    pub fn flip(&self, bit: u64) {
+        let mut disk = self.disk();
+        let (at, mask) = ((bit / 8) as usize, 1u8 << (bit % 8));
+        let Disk { durable, current, .. } = &mut *disk;
+        for bytes in [durable, current] {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= mask;
+            }
+        }
+    }
+
+    /// The file as it is after the power has failed now and come back. `draw` decides what was kept.
+    pub fn after_crash(&self, mut draw: impl FnMut() -> u64) -> Self {
+        let disk = self.disk();
+        let mut bytes = disk.durable.clone();
+        // Lengths are set in order, so one of them is the last that was kept.
+        let lengths: Vec<u64> = disk
+            .unsynced
+            .iter()
+            .filter_map(|change| match change {
+                Change::SetLen(len) => Some(*len),
+                Change::Write { .. } => None,
+            })
+            .collect();
+        let kept_lengths = (draw() % (lengths.len() as u64 + 1)) as usize;
+        for len in &lengths[..kept_lengths] {
+            bytes.resize(*len as usize, 0);
+        }
+        // Sometimes everything or nothing, sometimes some sectors.
+        let odds = [0, 1, 2, 8, u64::MAX][(draw() % 5) as usize];
+        for change in &disk.unsynced {
+            let Change::Write { offset, data } = change else { continue };
+            let mut at = *offset as usize;
+            let mut rest = &data[..];
+            while !rest.is_empty() {
+                let (piece, after) = rest.split_at(rest.len().min(SECTOR - at % SECTOR));
+                let keep = match odds {
+                    0 => false,
+                    u64::MAX => true,
+                    odds => draw() % (odds + 1) < odds,
+                };
+                if keep && let Some(place) = bytes.get_mut(at..at + piece.len()) {
+                    place.copy_from_slice(piece);
+                }
+                at += piece.len();
+                rest = after;
+            }
+        }
+        Self::from_bytes(bytes)
+    }
+
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Disk {
+    /// Counts the operation, and says how it is to fail.
+    fn ask(&mut self, op: FileOp) -> io::Result<Option<Fault>> {
+        let asked = self.asked.entry(op).or_default();
+        let number = *asked;
+        *asked += 1;
+        if op != FileOp::Read
+            && let Some(power) = &mut self.power
+        {
+            match power.checked_sub(1) {
+                Some(left) => *power = left,
+                None => self.off = true,
+            }
+        }
+        if self.off {
+            return Err(io::Error::other("the power is off"));
+        }
+        match self.faults.iter().position(|(kind, at, _)| *kind == op && *at == number) {
+            Some(found) => match self.faults.swap_remove(found).2 {
+                Fault::Error(kind) => {
+                    if op == FileOp::Sync {
+                        self.forget();
+                    }
+                    Err(kind.into())
+                }
+                fault => Ok(Some(fault)),
+            },
+            None => Ok(None),
+        }
+    }
+
+    /// After a failed sync, what it covered counts as never written, though reads may still see it.
+    fn forget(&mut self) {
+        self.unsynced.clear();
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        let at = offset as usize;
+        if self.current.len() < at + data.len() {
+            self.current.resize(at + data.len(), 0);
+            self.unsynced.push(Change::SetLen((at + data.len()) as u64));
+        }
+        self.current[at..at + data.len()].copy_from_slice(data);
+        self.unsynced.push(Change::Write { offset, data: data.to_vec() });
+    }
+
+    fn allocate(&mut self, offset: u64, len: usize) -> io::Result<()> {
+        for block in offset / BLOCK..(offset + len as u64).div_ceil(BLOCK) {
+            let full = self.capacity.is_some_and(|capacity| self.allocated.len() as u64 >= capacity);
+            if full && !self.allocated.contains_key(&block) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.allocated.insert(block, ());
+        }
+        Ok(())
+    }
+}
+
+impl FileLayer for FaultyFile {
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.ask(FileOp::Read)?;
+        let at = offset as usize;
+        match disk.current.get(at..at + out.len()) {
+            Some(bytes) => {
+                out.copy_from_slice(bytes);
+                Ok(())
+            }
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut disk = self.disk();
+        let off_before = disk.off;
+        match disk.ask(FileOp::Write) {
+            Ok(None) => {
+                disk.allocate(offset, data.len())?;
+                disk.write(offset, data);
+                Ok(())
+            }
+            Ok(Some(Fault::Lost)) => Ok(()),
+            Ok(Some(Fault::Short(kind) | Fault::Error(kind))) => {
+                disk.write(offset, &data[..data.len() / 2]);
+                Err(kind.into())
+            }
+            Err(error) => {
+                // The power failed in the middle of this write.
+                if disk.off && !off_before {
+                    disk.write(offset, data);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.ask(FileOp::SetLen)?;
+        disk.current.resize(len as usize, 0);
+        disk.allocated.retain(|block, ()| *block < len.div_ceil(BLOCK));
+        disk.unsynced.push(Change::SetLen(len));
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.ask(FileOp::Sync)?;
+        for change in std::mem::take(&mut disk.unsynced) {
+            match change {
+                Change::SetLen(len) => disk.durable.resize(len as usize, 0),
+                Change::Write { offset, data } => {
+                    let at = offset as usize;
+                    if let Some(place) = disk.durable.get_mut(at..at + data.len()) {
+                        place.copy_from_slice(&data);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        let disk = self.disk();
+        if disk.off {
+            return Err(io::Error::other("the power is off"));
+        }
+        Ok(disk.current.len() as u64)
+    }
+}
+
+impl fmt::Debug for FaultyFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FaultyFile({} bytes)", self.disk().current.len())
+    }
+}

@@ -1,0 +1,103 @@
+//! A service with its own I/O seals and opens blocks itself: here each block is a file.
+//!
+//! Run it with `cargo run --example sealer`. The service keeps the wrapped keys where it likes and tells the keyring through
+//! [`KeyRecords`]; the keyring unwraps, renews and wipes the keys, and gives them out for one operation at a time.
+
+#![allow(clippy::print_stdout, reason = "an example")]
+
+use std::{error::Error, fs, sync::Arc};
+
+use async_trait::async_trait;
+use cofferdam::{
+    crypto::{
+        AccountId, Aek, BlockId, Epoch, Header, KeyScope, PageSize, Provider, RecordKey, Version, WrappedAek,
+    },
+    keyring::{KeyRecord, KeyRecords, Keyring, KeyringParts, Policy, RecordError},
+    vault::{
+        Entropy, KeyVault, LocalVault, LocalVaultOptions, Principal, SystemClock, SystemEntropy, VaultRegistry,
+        WrapContext,
+    },
+};
+
+/// The wrapped keys of one account. A real service keeps them in its catalog, under a tag made with the service key's
+/// [`RecordKey`], and checks the tag before it answers for the customer.
+#[derive(Debug)]
+struct Wrapped {
+    service: WrappedAek,
+    customer: WrappedAek,
+    record: Vec<u8>,
+    tag: [u8; 32],
+}
+
+#[async_trait]
+impl KeyRecords for Wrapped {
+    async fn service_keys(&self, _: AccountId) -> Result<KeyRecord, RecordError> {
+        Ok(KeyRecord { principal: None, epochs: vec![self.service.clone()], revoked: false })
+    }
+
+    async fn customer_keys(&self, _: AccountId, service: &RecordKey) -> Result<KeyRecord, RecordError> {
+        if !service.verify(&self.record, &self.tag) {
+            return Err(RecordError::Tampered("its tag does not fit".into()));
+        }
+        let principal = Some(Principal::new("contoso"));
+        Ok(KeyRecord { principal, epochs: vec![self.customer.clone()], revoked: false })
+    }
+
+    async fn set_revoked(&self, account: AccountId, revoked: bool) -> Result<(), RecordError> {
+        println!("to be stored: account {account} is {}revoked", if revoked { "" } else { "not " });
+        Ok(())
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let home = tempfile::tempdir()?;
+    let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+    let options = || LocalVaultOptions::new(clock.clone(), entropy.clone());
+    let service = Arc::new(LocalVault::create(home.path().join("service.vault"), "service", options()).await?);
+    let customer = Arc::new(LocalVault::create(home.path().join("customer.vault"), "customer", options()).await?);
+
+    // A new account: an AEK under the service's KEK and one under the customer's.
+    let account = AccountId::from_bytes(*b"one of your UUID");
+    let mut wrapped = Vec::new();
+    for (vault, provider) in [(&service, Provider::Service), (&customer, Provider::Customer)] {
+        let scope = KeyScope { account, epoch: Epoch::FIRST, provider };
+        let kek = vault.create_key("storage").await?;
+        let aek = Aek::try_from_fn(|bytes| entropy.fill(bytes))?;
+        let wrap = vault.wrap_key(&kek, &aek, &WrapContext { scope }).await?;
+        wrapped.push((WrappedAek::new(&aek, scope, vec![wrap]), RecordKey::derive(&aek, &scope)));
+    }
+    let [(service_aek, record_key), (customer_aek, _)] = <[_; 2]>::try_from(wrapped).map_err(|_| "two keys")?;
+    let record = format!("{customer_aek:?}").into_bytes();
+    let tag = record_key.tag(&record);
+    let records = Wrapped { service: service_aek, customer: customer_aek, record, tag };
+
+    let keyring = Keyring::new(KeyringParts {
+        vaults: VaultRegistry::new(service).with_customer(Principal::new("contoso"), customer),
+        records: Arc::new(records),
+        clock,
+        entropy,
+        policy: Policy::default(),
+    });
+
+    // Seal: the key is asked for at each write, so that a revocation is obeyed; it answers from memory.
+    let id = BlockId::new("2026-11-24/000017")?;
+    let version = Version::new(1);
+    let key = keyring.sealing_key(account, Provider::Customer).await?;
+    let sealed = key.seal(id.at(version), PageSize::DEFAULT, b"one block of a log", keyring.salts())?;
+    let path = home.path().join("000017.block");
+    fs::write(&path, &sealed)?;
+    println!("sealed {} bytes", sealed.len());
+
+    // Open: the header says which key; the block opens only as this id and version of this account.
+    let stored = fs::read(&path)?;
+    let header = Header::parse(&stored)?;
+    let key = keyring.opening_key(account, header.provider(), header.epoch()).await?;
+    let opened = key.open(id.at(version), &stored)?;
+    println!("opened: {}", String::from_utf8_lossy(&opened));
+
+    let moved = key.open(id.at(Version::new(2)), &stored);
+    println!("as another version: {}", moved.err().map_or("opened?".into(), |e| e.to_string()));
+    keyring.close().await;
+    Ok(())
+}

@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""An independent decoder of Cofferdam's sealed blocks, format 1.
+
+Written from docs/format.md alone, on Python's `cryptography` package; shares no code with the Rust crates.
+Opens every vector in tests/vectors/open, refuses every one in tests/vectors/refuse, checks those of keys.json,
+prints the counts, and exits with 1 at any mismatch.
+
+    python3 decode.py [VECTORS]                       check the vectors
+    python3 decode.py --open VECTOR.json > plaintext  open one
+"""
+
+import hashlib
+import hmac
+import json
+import pathlib
+import sys
+import uuid
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hmac import HMAC
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
+
+HEADER_LEN = 76
+TAG_LEN = 16
+MAX_PLAINTEXT_LEN = 2**36
+SUITE = 1
+PROVIDERS = {"customer": 1, "service": 2}
+
+
+class Refused(Exception):
+    """The block does not open. The reason is for the developer of a decoder, not for its user."""
+
+
+def hmac_sha256(key: bytes, message: bytes) -> bytes:
+    mac = HMAC(key, hashes.SHA256())
+    mac.update(message)
+    return mac.finalize()
+
+
+def extract(label: bytes, account: bytes, epoch: int, provider: int, suffix: bytes, aek: bytes) -> bytes:
+    """HKDF-Extract; its salt binds the result to account, epoch and provider."""
+    salt = label + account + epoch.to_bytes(4, "big") + bytes([provider]) + suffix
+    return hmac_sha256(salt, aek)
+
+
+def expand(prk: bytes, info: bytes) -> bytes:
+    return HKDFExpand(hashes.SHA256(), 32, info).derive(prk)
+
+
+def plaintext_len(sealed_len: int, page_size: int) -> int:
+    """The plaintext's length; refuses a length that no sealed block has."""
+    body = sealed_len - HEADER_LEN
+    full, rest = divmod(body, page_size + TAG_LEN)
+    if body < TAG_LEN or (full > 0 and 0 < rest <= TAG_LEN):
+        raise Refused(f"no block is {sealed_len} bytes long")
+    length = full * page_size + max(rest - TAG_LEN, 0)
+    if length > MAX_PLAINTEXT_LEN:
+        raise Refused(f"{length} bytes are too many")
+    return length
+
+
+class Reader:
+    """Opens the blocks of one account, epoch and provider."""
+
+    def __init__(self, aek: bytes, account: bytes, epoch: int, provider: int):
+        self.epoch = epoch
+        self.provider = provider
+        self.prk = extract(b"cofferdam block 1", account, epoch, provider, bytes([SUITE]), aek)
+
+    def open(self, sealed: bytes, block_id: bytes, version: int, derived: dict | None = None) -> bytes:
+        if len(sealed) < HEADER_LEN:
+            raise Refused("too short for a header")
+        if sealed[0:4] != b"CFDM":
+            raise Refused("not a sealed block")
+        if sealed[4] != 1:
+            raise Refused(f"format version {sealed[4]}")
+        if sealed[5] != SUITE:
+            raise Refused(f"suite {sealed[5]}")
+        if sealed[6] != self.provider:
+            raise Refused(f"provider {sealed[6]}")
+        if not 12 <= sealed[7] <= 24:
+            raise Refused(f"pages of 2^{sealed[7]} bytes")
+        page_size = 1 << sealed[7]
+        if int.from_bytes(sealed[8:12], "big") != self.epoch:
+            raise Refused("another epoch")
+        salt, commitment = sealed[12:44], sealed[44:76]
+
+        identity = hashlib.sha256(b"block1" + sealed[7:8] + version.to_bytes(8, "big") + block_id).digest()
+        info = salt + identity[:21]
+        expected = expand(self.prk, b"C" + info)
+        if not hmac.compare_digest(expected, commitment):
+            raise Refused("commitment")
+        length = plaintext_len(len(sealed), page_size)
+
+        dek = expand(self.prk, b"K" + info)
+        if derived is not None:
+            derived.update(
+                page_size=page_size,
+                salt=salt.hex(),
+                prk=self.prk.hex(),
+                identity=identity.hex(),
+                dek=dek.hex(),
+                commitment=commitment.hex(),
+            )
+        pages = max(1, -(-length // page_size))
+        plaintext, at = bytearray(), HEADER_LEN
+        for page in range(pages):
+            last = page == pages - 1
+            end = len(sealed) if last else at + page_size + TAG_LEN
+            nonce = bytes(7) + page.to_bytes(4, "big") + bytes([last])
+            try:
+                plaintext += AESGCM(dek).decrypt(nonce, sealed[at:end], identity)
+            except InvalidTag:
+                raise Refused(f"tag of page {page}") from None
+            at = end
+        return bytes(plaintext)
+
+
+def scope(vector: dict) -> tuple[bytes, int, int]:
+    return uuid.UUID(vector["account"]).bytes, vector["epoch"], PROVIDERS[vector["provider"]]
+
+
+def open_vector(vector: dict, derived: dict | None = None) -> bytes:
+    reader = Reader(bytes.fromhex(vector["aek"]), *scope(vector))
+    version = int.from_bytes(bytes.fromhex(vector["version"]), "big")
+    return reader.open(bytes.fromhex(vector["sealed"]), bytes.fromhex(vector["block_id"]), version, derived)
+
+
+def unwrap_aek(kek: bytes, wrapped: bytes) -> bytes:
+    """RFC 3394; the length is checked first."""
+    if len(wrapped) != 40:
+        raise Refused("a wrapped AEK has 40 bytes")
+    try:
+        return aes_key_unwrap(kek, wrapped)
+    except InvalidUnwrap:
+        raise Refused("wrapped by another KEK, or damaged") from None
+
+
+def key_check_value(aek: bytes, account: bytes, epoch: int, provider: int) -> bytes:
+    return expand(extract(b"cofferdam aek 1", account, epoch, provider, b"", aek), b"V")[:16]
+
+
+def record_tag(aek: bytes, account: bytes, epoch: int, provider: int, record: bytes) -> bytes:
+    key = expand(extract(b"cofferdam aek 1", account, epoch, provider, b"", aek), b"M")
+    return hmac_sha256(key, record)
+
+
+class Report:
+    def __init__(self):
+        self.mismatches = 0
+
+    def check(self, right: bool, what: str):
+        if not right:
+            self.mismatches += 1
+            print(f"MISMATCH: {what}")
+
+
+def check_blocks(folder: pathlib.Path, report: Report):
+    good = sorted((folder / "open").glob("*.json"))
+    for path in good:
+        vector, derived = json.loads(path.read_text()), {}
+        try:
+            plaintext = open_vector(vector, derived)
+        except Refused as reason:
+            report.check(False, f"{path.name} was refused: {reason}")
+            continue
+        expected = vector["plaintext"]
+        report.check(len(plaintext) == expected["len"], f"{path.name}: length {len(plaintext)}")
+        report.check(hashlib.sha256(plaintext).hexdigest() == expected["sha256"], f"{path.name}: plaintext")
+        report.check(expected.get("hex", plaintext.hex()) == plaintext.hex(), f"{path.name}: plaintext")
+        report.check(derived == vector["derived"], f"{path.name}: derived {derived}")
+    bad = sorted((folder / "refuse").glob("*.json"))
+    for path in bad:
+        try:
+            open_vector(json.loads(path.read_text()))
+        except Refused:
+            continue
+        report.check(False, f"{path.name} was opened")
+    report.check(bool(good and bad), f"no vectors in {folder}")
+    print(f"{len(good)} good blocks opened, {len(bad)} bad blocks refused")
+
+
+def check_keys(folder: pathlib.Path, report: Report):
+    keys = json.loads((folder / "keys.json").read_text())
+    for vector in keys["key_check_values"]:
+        value = key_check_value(bytes.fromhex(vector["aek"]), *scope(vector))
+        report.check(value.hex() == vector["check"], f"key check value: {vector['comment']}")
+    for vector in keys["wraps"]:
+        try:
+            aek = unwrap_aek(bytes.fromhex(vector["kek"]), bytes.fromhex(vector["wrapped"])).hex()
+        except Refused:
+            aek = None
+        report.check(aek == vector["aek"], f"wrap: {vector['comment']}")
+    for vector in keys["record_tags"]:
+        tag = record_tag(bytes.fromhex(vector["aek"]), *scope(vector), bytes.fromhex(vector["record"]))
+        report.check(tag.hex() == vector["tag"], f"record tag: {vector['comment']}")
+    print(
+        f"{len(keys['key_check_values'])} key check values, {len(keys['wraps'])} wraps, "
+        f"{len(keys['record_tags'])} record tags checked"
+    )
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--open"] and len(arguments) == 2:
+        try:
+            sys.stdout.buffer.write(open_vector(json.loads(pathlib.Path(arguments[1]).read_text())))
+        except Refused as reason:
+            print(f"refused: {reason}", file=sys.stderr)
+            return 1
+        return 0
+    if len(arguments) > 1 or arguments[:1] == ["--open"]:
+        print(__doc__, file=sys.stderr)
+        return 2
+    default = pathlib.Path(__file__).resolve().parent.parent / "vectors"
+    folder = pathlib.Path(arguments[0]) if arguments else default
+    report = Report()
+    check_blocks(folder, report)
+    check_keys(folder, report)
+    print(f"{report.mismatches} mismatches")
+    return 1 if report.mismatches else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
