@@ -89,7 +89,7 @@ pub(crate) enum CliError {
     Header { path: PathBuf, source: HeaderError },
     /// The customer's or the service's vault.
     #[error("{0}")]
-    Vault(#[from] LocalVaultError),
+    Vault(LocalVaultError),
     /// The engine.
     #[error("{0}")]
     Engine(#[from] EngineError),
@@ -198,6 +198,20 @@ impl CliError {
     /// As `--json` prints it.
     pub(crate) fn json(&self) -> Value {
         error_json(self.exit(), &self.sentence())
+    }
+}
+
+impl From<LocalVaultError> for CliError {
+    fn from(e: LocalVaultError) -> Self {
+        use io::ErrorKind as E;
+        match e {
+            LocalVaultError::Io { what, path, source }
+                if matches!(source.kind(), E::StorageFull | E::QuotaExceeded | E::ReadOnlyFilesystem) =>
+            {
+                Self::writing(what, &path, source)
+            }
+            e => Self::Vault(e),
+        }
     }
 }
 

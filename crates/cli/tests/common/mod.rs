@@ -12,12 +12,12 @@ use std::{
 use tempfile::TempDir;
 
 /// The number of rounds: a sample by default, all with COFFERDAM_FULL=1.
-pub fn scale(sample: u64, full: u64) -> u64 {
+pub(crate) fn scale(sample: u64, full: u64) -> u64 {
     if std::env::var_os("COFFERDAM_FULL").is_some_and(|value| value == "1") { full } else { sample }
 }
 
 /// The program without a home, and without what the environment might add.
-pub fn cofferdam() -> Command {
+pub(crate) fn cofferdam() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cofferdam"));
     command.env_remove("COFFERDAM_HOME").env_remove("COFFERDAM_PASSPHRASE").stdin(Stdio::null());
     command
@@ -25,14 +25,14 @@ pub fn cofferdam() -> Command {
 
 /// What a run left.
 #[derive(Debug)]
-pub struct Ran {
-    pub code: i32,
-    pub stdout: Vec<u8>,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
 }
 
 impl Ran {
-    pub fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         Self {
             code: code(output.status),
             stdout: output.stdout,
@@ -40,13 +40,13 @@ impl Ran {
         }
     }
 
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.stdout).unwrap()
     }
 
     /// Checks the exit code, and that a failure is one sentence that says this.
     #[track_caller]
-    pub fn fails(&self, code: i32, saying: &str) -> &Self {
+    pub(crate) fn fails(&self, code: i32, saying: &str) -> &Self {
         assert_eq!(self.code, code, "{self:?}");
         assert!(self.stderr.contains(saying), "does not say {saying:?}: {self:?}");
         assert!(!self.stderr.contains("panicked"), "{self:?}");
@@ -54,31 +54,31 @@ impl Ran {
     }
 
     #[track_caller]
-    pub fn succeeds(&self) -> &Self {
+    pub(crate) fn succeeds(&self) -> &Self {
         assert_eq!(self.code, 0, "{self:?}");
         self
     }
 }
 
 /// The exit code; a signal as its negative number.
-pub fn code(status: ExitStatus) -> i32 {
+pub(crate) fn code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
     status.code().unwrap_or_else(|| -status.signal().unwrap_or(0))
 }
 
 /// A home in a folder of its own.
-pub struct Home {
-    pub folder: TempDir,
-    pub path: PathBuf,
+pub(crate) struct Home {
+    pub(crate) folder: TempDir,
+    pub(crate) path: PathBuf,
 }
 
 impl Home {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(&[])
     }
 
     /// A home made with these arguments of init.
-    pub fn with(arguments: &[&str]) -> Self {
+    pub(crate) fn with(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("home");
         let home = Self { folder, path };
@@ -87,25 +87,25 @@ impl Home {
     }
 
     /// A home with account `a` under a key of the customer's, and that key.
-    pub fn with_account(arguments: &[&str]) -> (Self, String) {
+    pub(crate) fn with_account(arguments: &[&str]) -> (Self, String) {
         let home = Self::with(arguments);
         let key = home.run(["vault", "create-key", "k"]).succeeds().text().trim().to_owned();
         home.run(["account", "create", "a", "--kek", &key]).succeeds();
         (home, key)
     }
 
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = cofferdam();
         command.arg("--home").arg(&self.path);
         command
     }
 
-    pub fn run<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, arguments: I) -> Ran {
+    pub(crate) fn run<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, arguments: I) -> Ran {
         Ran::of(self.command().args(arguments).output().unwrap())
     }
 
     /// Runs with this on standard input.
-    pub fn feed<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, arguments: I, input: &[u8]) -> Ran {
+    pub(crate) fn feed<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, arguments: I, input: &[u8]) -> Ran {
         let mut child = self.spawn(self.command().args(arguments));
         let mut stdin = child.stdin.take().unwrap();
         let input = input.to_vec();
@@ -116,43 +116,43 @@ impl Home {
         ran
     }
 
-    pub fn put(&self, block: &str, data: &[u8]) {
+    pub(crate) fn put(&self, block: &str, data: &[u8]) {
         self.feed(["put", "a", block], data).succeeds();
     }
 
     /// Starts it with all three streams in our hands.
-    pub fn spawn(&self, command: &mut Command) -> Child {
+    pub(crate) fn spawn(&self, command: &mut Command) -> Child {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 }
 
 /// Sends a signal by its name.
-pub fn signal(child: &Child, name: &str) {
+pub(crate) fn signal(child: &Child, name: &str) {
     let done = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
     assert!(done.success());
 }
 
 /// Whether this runs as root, whom file modes do not stop.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output().unwrap();
     id.stdout == b"0\n"
 }
 
 /// A file system of its own, unmounted when dropped. None where this process may not mount.
-pub struct Mount(pub PathBuf);
+pub(crate) struct Mount(PathBuf);
 
 impl Mount {
-    pub fn tmpfs(at: &Path, size: &str) -> Option<Self> {
+    pub(crate) fn tmpfs(at: &Path, size: &str) -> Option<Self> {
         std::fs::create_dir_all(at).unwrap();
         let options = format!("size={size},mode=0700");
         Self::mount(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(at), at)
     }
 
-    pub fn read_only(what: &Path, at: &Path) -> Option<Self> {
+    pub(crate) fn read_only(what: &Path, at: &Path) -> Option<Self> {
         std::fs::create_dir_all(at).unwrap();
         Self::mount(Command::new("mount").args(["-o", "bind,ro"]).arg(what).arg(at), at)
     }
@@ -171,21 +171,21 @@ impl Drop for Mount {
 }
 
 /// Numbers that look random, from a seed.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % limit.max(1)
     }
 
-    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(len + 8);
         while bytes.len() < len {
             bytes.extend(self.below(u64::MAX).to_le_bytes());
@@ -197,16 +197,16 @@ impl Random {
 
 /// A line of an ingest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Acknowledged {
-    pub block: String,
-    pub version: u64,
-    pub len: u64,
-    pub sha256: String,
+pub(crate) struct Acknowledged {
+    pub(crate) block: String,
+    pub(crate) version: u64,
+    pub(crate) len: u64,
+    pub(crate) sha256: String,
 }
 
 /// Parses the lines that start with this word and end with a line end: a killed writer may have cut the last
 /// one short.
-pub fn lines_of(word: &str, output: &[u8]) -> Vec<Acknowledged> {
+pub(crate) fn lines_of(word: &str, output: &[u8]) -> Vec<Acknowledged> {
     let whole = output.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
     let text = std::str::from_utf8(&output[..whole]).unwrap();
     text.lines()
@@ -221,7 +221,7 @@ pub fn lines_of(word: &str, output: &[u8]) -> Vec<Acknowledged> {
 }
 
 /// SHA-256 in hex.
-pub fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
     data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(bytes))
 }
@@ -229,7 +229,7 @@ pub fn sha256(bytes: &[u8]) -> String {
 /// Checks that the store is sound and every acknowledged block is there as it was acknowledged. Answers with
 /// how many blocks there are.
 #[track_caller]
-pub fn all_there(home: &Home, acknowledged: &[Acknowledged], context: &str) -> usize {
+pub(crate) fn all_there(home: &Home, acknowledged: &[Acknowledged], context: &str) -> usize {
     let verified = home.run(["verify", "--digests"]);
     assert_eq!(verified.code, 0, "{context}: {}\n{}", verified.stderr, verified.text());
     let opened = lines_of("Opened", &verified.stdout);
