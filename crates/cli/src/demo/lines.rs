@@ -1,7 +1,10 @@
 //! The lines of files, as needles to search for.
 //!
-//! Guarantees: reads with bounded memory, whatever the files; a needle has at least [`WINDOW`] bytes and its
-//! first [`WINDOW`] say something: a run of zeros or dashes is found everywhere and proves nothing.
+//! Guarantees: reads with bounded memory, whatever the files; a needle has at least [`WINDOW`] bytes, and
+//! those it is looked up by say something: a run of zeros or dashes is found everywhere and proves nothing.
+//!
+//! Which bytes a needle is looked up by: of its windows the one with the least hash. Lines that have much in
+//! common then often share it, so that there are fewer windows to look for than lines.
 
 use std::{
     fs::File,
@@ -13,9 +16,22 @@ use std::{
 pub(super) const WINDOW: usize = 16;
 /// How many different values those bytes have at least.
 const VARIETY: u32 = 6;
+/// From how many windows the one to look up is taken.
+const CHOICE: usize = 128;
 /// A longer line is cut into pieces of this length.
 pub(super) const LONGEST: usize = 64 << 10;
 const BUFFER: usize = 256 << 10;
+
+/// A line to look for.
+#[derive(Debug)]
+pub(super) struct Needle<'a> {
+    /// The line, without what is blank around it.
+    pub(super) bytes: &'a [u8],
+    /// The hash of the window that it is looked up by.
+    pub(super) hash: u64,
+    /// Where in the line that window is.
+    pub(super) at: usize,
+}
 
 /// Walks the needles of some files.
 pub(super) struct Needles<'a> {
@@ -50,14 +66,18 @@ impl<'a> Needles<'a> {
     }
 
     /// The next one; none after the last.
-    pub(super) fn next(&mut self) -> io::Result<Option<&[u8]>> {
+    pub(super) fn next(&mut self) -> io::Result<Option<Needle<'_>>> {
         loop {
             let Some((start, end)) = self.next_line()? else { return Ok(None) };
             if start == end {
                 continue;
             }
-            match needle(&self.buffer[start..end]) {
-                Some((from, to)) => return Ok(Some(&self.buffer[start + from..start + to])),
+            let (from, to) = trim(&self.buffer[start..end]);
+            match choose(&self.buffer[start + from..start + to]) {
+                Some((hash, at)) => {
+                    let bytes = &self.buffer[start + from..start + to];
+                    return Ok(Some(Needle { bytes, hash, at }));
+                }
                 None => self.left_out += 1,
             }
         }
@@ -122,27 +142,47 @@ impl<'a> Needles<'a> {
     }
 }
 
-/// Where the needle of a line lies in it: trimmed, from the first window that says something.
-fn needle(line: &[u8]) -> Option<(usize, usize)> {
+/// Where a line lies without what is blank around it.
+fn trim(line: &[u8]) -> (usize, usize) {
     let blank = |b: &u8| *b <= b' ';
-    let from = line.iter().position(|b| !blank(b))?;
-    let to = line.iter().rposition(|b| !blank(b))? + 1;
-    let line = &line[from..to];
-    let mut counts = [0u8; 256];
-    let mut variety = 0;
-    for (at, &byte) in line.iter().enumerate() {
-        counts[byte as usize] += 1;
-        variety += u32::from(counts[byte as usize] == 1);
-        if at + 1 > WINDOW {
-            let gone = line[at - WINDOW] as usize;
-            counts[gone] -= 1;
-            variety -= u32::from(counts[gone] == 0);
+    let from = line.iter().position(|b| !blank(b)).unwrap_or(line.len());
+    let to = line.iter().rposition(|b| !blank(b)).map_or(from, |last| last + 1);
+    (from, to)
+}
+
+/// The hash and place of the window that a line is looked up by; none if none says anything.
+fn choose(line: &[u8]) -> Option<(u64, usize)> {
+    let mut best: Option<(u64, usize)> = None;
+    let mut end = usize::MAX;
+    for (at, window) in line.windows(WINDOW).enumerate() {
+        if at >= end {
+            break;
         }
-        if at + 1 >= WINDOW && variety >= VARIETY {
-            return Some((from + at + 1 - WINDOW, to));
+        let Some(window) = window.first_chunk() else { continue };
+        let hash = hash(window);
+        if best.is_none_or(|(least, _)| hash < least) && says_something(window) {
+            best = Some((hash, at));
+            end = end.min(at + CHOICE);
         }
     }
-    None
+    best
+}
+
+fn says_something(window: &[u8; WINDOW]) -> bool {
+    let mut values = [0u64; 4];
+    for byte in window {
+        values[usize::from(byte >> 6)] |= 1 << (byte & 63);
+    }
+    values.iter().map(|v| v.count_ones()).sum::<u32>() >= VARIETY
+}
+
+/// 64 bits of a window. Speed matters, and that windows spread; nobody attacks it.
+pub(super) fn hash(window: &[u8; WINDOW]) -> u64 {
+    let whole = u128::from_le_bytes(*window);
+    let (low, high) = (whole as u64, (whole >> 64) as u64);
+    let mixed = (low ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xd6e8_feb8_6659_fd93)
+        ^ high.wrapping_mul(0xa076_1d64_78bd_642f).rotate_left(32);
+    mixed ^ (mixed >> 29).wrapping_mul(0x9fb2_1c65_1e98_df25)
 }
 
 #[cfg(test)]
@@ -157,7 +197,8 @@ mod tests {
         let mut needles = Needles::new(&files[..1], limit);
         let mut all = Vec::new();
         while let Some(needle) = needles.next().unwrap() {
-            all.push(needle.to_vec());
+            assert_eq!(needle.hash, hash(needle.bytes[needle.at..].first_chunk().unwrap()));
+            all.push(needle.bytes.to_vec());
         }
         (all, needles.left_out)
     }
@@ -171,10 +212,21 @@ mod tests {
     }
 
     #[test]
-    fn a_needle_starts_where_the_line_says_something() {
-        let (all, _) = needles(b"////////////////////// a heading of it", u64::MAX);
-        assert_eq!(all.len(), 1);
-        assert!(all[0].ends_with(b" a heading of it") && all[0].len() < 30);
+    fn a_line_is_looked_up_by_bytes_that_say_something() {
+        let line = [&[b'/'; 500][..], b" a heading of it"].concat();
+        let (hash, at) = choose(&line).unwrap();
+        assert!(at > 490 && says_something(line[at..].first_chunk().unwrap()), "{hash} {at}");
+        assert_eq!(choose(&[b'-'; 500]), None);
+        assert_eq!(choose(b"fifteen bytes.."), None);
+    }
+
+    #[test]
+    fn lines_that_share_much_are_often_looked_up_by_the_same() {
+        let lines: Vec<String> =
+            (0..1000).map(|n| format!("{n} error: the connection was reset by its peer, {n}")).collect();
+        let distinct: std::collections::BTreeSet<u64> =
+            lines.iter().map(|line| choose(line.as_bytes()).unwrap().0).collect();
+        assert!(distinct.len() < 500, "{}", distinct.len());
     }
 
     #[test]

@@ -258,13 +258,9 @@ async fn look(
     report.search_seconds = took.as_secs_f64();
     report.control_searched = control.lines;
     report.control_found = control.found;
-    let starts = match found.starts {
-        0 => "nor the first 16 bytes of any".into(),
-        starts => format!("and {starts} places that begin as one does"),
-    };
     output.text(format_args!(
         "Searched all {} of the store for {} lines of 16 bytes or more ({} shorter or uniform ones left out) in \
-         {:.1} s: {} found, {starts}",
+         {:.1} s: {} found",
         size(report.store_bytes),
         found.lines,
         found.left_out,
