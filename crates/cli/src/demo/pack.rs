@@ -25,7 +25,7 @@ use crate::{
 /// How many bytes a block has at most.
 pub(super) const BLOCK: usize = 1 << 20;
 /// How many writes are under way at once, and how many reads.
-const WRITERS: usize = 4;
+const WRITERS: usize = 8;
 const READERS: usize = 4;
 
 /// A file that was stored.
