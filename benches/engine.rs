@@ -5,17 +5,14 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
-use std::{
-    cell::Cell,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::Cell, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cofferdam::{
     crypto::{AccountId, BlockId, Epoch, PageSize, Provider, Version},
     store::{
-        Account, AccountKey, AccountName, BlockMeta, BlockOp, BlockStore, EmbeddedOptions, EmbeddedStore, Engine,
+        Account, AccountKey, AccountName, BlockMeta, BlockOp, BlockStore, EmbeddedOptions, EmbeddedStore,
+        Engine,
     },
     vault::{LocalVault, LocalVaultOptions, Principal, SystemClock, SystemEntropy, VaultRegistry},
 };
@@ -39,8 +36,10 @@ impl Bench {
     async fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         let options = || LocalVaultOptions::new(Arc::new(SystemClock), Arc::new(SystemEntropy));
-        let service = LocalVault::create(home.path().join("service.vault"), "service", options()).await.unwrap();
-        let customer = LocalVault::create(home.path().join("customer.vault"), "customer", options()).await.unwrap();
+        let service =
+            LocalVault::create(home.path().join("service.vault"), "service", options()).await.unwrap();
+        let customer =
+            LocalVault::create(home.path().join("customer.vault"), "customer", options()).await.unwrap();
         let service_kek = service.create_key("storage").await.unwrap();
         let kek = customer.create_key("payroll").await.unwrap();
         let principal = Principal::new("customer");
@@ -51,7 +50,13 @@ impl Bench {
         let engine = Engine::builder(store.clone(), vaults, service_kek).open().await.unwrap();
         let name = AccountName::new("bench").unwrap();
         let account = engine.create_account(&name, AccountKey::Customer { principal, kek }).await.unwrap();
-        Self { _home: home, store, account, plain: AccountId::from_bytes([1; 16]), version: Cell::new(1 << 62) }
+        Self {
+            _home: home,
+            store,
+            account,
+            plain: AccountId::from_bytes([1; 16]),
+            version: Cell::new(1 << 62),
+        }
     }
 
     fn id(n: u64) -> BlockId {
@@ -86,7 +91,8 @@ fn put(c: &mut Criterion) {
             b.to_async(&runtime).iter(|| bench.put_plain(next(), data.clone()));
         });
         group.bench_function(BenchmarkId::new("sealed", name), |b| {
-            b.to_async(&runtime).iter(async || bench.account.put(&Bench::id(next()), data.clone()).await.unwrap());
+            b.to_async(&runtime)
+                .iter(async || bench.account.put(&Bench::id(next()), data.clone()).await.unwrap());
         });
     }
     group.finish();
@@ -108,7 +114,8 @@ fn get(c: &mut Criterion) {
         let n = Cell::new(0);
         let next = || n.replace(n.get() + 1);
         group.bench_function(BenchmarkId::new("plain", name), |b| {
-            b.to_async(&runtime).iter(async || bench.store.fetch(bench.plain, &Bench::id(next())).await.unwrap().unwrap());
+            b.to_async(&runtime)
+                .iter(async || bench.store.fetch(bench.plain, &Bench::id(next())).await.unwrap().unwrap());
         });
         group.bench_function(BenchmarkId::new("sealed", name), |b| {
             b.to_async(&runtime).iter(async || bench.account.get(&Bench::id(next())).await.unwrap());

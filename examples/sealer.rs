@@ -14,8 +14,8 @@ use cofferdam::{
     },
     keyring::{KeyRecord, KeyRecords, Keyring, KeyringParts, Policy, RecordError},
     vault::{
-        Entropy, KeyVault, LocalVault, LocalVaultOptions, Principal, SystemClock, SystemEntropy, VaultRegistry,
-        WrapContext,
+        Entropy, KeyVault, LocalVault, LocalVaultOptions, Principal, SystemClock, SystemEntropy,
+        VaultRegistry, WrapContext,
     },
 };
 
@@ -54,8 +54,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let home = tempfile::tempdir()?;
     let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
     let options = || LocalVaultOptions::new(clock.clone(), entropy.clone());
-    let service = Arc::new(LocalVault::create(home.path().join("service.vault"), "service", options()).await?);
-    let customer = Arc::new(LocalVault::create(home.path().join("customer.vault"), "customer", options()).await?);
+    let service =
+        Arc::new(LocalVault::create(home.path().join("service.vault"), "service", options()).await?);
+    let customer =
+        Arc::new(LocalVault::create(home.path().join("customer.vault"), "customer", options()).await?);
 
     // A new account: an AEK under the service's KEK and one under the customer's.
     let account = AccountId::from_bytes(*b"one of your UUID");
@@ -67,7 +69,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let wrap = vault.wrap_key(&kek, &aek, &WrapContext { scope }).await?;
         wrapped.push((WrappedAek::new(&aek, scope, vec![wrap]), RecordKey::derive(&aek, &scope)));
     }
-    let [(service_aek, record_key), (customer_aek, _)] = <[_; 2]>::try_from(wrapped).map_err(|_| "two keys")?;
+    let [(service_aek, record_key), (customer_aek, _)] =
+        <[_; 2]>::try_from(wrapped).map_err(|_| "two keys")?;
     let record = format!("{customer_aek:?}").into_bytes();
     let tag = record_key.tag(&record);
     let records = Wrapped { service: service_aek, customer: customer_aek, record, tag };

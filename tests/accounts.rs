@@ -55,9 +55,10 @@ async fn accounts_are_listed_in_pages_and_in_order() {
 async fn keks_that_could_lose_data_or_can_not_be_used_are_refused() {
     let world = World::new(5).await;
     let customer = |kek: &KeyId| AccountKey::Customer { principal: World::principal(), kek: kek.clone() };
-    let create = |key| world.engine.create_account(&AccountName::new("contoso").unwrap(), key);
+    let contoso = name("contoso");
+    let create = |key| world.engine.create_account(&contoso, key);
 
-    let none = cofferdam::vault::Recovery::NONE;
+    let none = cofferdam::vault::Recovery::Off;
     let fleeting = world.customer.create_key_with("fleeting", none).await.unwrap();
     let answer = create(customer(&fleeting)).await;
     assert!(matches!(answer, Err(EngineError::UnfitKek { .. })), "{answer:?}");
@@ -67,7 +68,8 @@ async fn keks_that_could_lose_data_or_can_not_be_used_are_refused() {
     assert!(matches!(answer.kind(), EngineErrorKind::Invalid | EngineErrorKind::Revoked), "{answer:?}");
     world.customer.enable(&world.kek).await.unwrap();
 
-    for unknown in ["local://customer/keys/nobody", "local://elsewhere/keys/payroll", "https://example.com/k"] {
+    for unknown in ["local://customer/keys/nobody", "local://elsewhere/keys/payroll", "https://example.com/k"]
+    {
         let answer = create(customer(&KeyId::new(unknown).unwrap())).await;
         assert!(matches!(answer, Err(EngineError::Vault { .. })), "{unknown}: {answer:?}");
     }

@@ -30,7 +30,9 @@ async fn blocks_of_every_length_up_to_the_most_are_kept() {
     }
     let id = BlockId::new("one more").unwrap();
     let answer = account.put(&id, vec![0; MOST + 1].into()).await.unwrap_err();
-    assert!(matches!(answer, EngineError::BlockTooLarge { len, max } if len == MOST as u64 + 1 && max == MOST as u64));
+    assert!(
+        matches!(answer, EngineError::BlockTooLarge { len, max } if len == MOST as u64 + 1 && max == MOST as u64)
+    );
     assert_eq!(account.get(&id).await.unwrap_err().kind(), EngineErrorKind::NotFound);
 }
 
@@ -63,7 +65,9 @@ async fn ranges_past_the_end_or_reversed_are_named() {
     for (start, end) in [(0, 0), (100_000, 100_000), (99_999, 100_000), (65_535, 65_537)] {
         assert_eq!(account.get_range(&id, start..end).await.unwrap().len() as u64, end - start);
     }
-    for (start, end) in [(0, 100_001), (100_001, 100_001), (2, 1), (0, u64::MAX), (u64::MAX, u64::MAX), (u64::MAX, 0)] {
+    for (start, end) in
+        [(0, 100_001), (100_001, 100_001), (2, 1), (0, u64::MAX), (u64::MAX, u64::MAX), (u64::MAX, 0)]
+    {
         let answer = account.get_range(&id, start..end).await.unwrap_err();
         assert!(
             matches!(&answer, EngineError::Range { range, len: 100_000, .. } if *range == (start..end)),

@@ -4,7 +4,10 @@
 
 mod world;
 
-use cofferdam::{crypto::BlockId, store::EngineError};
+use cofferdam::{
+    crypto::BlockId,
+    store::{EmbeddedOptions, EngineError},
+};
 use world::{World, name};
 
 #[tokio::test(start_paused = true)]
@@ -33,7 +36,7 @@ async fn everything_is_refused_after_close() {
 
 #[tokio::test(start_paused = true)]
 async fn a_put_whose_future_is_dropped_is_whole_or_absent() {
-    let mut world = World::new(14).await;
+    let mut world = World::with(14, EmbeddedOptions::default()).await;
     let account = world.engine.create_account(&name("contoso"), world.customer_key()).await.unwrap();
     let id = BlockId::new("block").unwrap();
     account.put(&id, vec![0; 300_000].into()).await.unwrap();
@@ -61,7 +64,9 @@ async fn writers_under_way_finish_before_the_store_closes() {
     let writers: Vec<_> = (0..100u8)
         .map(|n| {
             let account = account.clone();
-            tokio::spawn(async move { account.put(&BlockId::new([n]).unwrap(), vec![n; 20_000].into()).await })
+            tokio::spawn(
+                async move { account.put(&BlockId::new([n]).unwrap(), vec![n; 20_000].into()).await },
+            )
         })
         .collect();
     tokio::task::yield_now().await;

@@ -16,6 +16,7 @@ fn id(text: &str) -> BlockId {
 }
 
 async fn plant(store: &EmbeddedStore, account: &Account, id: &BlockId, meta: BlockMeta, sealed: Bytes) {
+    let meta = BlockMeta { sealed_len: sealed.len() as u64, ..meta };
     let op = BlockOp::Put { account: account.id(), id: id.clone(), meta, sealed };
     store.commit(vec![op]).await.unwrap();
 }
@@ -36,7 +37,8 @@ async fn blocks_moved_rolled_back_or_changed_are_refused() {
     let (old_meta, old) = world.store.fetch(contoso.id(), &id("a")).await.unwrap().unwrap();
     contoso.put(&id("a"), "the second".into()).await.unwrap();
     let (meta, sealed) = world.store.fetch(contoso.id(), &id("a")).await.unwrap().unwrap();
-    let newer = |meta: BlockMeta, by: u64| BlockMeta { version: Version::new(meta.version.number() + by), ..meta };
+    let newer =
+        |meta: BlockMeta, by: u64| BlockMeta { version: Version::new(meta.version.number() + by), ..meta };
 
     plant(&world.store, &contoso, &id("b"), newer(meta, 1), sealed.clone()).await;
     assert_damaged(&contoso, &id("b"), "as another block").await;
@@ -53,8 +55,7 @@ async fn blocks_moved_rolled_back_or_changed_are_refused() {
         ("without its pages", sealed.slice(..76)),
         ("nothing of it", Bytes::new()),
     ] {
-        let meta = BlockMeta { sealed_len: bytes.len() as u64, ..newer(meta, 10 + bytes.len() as u64) };
-        plant(&world.store, &contoso, &id("c"), meta, bytes).await;
+        plant(&world.store, &contoso, &id("c"), newer(meta, 10 + bytes.len() as u64), bytes).await;
         assert_damaged(&contoso, &id("c"), what).await;
         contoso.delete(&id("c")).await.unwrap();
     }

@@ -19,7 +19,8 @@ fn holds(path: &std::path::Path, needle: &[u8]) -> bool {
 #[tokio::test(start_paused = true)]
 async fn canaries_are_nowhere_on_disk() {
     let world = World::new(12).await;
-    for (account, key) in [("contoso", world.customer_key()), ("under-the-service-key", AccountKey::Service)] {
+    for (account, key) in [("contoso", world.customer_key()), ("under-the-service-key", AccountKey::Service)]
+    {
         let account = world.engine.create_account(&name(account), key).await.unwrap();
         for n in 0..20 {
             let canary = format!("canary {n:02} of {account:?}: 5105-1051-0510-5100");

@@ -5,6 +5,39 @@
 //!
 //! Not its job: I/O, clocks, randomness (a [`SaltSource`] is passed in), caching, vaults.
 //! `docs/format.md` specifies every byte.
+//!
+//! ```
+//! use cofferdam_crypto::{
+//!     AccountId, Aek, BlockId, EntropyError, Epoch, KeyScope, PageSize, Provider, Salt, SaltSource, Sealer, Version,
+//!     sealed_len,
+//! };
+//! use rand::{TryRng, rngs::SysRng};
+//!
+//! #[derive(Debug)]
+//! struct System;
+//!
+//! impl SaltSource for System {
+//!     fn fill_salts(&self, salts: &mut [Salt]) -> Result<(), EntropyError> {
+//!         salts.iter_mut().try_for_each(|s| SysRng.try_fill_bytes(s)).map_err(|e| EntropyError(Box::new(e)))
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let aek = Aek::try_from_fn(|aek| SysRng.try_fill_bytes(aek))?;
+//! let account = AccountId::from_bytes([7; 16]);
+//! let sealer = Sealer::new(&aek, KeyScope { account, epoch: Epoch::FIRST, provider: Provider::Customer });
+//!
+//! let (id, plaintext) = (BlockId::new("logs/1")?, b"what the customer wrote");
+//! let mut sealed = vec![0; sealed_len(plaintext.len() as u64, PageSize::DEFAULT)? as usize];
+//! sealer.seal_to(id.at(Version::new(1)), PageSize::DEFAULT, plaintext, &mut sealed, &System)?;
+//!
+//! let mut opened = [0; 8];
+//! sealer.open_range(id.at(Version::new(1)), &sealed, 9..17, &mut opened)?;
+//! assert_eq!(&opened, b"customer");
+//! assert!(sealer.open(id.at(Version::new(2)), &sealed).is_err());
+//! # Ok(())
+//! # }
+//! ```
 
 mod aead;
 mod aek;

@@ -12,8 +12,8 @@ mod common;
 use std::ops::Range;
 
 use cofferdam_crypto::{
-    Aead, BlockBuf, HEADER_LEN, Header, OpenError, PageSize, PageSpan, Provider, RangeError, RustCrypto,
-    SealError, SealItem, SealedBuf, Sealer, plaintext_len, sealed_len,
+    Aead, BlockBuf, HEADER_LEN, Header, LengthError, OpenError, PageSize, PageSpan, Provider, RangeError,
+    RustCrypto, SealError, SealItem, SealedBuf, Sealer, plaintext_len, sealed_len,
 };
 use common::{Dry, Fixed, Seeded, V1, aek, bytes, home, id, rng, scope};
 use proptest::prelude::*;
@@ -103,6 +103,30 @@ proptest! {
         prop_assert_eq!(opened.unwrap() as u64, span.plaintext_len());
         prop_assert_eq!(&out[..], &plaintext[range]);
     }
+}
+
+proptest! {
+    #[test]
+    fn sealed_length_and_plaintext_length_determine_each_other(len: u64, log2 in 12u32..=24, small in 0..=1u64 << 36) {
+        let page = PageSize::new(1 << log2).unwrap();
+        let sealed = sealed_len(small, page).unwrap();
+        prop_assert_eq!(plaintext_len(sealed, page), Ok(small));
+        for len in [len, len >> 27, sealed - 1, sealed + 1] {
+            match plaintext_len(len, page) {
+                Ok(plain) => prop_assert_eq!(sealed_len(plain, page), Ok(len)),
+                Err(e) => prop_assert_eq!(e, LengthError::NotASealedLength { len, page }),
+            }
+        }
+        prop_assert_eq!(sealed_len(len, page).is_ok(), len <= 1 << 36);
+    }
+}
+
+#[test]
+fn a_sealer_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Sealer>();
+    shared::<Sealer<RustCrypto>>();
+    shared::<BlockBuf>();
 }
 
 #[test]

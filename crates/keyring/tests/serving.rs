@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use cofferdam_crypto::{AccountId, Epoch, Provider, SALT_LEN};
 use cofferdam_keyring::{KeyError, KeyState, Policy, RecordError, What};
@@ -85,8 +85,7 @@ async fn the_hot_path_makes_no_call_and_never_waits() {
     let account = world.account(1).await;
     let handle = world.keyring.handle(account, Provider::Customer);
     let key = handle.sealing_key().await.unwrap();
-    let (before, reads) =
-        (world.customer.unwraps(), world.records.reads.load(std::sync::atomic::Ordering::Relaxed));
+    let (before, reads) = (world.customer.unwraps(), world.records.reads.load(Ordering::Relaxed));
     let asked = Instant::now();
     for _ in 0..1000 {
         assert_eq!(handle.sealing_key().await.unwrap().scope(), key.scope());
@@ -94,7 +93,7 @@ async fn the_hot_path_makes_no_call_and_never_waits() {
     }
     assert_eq!(asked.elapsed(), Duration::ZERO);
     assert_eq!(world.customer.unwraps(), before);
-    assert_eq!(world.records.reads.load(std::sync::atomic::Ordering::Relaxed), reads);
+    assert_eq!(world.records.reads.load(Ordering::Relaxed), reads);
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,9 +218,26 @@ async fn an_unknown_account_is_said_to_be_one_and_leaves_nothing_behind() {
             "{refused}"
         );
     }
-    let reads = world.records.reads.load(std::sync::atomic::Ordering::Relaxed);
+    let reads = world.records.reads.load(Ordering::Relaxed);
     sleep(600 * SECOND).await;
-    assert_eq!(world.records.reads.load(std::sync::atomic::Ordering::Relaxed), reads, "it is not polled");
+    assert_eq!(world.records.reads.load(Ordering::Relaxed), reads, "it is not polled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_that_asks_for_an_unknown_account_makes_one_read() {
+    let world = World::new();
+    let stranger = AccountId::from_random_bytes([9; 16]);
+    let callers: Vec<_> = (0..100)
+        .map(|_| {
+            let keyring = world.keyring.clone();
+            tokio::spawn(async move { keyring.sealing_key(stranger, Provider::Customer).await.map(drop) })
+        })
+        .collect();
+    for caller in callers {
+        assert!(matches!(caller.await.unwrap().unwrap_err(), KeyError::UnknownAccount { .. }));
+    }
+    sleep(SECOND).await;
+    assert_eq!(world.records.reads.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]

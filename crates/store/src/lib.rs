@@ -8,10 +8,7 @@ mod error;
 
 pub use block_store::{Applied, BlockMeta, BlockOp, BlockStore};
 pub use catalog::{Catalog, Revision, Stored};
-pub use embedded::{
-    Activity, EmbeddedOptions, EmbeddedStore, Executor, FileLayer, Inline, Job, SpawnBlocking, Threads,
-    VerifyReport,
-};
+pub use embedded::{Activity, EmbeddedOptions, EmbeddedStore, FileLayer, VerifyReport};
 pub use engine::{
     Account, AccountKey, AccountName, AccountStatus, BlockInfo, BlockPage, Engine, EngineBuilder,
     EngineError, EngineErrorKind, Outcome, PutReceipt,

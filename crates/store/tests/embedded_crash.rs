@@ -16,8 +16,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use cofferdam_crypto::AccountId;
 use cofferdam_store::{
-    BlockOp, BlockStore, Catalog, EmbeddedOptions, EmbeddedStore, FaultyFile, FileOp, Inline, StoreErrorKind,
+    BlockOp, BlockStore, Catalog, EmbeddedOptions, EmbeddedStore, FaultyFile, FileOp, StoreErrorKind,
 };
+use cofferdam_vault::Inline;
 use embedded_support::*;
 
 #[derive(Clone, Debug, Default, PartialEq)]

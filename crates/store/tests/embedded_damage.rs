@@ -22,8 +22,9 @@ use std::{
 use bytes::Bytes;
 use cofferdam_crypto::{AccountId, BlockId};
 use cofferdam_store::{
-    BlockStore, Catalog, EmbeddedOptions, EmbeddedStore, FaultyFile, Inline, StoreError, StoreErrorKind,
+    BlockStore, Catalog, EmbeddedOptions, EmbeddedStore, FaultyFile, StoreError, StoreErrorKind,
 };
+use cofferdam_vault::Inline;
 use embedded_support::*;
 
 type Blocks = BTreeMap<(AccountId, BlockId), (u64, Bytes)>;

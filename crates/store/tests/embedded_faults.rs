@@ -18,9 +18,10 @@ use std::{
 };
 
 use cofferdam_store::{
-    Applied, BlockStore, Catalog, EmbeddedOptions, EmbeddedStore, Executor, FaultyFile, FileFault, FileOp,
-    Inline, Job, StoreErrorKind,
+    Applied, BlockStore, Catalog, EmbeddedOptions, EmbeddedStore, FaultyFile, FileFault, FileOp,
+    StoreErrorKind,
 };
+use cofferdam_vault::{Executor, Inline, Job};
 use embedded_support::*;
 
 /// Keeps jobs until it is told to run them.

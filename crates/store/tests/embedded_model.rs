@@ -16,8 +16,9 @@ use std::{collections::BTreeMap, process::Command, sync::Arc};
 use bytes::Bytes;
 use cofferdam_crypto::Version;
 use cofferdam_store::{
-    Applied, BlockOp, BlockStore, Catalog, EmbeddedOptions, EmbeddedStore, Inline, StoreErrorKind,
+    Applied, BlockOp, BlockStore, Catalog, EmbeddedOptions, EmbeddedStore, StoreErrorKind,
 };
+use cofferdam_vault::Inline;
 use embedded_support::*;
 use proptest::prelude::*;
 use tempfile::TempDir;

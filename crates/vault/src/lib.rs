@@ -2,24 +2,24 @@
 //!
 //! Guarantees: every failure of every vault has one [`VaultErrorKind`], and one table says what it means for
 //! a cached key ([`VaultErrorKind::meaning`]). Time, randomness and blocking work are passed in, as [`Clock`],
-//! [`Entropy`] and [`Blocking`].
+//! [`Entropy`] and [`Executor`].
 //!
 //! Not its job: caching, retrying, deciding what a failure costs: that is `cofferdam-keyring`'s.
 
-mod blocking;
 mod clock;
 mod entropy;
 mod error;
+pub mod executor;
 mod key_vault;
 mod local;
 mod registry;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use blocking::{Blocking, BlockingError};
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{Meaning, VaultError, VaultErrorKind};
+pub use executor::{Executor, Inline, Job, SpawnBlocking, Threads, WorkLost};
 pub use key_vault::{KeyKind, KeyProperties, KeyState, KeyVault, WrapContext};
 pub use local::{
     Deletion, KeyInfo, LocalVault, LocalVaultError, LocalVaultOptions, Passphrase, PassphraseCost, Recovery,

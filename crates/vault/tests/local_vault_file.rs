@@ -3,11 +3,12 @@
 
 mod support;
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use cofferdam_crypto::{KeyId, WrapAlgorithm, WrappedKey};
 use cofferdam_vault::{
-    Blocking, KeyVault, LocalVault, LocalVaultError as E, Meaning, Passphrase, PassphraseCost, VaultErrorKind,
+    KeyVault, LocalVault, LocalVaultError as E, Meaning, Passphrase, PassphraseCost, SpawnBlocking,
+    VaultErrorKind,
 };
 use data_encoding::HEXLOWER;
 use proptest::prelude::*;
@@ -380,7 +381,7 @@ async fn a_recommended_passphrase_cost_works_on_blocking_threads() {
         fixture
             .options(None)
             .passphrase(passphrase)
-            .blocking(Blocking::Spawn)
+            .executor(Arc::new(SpawnBlocking))
             .cost(PassphraseCost::RECOMMENDED)
     };
     let vault = LocalVault::create(fixture.path(), "acme", options()).await.unwrap();

@@ -1,7 +1,7 @@
 //! What happens behind the hot path: every step of an entry's machine, and what it changes at once.
 //!
-//! Invariants: `live` follows the machine in the same step, under the desk's lock; events are told once the lock is
-//! released; a result is delivered only to the generation that asked for it.
+//! Invariants: `live` follows the machine in the same step, under the desk's lock; events are told once the lock
+//! is released; a result is delivered only to the generation that asked for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -14,10 +14,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use cofferdam_vault::Executor;
 use tokio::sync::oneshot;
 
 use super::{
-    executor::Executor,
     guard::{Broke, Joint},
     queue::{Lane, Permit, Queue},
     tables::{self, Done, Work},

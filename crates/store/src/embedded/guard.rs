@@ -394,3 +394,78 @@ impl From<StoreError> for Fault {
         Self::Store(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use redb::TableDefinition;
+
+    use super::{
+        super::{faulty::FaultyFile, layer::LockedFile},
+        *,
+    };
+
+    const TABLE: TableDefinition<'_, u64, u64> = TableDefinition::new("t");
+
+    fn write(database: &Database, value: u64, fails: bool) -> Result<(), Fault> {
+        let transaction = database.begin_write()?;
+        {
+            let mut table = transaction.open_table(TABLE)?;
+            table.insert(1, value)?;
+            assert!(!fails, "a panic with a transaction and a table open");
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    fn read(database: &Database) -> Result<u64, Fault> {
+        use redb::ReadableDatabase;
+        let table = database.begin_read()?.open_table(TABLE)?;
+        Ok(table.get(1)?.map_or(0, |value| value.value()))
+    }
+
+    fn kind<T: std::fmt::Debug>(result: Result<T, StoreError>) -> StoreErrorKind {
+        result.unwrap_err().kind()
+    }
+
+    #[test]
+    fn a_panic_is_told_as_corrupt_and_poisons_the_handle() {
+        let file = Arc::new(FaultyFile::new());
+        let joint = Joint::create(file.clone(), None, 1 << 20).unwrap();
+        joint.run(|database| write(database, 5, false)).unwrap();
+        assert_eq!(kind(joint.run(|database| write(database, 6, true))), StoreErrorKind::Corrupt);
+        assert_eq!(joint.caught(), 1);
+        assert_eq!(kind(joint.run(read)), StoreErrorKind::Poisoned);
+        assert_eq!(kind(joint.run_alone(|database| write(database, 7, false))), StoreErrorKind::Poisoned);
+        joint.close().unwrap();
+        assert_eq!(kind(joint.run(read)), StoreErrorKind::Closed);
+        let again = Joint::open(file, None, 1 << 20).unwrap();
+        assert_eq!(again.run(read).unwrap(), 5);
+    }
+
+    #[test]
+    fn a_panic_gives_up_the_lock_on_the_file() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("a.store");
+        let file = std::fs::File::create_new(&path).unwrap();
+        drop(file);
+        let joint = Joint::create(Arc::new(LockedFile::open(&path).unwrap()), None, 1 << 20).unwrap();
+        assert_eq!(kind(LockedFile::open(&path)), StoreErrorKind::Locked);
+        assert_eq!(kind(joint.run(|database| write(database, 6, true))), StoreErrorKind::Corrupt);
+        let again = Joint::open(Arc::new(LockedFile::open(&path).unwrap()), None, 1 << 20).unwrap();
+        again.run(|database| write(database, 8, false)).unwrap();
+        assert_eq!(again.run(read).unwrap(), 8);
+    }
+
+    #[test]
+    fn what_our_own_code_finds_wrong_is_not_tried_again_and_breaks_nothing() {
+        let joint = Joint::create(Arc::new(FaultyFile::new()), None, 1 << 20).unwrap();
+        joint.run(|database| write(database, 5, false)).unwrap();
+        let tries = AtomicU64::new(0);
+        let error = joint.run(|_| -> Result<(), Fault> {
+            tries.fetch_add(1, Ordering::Relaxed);
+            Err(StoreError::new(StoreErrorKind::Corrupt).into())
+        });
+        assert_eq!((kind(error), tries.into_inner()), (StoreErrorKind::Corrupt, 1));
+        assert_eq!(joint.run(read).unwrap(), 5);
+    }
+}

@@ -17,7 +17,6 @@
 
 mod checksummed;
 mod commit;
-mod executor;
 #[cfg(any(test, feature = "testing"))]
 mod faulty;
 mod guard;
@@ -37,10 +36,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use cofferdam_crypto::{AccountId, BlockId, Version};
+use cofferdam_vault::{Executor, Threads, executor};
 use redb::Database;
-use tokio::sync::oneshot;
 
-pub use executor::{Executor, Inline, Job, SpawnBlocking, Threads};
 #[cfg(any(test, feature = "testing"))]
 pub use faulty::{Fault as FileFault, FaultyFile, FileOp};
 pub use layer::FileLayer;
@@ -86,6 +84,9 @@ impl Default for EmbeddedOptions {
 }
 
 /// A store in one local file. Clones are the same handle.
+///
+/// [`close`](BlockStore::close) releases the file before it returns. After a mere drop of the last clone it is
+/// released, and as safe, once work in progress has ended.
 #[derive(Clone)]
 pub struct EmbeddedStore {
     inner: Arc<Inner>,
@@ -176,13 +177,11 @@ impl EmbeddedStore {
         &self,
         work: impl FnOnce(&Joint) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (reply, done) = oneshot::channel();
         let joint = self.inner.joint.clone();
-        self.inner.executor.execute(Box::new(move || {
-            // Nobody listens any more: a read has no effect.
-            let _ = reply.send(work(&joint));
-        }));
-        done.await.map_err(|_| StoreError::new(StoreErrorKind::Closed).with_detail("the runtime stopped"))?
+        // The handle on the file goes with the work: it is unlocked once the caller has let go of the store.
+        executor::run(&*self.inner.executor, move || work(&joint))
+            .await
+            .map_err(|lost| StoreError::new(StoreErrorKind::Closed).caused_by(lost))?
     }
 
     async fn reading<T: Send + 'static>(

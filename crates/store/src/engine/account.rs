@@ -7,6 +7,7 @@ use cofferdam_crypto::{
     AccountId, BlockId, Epoch, HEADER_LEN, PageSpan, Provider, SealError, Version, plaintext_len, sealed_len,
 };
 use cofferdam_keyring::{KeyError, KeyHandle, KeyStatus, LiveKey, RecordError};
+use cofferdam_vault::executor;
 use tokio::sync::OnceCell;
 
 use super::{
@@ -160,11 +161,7 @@ impl Account {
             }
             Ok(ops)
         };
-        let ops = if total <= INLINE {
-            seal()
-        } else {
-            self.engine.blocking.run(seal).await.map_err(|_| EngineError::Closed)?
-        };
+        let ops = if total <= INLINE { seal() } else { executor::run(&*self.engine.executor, seal).await? };
         let ops = ops.map_err(|e| match e {
             SealError::Entropy(e) => EngineError::Entropy(e),
             // Lengths were checked and the buffers made to measure.
@@ -194,11 +191,7 @@ impl Account {
             let mut out = vec![0; len];
             key.open_to(owned.at(meta.version), &sealed, &mut out).map(|_| Bytes::from(out))
         };
-        let opened = if len <= INLINE {
-            open()
-        } else {
-            self.engine.blocking.run(open).await.map_err(|_| EngineError::Closed)?
-        };
+        let opened = if len <= INLINE { open() } else { executor::run(&*self.engine.executor, open).await? };
         opened.map_err(|_| self.damaged(id))
     }
 
@@ -228,11 +221,8 @@ impl Account {
                 key.open_span(owned.at(meta.version), &header, &span, &pages, &mut out)
                     .map(|_| Bytes::from(out))
             };
-            let opened = if wanted <= INLINE {
-                open()
-            } else {
-                self.engine.blocking.run(open).await.map_err(|_| EngineError::Closed)?
-            };
+            let opened =
+                if wanted <= INLINE { open() } else { executor::run(&*self.engine.executor, open).await? };
             return opened.map_err(|_| self.damaged(id));
         }
     }
@@ -274,6 +264,7 @@ impl Account {
     /// # Errors
     /// As [`Self::list`].
     pub async fn status(&self) -> Result<AccountStatus, EngineError> {
+        self.engine.check_open()?;
         let record = self.engine.records.load(&self.shared.name).await?;
         let provider = record.unverified().provider();
         let (mut blocks, mut bytes, mut after) = (0, 0, None);

@@ -10,7 +10,7 @@ use std::{
 
 use cofferdam_crypto::{KeyId, PageSize, sealed_len};
 use cofferdam_keyring::{Keyring, KeyringParts, Policy};
-use cofferdam_vault::{Blocking, Clock, Entropy, SystemClock, SystemEntropy, VaultRegistry};
+use cofferdam_vault::{Clock, Entropy, Executor, SpawnBlocking, SystemClock, SystemEntropy, VaultRegistry};
 
 use super::{Admission, Engine, EngineError, Inner, Records};
 use crate::{BlockStore, Catalog};
@@ -25,7 +25,7 @@ pub struct EngineBuilder {
     service_kek: KeyId,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    blocking: Blocking,
+    executor: Arc<dyn Executor>,
     policy: Policy,
     page_size: PageSize,
     max_block_len: u64,
@@ -46,7 +46,7 @@ impl EngineBuilder {
             service_kek,
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
-            blocking: Blocking::default(),
+            executor: Arc::new(SpawnBlocking),
             policy: Policy::default(),
             page_size: PageSize::DEFAULT,
             max_block_len: 64 << 20,
@@ -90,9 +90,9 @@ impl EngineBuilder {
         self
     }
 
-    /// Where work that blocks is done.
-    pub fn blocking(mut self, blocking: Blocking) -> Self {
-        self.blocking = blocking;
+    /// Where large blocks are sealed and opened. On tokio's threads for blocking work unless set.
+    pub fn executor(mut self, executor: Arc<dyn Executor>) -> Self {
+        self.executor = executor;
         self
     }
 
@@ -124,7 +124,7 @@ impl EngineBuilder {
                 service_kek: self.service_kek,
                 clock: self.clock,
                 entropy: self.entropy,
-                blocking: self.blocking,
+                executor: self.executor,
                 page_size: self.page_size,
                 max_block_len: self.max_block_len,
                 admission: Admission::new(self.in_flight),

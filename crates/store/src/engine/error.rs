@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use cofferdam_crypto::{BlockId, EntropyError};
 use cofferdam_keyring::KeyError;
-use cofferdam_vault::{Meaning, Principal, VaultError};
+use cofferdam_vault::{Meaning, Principal, VaultError, WorkLost};
 use thiserror::Error;
 
 use super::AccountName;
@@ -140,6 +140,9 @@ pub enum EngineError {
     /// Fresh random bytes could not be had.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
+    /// Sealing or opening a large block was not finished.
+    #[error(transparent)]
+    WorkLost(#[from] WorkLost),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -186,7 +189,11 @@ impl EngineError {
             | Self::Range { .. }
             | Self::UnfitKek { .. }
             | Self::NoVault { .. } => Kind::Invalid,
-            Self::NewerRecord { .. } | Self::Entropy(_) | Self::Store(_) | Self::Closed => Kind::Other,
+            Self::NewerRecord { .. }
+            | Self::Entropy(_)
+            | Self::WorkLost(_)
+            | Self::Store(_)
+            | Self::Closed => Kind::Other,
         }
     }
 }

@@ -26,7 +26,7 @@ use std::{
 
 use cofferdam_crypto::{KeyId, PageSize, Version};
 use cofferdam_keyring::{KeyEvent, Keyring};
-use cofferdam_vault::{Blocking, Clock, Entropy, Principal, VaultRegistry};
+use cofferdam_vault::{Clock, Entropy, Executor, Principal, VaultRegistry};
 use tokio::sync::broadcast;
 
 pub use account::{Account, AccountStatus, BlockInfo, BlockPage, Outcome, PutReceipt};
@@ -79,7 +79,7 @@ struct Inner {
     service_kek: KeyId,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    blocking: Blocking,
+    executor: Arc<dyn Executor>,
     page_size: PageSize,
     max_block_len: u64,
     admission: Admission,

@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, time::Duration};
 use cofferdam_crypto::{EntropyError, KeyId};
 use thiserror::Error;
 
-use crate::{BlockingError, VaultError, VaultErrorKind};
+use crate::{VaultError, VaultErrorKind, WorkLost};
 
 /// Why a local vault was not made, opened or changed.
 #[derive(Debug, Error)]
@@ -181,7 +181,7 @@ pub enum LocalVaultError {
     },
     /// The work could not be run.
     #[error(transparent)]
-    Blocking(#[from] BlockingError),
+    Lost(#[from] WorkLost),
 }
 
 impl LocalVaultError {
@@ -190,7 +190,7 @@ impl LocalVaultError {
     pub(super) fn kind(&self) -> VaultErrorKind {
         match self {
             Self::KeyNotFound { .. } | Self::KeyDeleted { .. } => VaultErrorKind::KeyNotFound,
-            Self::Io { .. } | Self::Locked { .. } | Self::Entropy(_) | Self::Blocking(_) => {
+            Self::Io { .. } | Self::Locked { .. } | Self::Entropy(_) | Self::Lost(_) => {
                 VaultErrorKind::Unavailable
             }
             _ => VaultErrorKind::Other,

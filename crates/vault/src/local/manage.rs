@@ -9,6 +9,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 use cofferdam_crypto::{KeyId, kw::Kek};
 use data_encoding::HEXLOWER;
 
+use crate::executor;
+
 use super::{
     Deletion, Inner, KeyInfo, LocalVault, LocalVaultError, LocalVaultOptions, Recovery,
     file::{self, Lock},
@@ -31,8 +33,10 @@ impl LocalVault {
         names::check_name("vault", name)?;
         let path = path.as_ref().to_path_buf();
         let name = name.to_owned();
-        let blocking = options.blocking;
-        blocking.run(move || Inner::create(&path, name, options)).await?.map(|inner| Self(Arc::new(inner)))
+        let executor = options.executor.clone();
+        executor::run(&*executor, move || Inner::create(&path, name, options))
+            .await?
+            .map(|inner| Self(Arc::new(inner)))
     }
 
     /// Makes a key with its first version, recoverable for [`Recovery::DEFAULT_WINDOW`]. Answers with the version.
@@ -135,8 +139,7 @@ impl LocalVault {
     /// # Errors
     /// [`LocalVaultError`] of reading the file.
     pub async fn list(&self) -> Result<Vec<KeyInfo>, LocalVaultError> {
-        let inner = self.0.clone();
-        self.0.blocking.run(move || inner.load()?.list(inner.now())).await?
+        self.run(move |inner| inner.load()?.list(inner.now())).await
     }
 
     /// Switches the vault offline, so that it answers every use as one that can't be reached, or online.
@@ -157,8 +160,7 @@ impl LocalVault {
     /// # Errors
     /// [`LocalVaultError`] of reading the file.
     pub async fn offline(&self) -> Result<bool, LocalVaultError> {
-        let inner = self.0.clone();
-        self.0.blocking.run(move || Ok(inner.load()?.offline)).await?
+        self.run(|inner| Ok(inner.load()?.offline)).await
     }
 
     async fn change_key<T: Send + 'static>(
@@ -174,8 +176,7 @@ impl LocalVault {
         &self,
         change: impl FnOnce(&Inner, &mut Document) -> Result<T, LocalVaultError> + Send + 'static,
     ) -> Result<T, LocalVaultError> {
-        let inner = self.0.clone();
-        self.0.blocking.run(move || inner.change(change)).await?
+        self.run(move |inner| inner.change(change)).await
     }
 }
 

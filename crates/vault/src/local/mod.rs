@@ -38,8 +38,8 @@ pub use keys::{Deletion, KeyInfo, Recovery, VersionInfo};
 pub use protect::{Passphrase, PassphraseCost};
 
 use crate::{
-    Blocking, Clock, Entropy, KeyKind, KeyProperties, KeyState, KeyVault, SystemClock, SystemEntropy,
-    VaultError, VaultErrorKind, WrapContext,
+    Clock, Entropy, Executor, KeyKind, KeyProperties, KeyState, KeyVault, SpawnBlocking, SystemClock,
+    SystemEntropy, VaultError, VaultErrorKind, WrapContext, executor,
 };
 use file::Access;
 use names::KeyPath;
@@ -59,7 +59,7 @@ pub struct LocalVaultOptions {
     /// Where keys come from.
     pub entropy: Arc<dyn Entropy>,
     /// Where files are read and written.
-    pub blocking: Blocking,
+    pub executor: Arc<dyn Executor>,
     /// How long a change waits for another process's change to end.
     pub lock_wait: Duration,
 }
@@ -69,8 +69,8 @@ impl LocalVaultOptions {
 
     /// No passphrase, this clock and this source of randomness, files on tokio's blocking threads.
     pub fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
-        let (cost, blocking) = (PassphraseCost::default(), Blocking::default());
-        Self { passphrase: None, cost, clock, entropy, blocking, lock_wait: Self::LOCK_WAIT }
+        let (cost, executor) = (PassphraseCost::default(), Arc::new(SpawnBlocking));
+        Self { passphrase: None, cost, clock, entropy, executor, lock_wait: Self::LOCK_WAIT }
     }
 
     /// The same with a passphrase.
@@ -94,10 +94,10 @@ impl LocalVaultOptions {
         self
     }
 
-    /// The same with blocking work done there.
+    /// The same with files read and written there.
     #[must_use]
-    pub fn blocking(mut self, blocking: Blocking) -> Self {
-        self.blocking = blocking;
+    pub fn executor(mut self, executor: Arc<dyn Executor>) -> Self {
+        self.executor = executor;
         self
     }
 }
@@ -111,7 +111,7 @@ impl Default for LocalVaultOptions {
 
 /// An open local vault. Clones share it.
 ///
-/// With [`Blocking::Spawn`] it needs a tokio runtime, but not its timers.
+/// It needs no timers of a runtime, and none at all with another executor than [`SpawnBlocking`].
 #[derive(Clone)]
 pub struct LocalVault(Arc<Inner>);
 
@@ -121,7 +121,7 @@ struct Inner {
     keys: Option<FileKeys>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    blocking: Blocking,
+    executor: Arc<dyn Executor>,
     lock_wait: Duration,
     /// The newest generation that was read or written: an older file is refused.
     seen: AtomicU64,
@@ -134,8 +134,10 @@ impl LocalVault {
     /// [`LocalVaultError`] names what is wrong with the file or the passphrase.
     pub async fn open(path: impl AsRef<Path>, options: LocalVaultOptions) -> Result<Self, LocalVaultError> {
         let path = path.as_ref().to_path_buf();
-        let blocking = options.blocking;
-        blocking.run(move || Inner::open(&path, options)).await?.map(|inner| Self(Arc::new(inner)))
+        let executor = options.executor.clone();
+        executor::run(&*executor, move || Inner::open(&path, options))
+            .await?
+            .map(|inner| Self(Arc::new(inner)))
     }
 
     /// Its name, the authority of its key ids.
@@ -162,6 +164,15 @@ impl LocalVault {
         KeyPath::key_id(&self.0.name, name, None)
     }
 
+    /// Does work on the file where files are read and written.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, LocalVaultError> + Send + 'static,
+    ) -> Result<T, LocalVaultError> {
+        let inner = self.0.clone();
+        executor::run(&*self.0.executor, move || work(&inner)).await?
+    }
+
     /// What the vault says of the version that an id means.
     async fn ask<T: Send + 'static>(
         &self,
@@ -184,7 +195,7 @@ impl LocalVault {
             };
             answer(&inner, &document, key, version)
         };
-        match self.0.blocking.run(work).await {
+        match executor::run(&*self.0.executor, work).await {
             Ok(answer) => answer,
             Err(e) => Err(LocalVaultError::from(e).into_vault_error(key_id)),
         }
@@ -236,7 +247,7 @@ impl Inner {
             keys,
             clock: options.clock,
             entropy: options.entropy,
-            blocking: options.blocking,
+            executor: options.executor,
             lock_wait: options.lock_wait,
             seen: AtomicU64::new(document.generation),
         }

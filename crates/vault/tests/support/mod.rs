@@ -11,8 +11,8 @@ use std::{
 
 use cofferdam_crypto::{AccountId, Aek, EntropyError, Epoch, KeyScope, Provider};
 use cofferdam_vault::{
-    Blocking, Clock, Entropy, LocalVault, LocalVaultOptions, Passphrase, PassphraseCost, Timestamp,
-    VaultError, VaultErrorKind, WrapContext,
+    Clock, Entropy, Inline, LocalVault, LocalVaultOptions, Passphrase, PassphraseCost, Timestamp, VaultError,
+    VaultErrorKind, WrapContext,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
@@ -79,7 +79,7 @@ impl Fixture {
 
     pub(crate) fn options(&self, passphrase: Option<&str>) -> LocalVaultOptions {
         let options = LocalVaultOptions::new(self.clock.clone(), self.entropy.clone())
-            .blocking(Blocking::Inline)
+            .executor(Arc::new(Inline))
             .cost(PassphraseCost::new(8, 1, 1).unwrap());
         match passphrase {
             None => options,

@@ -1,15 +1,19 @@
-//! Where blocking work runs.
+//! Where work that blocks a thread runs.
 //!
-//! Guarantees: the store blocks no async task: all its I/O goes through one [`Executor`]. Not its job: order.
+//! Guarantees: no async task is held up by a file or by a long computation, as all of those go through an
+//! [`Executor`] that is passed in; a simulator runs the same work in place, so that a run has one order. Not its job: to
+//! bound or to cancel work: what was started is finished, also when the caller has given up.
 
 use std::{
     collections::VecDeque,
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
-use tokio::runtime::Handle;
+use thiserror::Error;
+use tokio::{runtime::Handle, sync::oneshot};
 
 /// A piece of blocking work.
 pub type Job = Box<dyn FnOnce() + Send + 'static>;
@@ -19,6 +23,29 @@ pub trait Executor: fmt::Debug + Send + Sync {
     /// Runs the job now or soon; drops it only when it will never run.
     fn execute(&self, job: Job);
 }
+
+/// Runs work that answers, and waits for the answer. A dropped future lets started work go on to its end.
+///
+/// # Errors
+/// [`WorkLost`] when the work was dropped before its end, or panicked.
+pub async fn run<T: Send + 'static>(
+    executor: &dyn Executor,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, WorkLost> {
+    let (reply, done) = oneshot::channel();
+    executor.execute(Box::new(move || {
+        // Nobody may listen any more: then the work was for its effect.
+        let _ = reply.send(work());
+    }));
+    done.await.map_err(|_| WorkLost)
+}
+
+/// Work was dropped before its end: its executor is shutting down, or it panicked, which is a defect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "work was dropped before its end: the runtime is shutting down, or it panicked, which is a defect to report"
+)]
+pub struct WorkLost;
 
 /// Runs jobs on a few threads of its own, started as they are needed and kept until it is dropped.
 ///
@@ -59,7 +86,7 @@ impl Executor for Threads {
             return;
         }
         let pool = self.pool.clone();
-        let started = thread::Builder::new().name("cofferdam-store".into()).spawn(move || pool.work());
+        let started = thread::Builder::new().name("cofferdam".into()).spawn(move || pool.work());
         if started.is_ok() {
             state.started += 1;
         } else if state.started == 0 {
@@ -91,7 +118,8 @@ impl Pool {
         loop {
             if let Some(job) = state.jobs.pop_front() {
                 drop(state);
-                job();
+                // A panic is the job's own loss: whoever waits for it is told, and the thread goes on.
+                let _ = catch_unwind(AssertUnwindSafe(job));
                 state = self.state();
             } else if state.stopped {
                 return;
@@ -136,6 +164,23 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+
+    #[tokio::test]
+    async fn every_executor_answers_the_same() {
+        let threads = Threads::new(1);
+        for executor in [&SpawnBlocking as &dyn Executor, &Inline, &threads] {
+            assert_eq!(run(executor, || 6 * 7).await, Ok(42), "{executor:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_on_a_thread_is_an_error_and_costs_no_thread() {
+        let threads = Threads::new(1);
+        for executor in [&SpawnBlocking as &dyn Executor, &threads] {
+            assert_eq!(run(executor, || panic!("on purpose")).await, Err::<(), _>(WorkLost), "{executor:?}");
+            assert_eq!(run(executor, || 1).await, Ok(1), "{executor:?}");
+        }
+    }
 
     #[test]
     fn threads_run_every_job_also_those_given_before_the_drop() {
