@@ -1,0 +1,267 @@
+//! The command line: what there is, and what each thing means.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{OsStringValueParser, TypedValueParser},
+};
+use cofferdam_crypto::{BlockId, KeyId};
+use cofferdam_store::AccountName;
+
+use crate::{
+    home::KeyTimes,
+    values::{ByteRange, Size, account_name, block_id, duration, key_id},
+};
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 anything else, 2 usage, 3 key revoked, 4 key unavailable, 5 corrupt or tampered, 6 not found.
+The passphrase of a home's vaults comes from COFFERDAM_PASSPHRASE or --passphrase-file, never from an argument.
+Try `cofferdam demo` first.";
+
+/// Keeps data encrypted under keys that its owner holds and can take away.
+#[derive(Debug, Parser)]
+#[command(name = "cofferdam", version, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    /// The home to work on: a folder made by `init`
+    #[arg(long, global = true, value_name = "DIR", env = "COFFERDAM_HOME")]
+    pub(crate) home: Option<PathBuf>,
+    /// Prints JSON, one object a line; errors too, on standard error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Reads the passphrase of the home's vaults from this file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows the whole life cycle on real files, in a home of its own
+    Demo(Demo),
+    /// Makes a home: a store, the service's vault and the customer's
+    Init(Init),
+    /// Works on the customer's vault, also while a writer has the home open
+    #[command(subcommand)]
+    Vault(Vault),
+    /// Makes and lists accounts
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// Stores one block; prints Stored, its id, version, length and SHA-256
+    Put(Put),
+    /// Prints one block, or some of it
+    Get(Get),
+    /// Stores files or standard input cut into blocks; prints a line for each block that is durable
+    #[command(after_help = INGEST_HELP)]
+    Ingest(Ingest),
+    /// Lists an account's blocks; needs no key
+    Ls(Ls),
+    /// Removes a block; needs no key
+    Rm(BlockArgs),
+    /// Tells how the accounts and their keys are; beside a writer, what the writer last said
+    Status(OneAccount),
+    /// Reads and verifies the whole store, and opens every block
+    Verify(Verify),
+    /// Prints the header of a sealed block, which needs no key and proves nothing
+    Inspect(Inspect),
+}
+
+const INGEST_HELP: &str = "\
+A file's blocks are NAME/000000000000, NAME/000000000001 and so on, NAME the file's name, or its path within a folder that
+is given, or `stdin`. Blocks of that name that are there already are replaced one by one.
+Each line is: Stored ID VERSION LENGTH SHA256. The last three never hold a space.
+SIGINT or SIGTERM: reads no more, stores what it has read, and says so; the exit code is then 0 for standard input, all of
+which was stored as far as it was read, and 1 for a PATH that was left unfinished. A second one ends it at once.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Files and folders to use [default: .]; hidden and ignored files and folders named target are left out
+    pub(crate) paths: Vec<PathBuf>,
+    /// Makes the home here and keeps it; else it is a temporary folder that is removed
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    #[command(flatten)]
+    pub(crate) times: TimeArgs,
+}
+
+/// When keys are renewed and how long they outlive their vault.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Key times")]
+pub(crate) struct TimeArgs {
+    /// How old a key may grow before its vault is asked again: 6s to 60s [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    refresh: Option<Duration>,
+    /// How far that may be stretched: up to 60s [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    ceiling: Option<Duration>,
+    /// How long a key is used while its vault can't be asked: up to 60m [default: 30m]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    grace: Option<Duration>,
+    /// The longest wait between two tries while the vault fails: 1s to 60s [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    retry_max: Option<Duration>,
+    /// How often a revoked key is asked for again: 1s to 60s [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    revoked_poll: Option<Duration>,
+    /// How long one call to a vault may take: 100ms to 10s [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    call_timeout: Option<Duration>,
+}
+
+impl TimeArgs {
+    /// The settings; bounds are the policy's to check.
+    pub(crate) fn times(&self) -> KeyTimes {
+        let mut times = KeyTimes::default();
+        for (given, setting) in [
+            (self.refresh, &mut times.refresh_ms),
+            (self.ceiling, &mut times.ceiling_ms),
+            (self.grace, &mut times.grace_ms),
+            (self.retry_max, &mut times.retry_max_ms),
+            (self.revoked_poll, &mut times.revoked_poll_ms),
+            (self.call_timeout, &mut times.call_timeout_ms),
+        ] {
+            if let Some(given) = given {
+                *setting = u64::try_from(given.as_millis()).unwrap_or(u64::MAX);
+            }
+        }
+        times
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Vault {
+    /// Makes a key; prints its id
+    CreateKey {
+        /// Letters, digits and hyphens
+        name: String,
+        /// A deleted key is gone at once: no account can be made under it
+        #[arg(long)]
+        not_recoverable: bool,
+    },
+    /// Makes a new version of a key; prints its id
+    NewVersion {
+        /// The key's name
+        name: String,
+    },
+    /// Disables a version of a key, or all: what is sealed under it is revoked
+    Disable(KeyArg),
+    /// Enables a version of a key, or all: access is restored
+    Enable(KeyArg),
+    /// Deletes a version of a key, or all
+    Delete(KeyArg),
+    /// Recovers a deleted version of a key, or all
+    Recover(KeyArg),
+    /// Lists keys and versions
+    List,
+    /// Makes the vault answer as one that can't be reached
+    Offline,
+    /// Makes the vault answer again
+    Online,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyArg {
+    /// A key's id as it was printed; without its version it means every version
+    #[arg(value_name = "KEYID", value_parser = key_id)]
+    pub(crate) key_id: KeyId,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Makes an account under a key of the customer's vault, or under the service's
+    Create {
+        /// Letters, digits, dots, underscores and hyphens
+        #[arg(value_parser = account_name)]
+        name: AccountName,
+        /// The customer's key; without it the service's is used
+        #[arg(long, value_name = "KEYID", value_parser = key_id)]
+        kek: Option<KeyId>,
+    },
+    /// Lists accounts
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BlockArgs {
+    /// The account
+    #[arg(value_parser = account_name)]
+    pub(crate) account: AccountName,
+    /// The block's id: 1 to 1,024 bytes of any value
+    #[arg(value_parser = OsStringValueParser::new().try_map(block_id))]
+    pub(crate) block: BlockId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Put {
+    #[command(flatten)]
+    pub(crate) at: BlockArgs,
+    /// The file to store; `-` or none is standard input
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    #[command(flatten)]
+    pub(crate) at: BlockArgs,
+    /// Writes to this file, which appears whole or not at all and is readable by its owner alone
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Bytes START to END of the block, END exclusive
+    #[arg(long, value_name = "START..END")]
+    pub(crate) range: Option<ByteRange>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ingest {
+    /// The account
+    #[arg(value_parser = account_name)]
+    pub(crate) account: AccountName,
+    /// A file, a folder, or `-` for standard input
+    pub(crate) path: PathBuf,
+    /// Names the blocks of a file or of standard input; in front of the paths of a folder
+    #[arg(long)]
+    pub(crate) name: Option<std::ffi::OsString>,
+    /// How many bytes a block has at most
+    #[arg(long, value_name = "SIZE", default_value_t = Size(1 << 20))]
+    pub(crate) block_size: Size,
+    /// How many writes are under way at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) writers: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ls {
+    /// The account
+    #[arg(value_parser = account_name)]
+    pub(crate) account: AccountName,
+    /// Prints version, length, time, key and epoch before each id
+    #[arg(long, short)]
+    pub(crate) long: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OneAccount {
+    /// The account; else all
+    #[arg(value_parser = account_name)]
+    pub(crate) account: Option<AccountName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) of: OneAccount,
+    /// Prints a line for each block: Opened, and the fields that ingest and put print
+    #[arg(long)]
+    pub(crate) digests: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// The file
+    pub(crate) file: PathBuf,
+}

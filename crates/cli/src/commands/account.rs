@@ -1,0 +1,79 @@
+//! `account create` and `account list`.
+
+use std::fmt;
+
+use cofferdam_store::AccountKey;
+use serde::Serialize;
+
+use crate::{
+    cli::AccountCommand,
+    error::CliError,
+    home::{Home, Keys, principal},
+    output::Output,
+};
+
+#[derive(Serialize)]
+struct Created {
+    account: String,
+    id: String,
+    provider: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_id: Option<String>,
+}
+
+impl fmt::Display for Created {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Created {} under ", self.account)?;
+        match &self.key_id {
+            Some(key_id) => f.write_str(key_id),
+            None => f.write_str("the service's key"),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Name {
+    account: String,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.account)
+    }
+}
+
+pub(super) async fn run(home: Home, command: AccountCommand, output: &mut Output) -> Result<(), CliError> {
+    match command {
+        AccountCommand::Create { name, kek } => {
+            let open = home.open(Keys::Needed).await?;
+            let key = match kek.clone() {
+                Some(kek) => AccountKey::Customer { principal: principal(), kek },
+                None => AccountKey::Service,
+            };
+            let created = open.engine.create_account(&name, key).await;
+            open.close().await?;
+            let account = created?;
+            output.emit(&Created {
+                account: name.to_string(),
+                id: account.id().to_string(),
+                provider: if kek.is_some() { "customer" } else { "service" },
+                key_id: kek.map(String::from),
+            })
+        }
+        AccountCommand::List => {
+            let open = home.open(Keys::Unused).await?;
+            let mut after = None;
+            loop {
+                let names = open.engine.accounts(after.as_ref(), 1000).await?;
+                for name in &names {
+                    output.emit(&Name { account: name.to_string() })?;
+                }
+                match names.into_iter().next_back() {
+                    Some(last) => after = Some(last),
+                    None => break,
+                }
+            }
+            open.close().await.map(drop)
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The commands, one module for each group of them.
+
+mod account;
+mod blocks;
+mod ingest;
+mod init;
+mod inspect;
+mod status;
+mod vault;
+mod verify;
+
+use crate::{
+    cli::{Cli, Command},
+    demo,
+    error::CliError,
+    home::{Home, PassphraseSource},
+    output::Output,
+};
+
+/// Runs one command to its end.
+pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
+    let mut output = Output::new(cli.json);
+    let out = &mut output;
+    let passphrase = PassphraseSource::new(cli.passphrase_file);
+    let path = cli.home.as_deref();
+    let home = || Home::find(path, passphrase.clone());
+    match cli.command {
+        Command::Demo(args) => demo::run(args, passphrase, out).await,
+        Command::Init(args) => init::run(path, &args, passphrase, out).await,
+        Command::Vault(command) => vault::run(&home()?, command, out).await,
+        Command::Account(command) => account::run(home()?, command, out).await,
+        Command::Put(args) => blocks::put(home()?, args, out).await,
+        Command::Get(args) => blocks::get(home()?, args, out).await,
+        Command::Ingest(args) => ingest::run(home()?, args, out).await,
+        Command::Ls(args) => blocks::list(home()?, args, out).await,
+        Command::Rm(args) => blocks::remove(home()?, args, out).await,
+        Command::Status(args) => status::run(home()?, args.account, out).await,
+        Command::Verify(args) => verify::run(home()?, args, out).await,
+        Command::Inspect(args) => inspect::run(&args.file, out),
+    }?;
+    output.flush()
+}

@@ -1,0 +1,138 @@
+//! `status`: how the accounts and their keys are.
+//!
+//! Guarantees: asks the vaults, so what it says of a key is so now; beside a writer, which has the store open,
+//! it says what that one said last.
+
+use std::{fmt, time::Duration};
+
+use cofferdam_store::AccountName;
+use serde::Serialize;
+
+use crate::{
+    error::CliError,
+    home::{AccountReport, Home, Keys, OpenHome, StatusFile},
+    output::{Output, escape, size},
+};
+
+/// How long to wait for the first word of a process that has the home open, in steps.
+const WAIT: Duration = Duration::from_millis(50);
+const STEPS: u32 = 20;
+
+/// An account, and who says so if it is not this process.
+#[derive(Serialize)]
+struct Line {
+    #[serde(flatten)]
+    account: AccountReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    writer: Option<Writer>,
+}
+
+#[derive(Clone, Serialize)]
+struct Writer {
+    pid: u32,
+    at: String,
+    command: String,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AccountReport { account, provider, key_state, key_id, last_failure, blocks, bytes } =
+            &self.account;
+        write!(f, "{account}: {provider} key {key_state}, ")?;
+        let whose = if self.writer.is_some() { " stored so far" } else { "" };
+        write!(f, "{blocks} blocks, {}{whose}", size(*bytes))?;
+        if let Some(key_id) = key_id {
+            write!(f, ", {key_id}")?;
+        }
+        if let Some(failure) = last_failure {
+            write!(f, "; {}", escape(failure))?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) async fn run(home: Home, only: Option<AccountName>, output: &mut Output) -> Result<(), CliError> {
+    for step in 0.. {
+        match home.lock() {
+            Ok(lock) => {
+                let open = home.open_locked(lock, Keys::Needed).await?;
+                let told = tell(&open, only, output).await;
+                open.close().await?;
+                return told;
+            }
+            Err(locked @ CliError::Locked { .. }) => match StatusFile::read(home.path()) {
+                Some(status) => return tell_writers(&status, only.as_ref(), output),
+                // A short command, or a writer that has just begun.
+                None if step < STEPS => tokio::time::sleep(WAIT).await,
+                None => return Err(locked),
+            },
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+async fn tell(open: &OpenHome, only: Option<AccountName>, output: &mut Output) -> Result<(), CliError> {
+    let mut told = 0u64;
+    for name in names(open, only).await? {
+        let account = open.engine.account(&name).await?;
+        // What it brings is in the status.
+        let checked = account.check_key().await;
+        let status = account.status().await?;
+        let failure = status.key.last_failure.map(|f| f.message);
+        let failure = failure.or_else(|| checked.err().map(|e| e.to_string()));
+        let account = AccountReport {
+            account: status.name.to_string(),
+            provider: status.provider.to_string(),
+            key_state: status.key.state.to_string(),
+            key_id: status.key.key_id.map(String::from),
+            last_failure: failure,
+            blocks: status.blocks,
+            bytes: status.bytes,
+        };
+        output.emit(&Line { account, writer: None })?;
+        told += 1;
+    }
+    if told == 0 {
+        output.text(format_args!("There are no accounts yet: make one with account create"))?;
+    }
+    Ok(())
+}
+
+/// One account, or all of a home.
+pub(super) async fn names(open: &OpenHome, only: Option<AccountName>) -> Result<Vec<AccountName>, CliError> {
+    if let Some(name) = only {
+        return Ok(vec![name]);
+    }
+    let mut all: Vec<AccountName> = Vec::new();
+    loop {
+        let more = open.engine.accounts(all.last(), 1000).await?;
+        if more.is_empty() {
+            return Ok(all);
+        }
+        all.extend(more);
+    }
+}
+
+fn tell_writers(
+    status: &StatusFile,
+    only: Option<&AccountName>,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let StatusFile { pid, at, command, accounts } = status;
+    output.text(format_args!("As {} (pid {pid}) said at {}:", escape(command), escape(at)))?;
+    let writer = Writer { pid: *pid, at: at.clone(), command: command.clone() };
+    let mut told = false;
+    for account in accounts {
+        if only.is_none_or(|only| only.as_str() == account.account) {
+            output.emit(&Line { account: account.clone(), writer: Some(writer.clone()) })?;
+            told = true;
+        }
+    }
+    match only {
+        Some(only) if !told => Err(CliError::Usage(format!(
+            "a writer of another account has the home open, so nothing can be said of {only} now: try again later"
+        ))),
+        _ => Ok(()),
+    }
+}

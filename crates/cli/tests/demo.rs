@@ -1,0 +1,52 @@
+//! The demonstration, on a few files of every kind.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod common;
+
+use std::{fs, os::unix::fs::symlink};
+
+use common::{Ran, Random, cofferdam};
+use serde_json::Value;
+
+#[test]
+fn the_demonstration_shows_what_it_promises() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("in");
+    let scratch = folder.path().join("tmp");
+    for made in [&input, &scratch, &input.join("target"), &input.join("sub")] {
+        fs::create_dir(made).unwrap();
+    }
+    let lines: String =
+        (0..4000).map(|n| format!("2026-11-24 event {n:08} of a log that is kept\n")).collect();
+    fs::write(input.join("log"), &lines).unwrap();
+    fs::write(input.join("sub/noise"), Random::new(8).bytes(3 << 20)).unwrap();
+    fs::write(input.join("empty"), "").unwrap();
+    fs::write(input.join("target/built"), "left out").unwrap();
+    symlink("log", input.join("link")).unwrap();
+
+    let ran =
+        Ran::of(cofferdam().env("TMPDIR", &scratch).args(["--json", "demo"]).arg(&input).output().unwrap());
+    let report: Value = serde_json::from_str(ran.succeeds().text()).unwrap();
+    let number = |name: &str| report[name].as_u64().unwrap();
+    assert_eq!(ran.stderr, "", "no progress bar in a pipe");
+    assert_eq!((number("files"), number("empty_files"), number("skipped")), (3, 1, 1));
+    assert_eq!(number("bytes"), lines.len() as u64 + (3 << 20));
+    assert_eq!((number("blocks"), number("digests_equal")), (5, 3));
+    assert!(number("lines_searched") > 4000);
+    assert_eq!(number("lines_found"), 0);
+    assert_eq!(number("control_searched"), 4000);
+    assert_eq!(number("control_found"), 4000);
+    assert_eq!((number("reads_refused"), number("writes_refused")), (100, 100));
+    assert_eq!(number("listed_while_revoked"), 5);
+    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "its home is removed");
+}
+
+#[test]
+fn the_demonstration_needs_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = |path: &std::path::Path| Ran::of(cofferdam().arg("demo").arg(path).output().unwrap());
+    demo(folder.path()).fails(1, "no files to work on");
+    demo(&folder.path().join("missing")).fails(1, "can't read");
+    symlink("nowhere", folder.path().join("link")).unwrap();
+    demo(folder.path()).fails(1, "1 links, pipes or devices are left out");
+}

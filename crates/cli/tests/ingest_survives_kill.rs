@@ -1,0 +1,49 @@
+//! A durable writer is killed at random moments: what it acknowledged is there.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod common;
+
+use std::io::{Read, Write};
+
+use common::{Home, Random, all_there, lines_of, scale};
+
+#[test]
+fn no_acknowledged_block_is_lost_when_the_writer_is_killed() {
+    let rounds = scale(10, 200);
+    let (home, _) = Home::with_account(&[]);
+    let (mut acknowledged, mut there) = (Vec::new(), 0);
+    for seed in 0..rounds {
+        let mut random = Random::new(seed);
+        let size = 1 + random.below(200_000);
+        let name = format!("round-{seed}");
+        let arguments = ["ingest", "a", "-", "--name", &name, "--block-size", &size.to_string()];
+        let mut writer = home.spawn(home.command().args(arguments));
+        let mut stdin = writer.stdin.take().unwrap();
+        let input = random.bytes(2 << 20);
+        let feeder = std::thread::spawn(move || while stdin.write_all(&input).is_ok() {});
+
+        // The moment: after so many bytes of its lines, and a little later.
+        let mut stdout = writer.stdout.take().unwrap();
+        let mut printed = vec![0; 1 + random.below(4000) as usize];
+        stdout.read_exact(&mut printed).unwrap();
+        for _ in 0..random.below(3_000_000) {
+            std::hint::spin_loop();
+        }
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+        stdout.read_to_end(&mut printed).unwrap();
+        feeder.join().unwrap();
+
+        let lines = lines_of("Stored", &printed);
+        acknowledged.extend(lines);
+        there = all_there(&home, &acknowledged, &format!("seed {seed}, blocks of {size} bytes"));
+        assert!(there >= acknowledged.len(), "seed {seed}");
+        // Older rounds were checked: keep the store small.
+        if seed % 8 == 7 {
+            for line in acknowledged.drain(..).take(40) {
+                assert_eq!(home.run(["rm", "a", &line.block]).code, 0, "seed {seed}");
+            }
+        }
+    }
+    println!("{rounds} kills: 0 acknowledged blocks lost or wrong; {there} blocks in the end");
+}
