@@ -1,6 +1,6 @@
 //! The life of a local vault's keys: any sequence of changes gives the answers that a model gives, to another
 //! handle at its next call; no change is lost among writers.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)] // helpers of tests
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)] // helpers of tests
 
 mod support;
 
