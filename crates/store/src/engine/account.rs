@@ -149,6 +149,8 @@ impl Account {
         for (_, data) in &blocks {
             total = total.saturating_add(self.sealed_len(data.len())?);
         }
+        // First, so that who waits for a vault keeps nobody else from writing.
+        self.sealing_key().await?;
         let admitted = self.engine.admission.admit(&self.shared.admission, total).await?;
         let key = self.sealing_key().await?;
 
