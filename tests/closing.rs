@@ -36,7 +36,7 @@ async fn everything_is_refused_after_close() {
 
 #[tokio::test(start_paused = true)]
 async fn a_put_whose_future_is_dropped_is_whole_or_absent() {
-    let mut world = World::with(14, EmbeddedOptions::default()).await;
+    let mut world = World::threaded(14, EmbeddedOptions::default()).await;
     let account = world.engine.create_account(&name("contoso"), world.customer_key()).await.unwrap();
     let id = BlockId::new("block").unwrap();
     account.put(&id, vec![0; 300_000].into()).await.unwrap();
@@ -82,5 +82,27 @@ async fn writers_under_way_finish_before_the_store_closes() {
     let account = world.engine.account(&name("contoso")).await.unwrap();
     for n in acknowledged {
         assert_eq!(account.get(&BlockId::new([n]).unwrap()).await.unwrap(), vec![n; 20_000]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_that_was_given_up_is_finished_by_the_next_call() {
+    let mut world = World::threaded(16, EmbeddedOptions::default()).await;
+    let account = world.engine.create_account(&name("contoso"), world.customer_key()).await.unwrap();
+    account.put(&BlockId::new("block").unwrap(), "kept".into()).await.unwrap();
+    for polls in 0..6 {
+        let mut close = Box::pin(world.engine.close());
+        for _ in 0..polls {
+            if futures_util::poll!(&mut close).is_ready() {
+                break;
+            }
+        }
+        drop(close);
+        let (one, other) = tokio::join!(world.engine.close(), world.engine.close());
+        one.and(other).unwrap();
+        // Opening it again fails unless the store was let go of.
+        world.restart().await;
+        let account = world.engine.account(&name("contoso")).await.unwrap();
+        assert_eq!(account.get(&BlockId::new("block").unwrap()).await.unwrap(), "kept");
     }
 }

@@ -103,3 +103,21 @@ async fn no_flipped_bit_or_cut_of_a_record_is_obeyed() {
     println!("{refused} damaged records of {} bytes, 0 obeyed", record.len());
     assert!(refused > 100);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_under_another_name_does_not_take_the_account_over() {
+    let (mut world, record) = world().await;
+    let copy = edited(&record, |json| json["name"] = "evil".into());
+    world.store.swap("account/evil", None, Some(copy.into())).await.unwrap();
+    for first in ["contoso", "evil"] {
+        world.restart().await;
+        let id = BlockId::new("block").unwrap();
+        let _ = world.engine.account(&name(first)).await.unwrap().get(&id).await;
+        if let Ok(evil) = world.engine.account(&name("evil")).await {
+            let answer = evil.get(&id).await;
+            assert!(matches!(answer, Err(EngineError::BadRecord { .. })), "{answer:?}");
+        }
+        let account = world.engine.account(&name("contoso")).await.unwrap();
+        assert_eq!(account.get(&id).await.unwrap(), "content", "after {first}");
+    }
+}

@@ -6,8 +6,8 @@ mod world;
 
 use bytes::Bytes;
 use cofferdam::{
-    crypto::{BlockId, Version},
-    store::{Account, BlockMeta, BlockOp, BlockStore, EmbeddedStore, EngineError},
+    crypto::{BlockId, Epoch, Provider, Version},
+    store::{Account, AccountKey, BlockMeta, BlockOp, BlockStore, EmbeddedStore, EngineError},
 };
 use world::{World, name};
 
@@ -33,6 +33,7 @@ async fn blocks_moved_rolled_back_or_changed_are_refused() {
     let world = World::new(1).await;
     let contoso = world.engine.create_account(&name("contoso"), world.customer_key()).await.unwrap();
     let fabrikam = world.engine.create_account(&name("fabrikam"), world.customer_key()).await.unwrap();
+    let service = world.engine.create_account(&name("service"), AccountKey::Service).await.unwrap();
     contoso.put(&id("a"), "the first".into()).await.unwrap();
     let (old_meta, old) = world.store.fetch(contoso.id(), &id("a")).await.unwrap().unwrap();
     contoso.put(&id("a"), "the second".into()).await.unwrap();
@@ -58,6 +59,13 @@ async fn blocks_moved_rolled_back_or_changed_are_refused() {
         plant(&world.store, &contoso, &id("c"), newer(meta, 10 + bytes.len() as u64), bytes).await;
         assert_damaged(&contoso, &id("c"), what).await;
         contoso.delete(&id("c")).await.unwrap();
+    }
+    for meta in [
+        BlockMeta { provider: Provider::Customer, ..newer(meta, 300) },
+        BlockMeta { epoch: Epoch::new(999), ..newer(meta, 301) },
+    ] {
+        plant(&world.store, &service, &id("d"), meta, sealed.clone()).await;
+        assert_damaged(&service, &id("d"), "under a key that the account does not have").await;
     }
     assert!(old_meta.version < meta.version);
     world.engine.close().await.unwrap();

@@ -11,8 +11,8 @@ use cofferdam::{
     keyring::Policy,
     store::{AccountKey, AccountName, EmbeddedOptions, EmbeddedStore, Engine, EngineError},
     vault::{
-        Inline, LocalVault, LocalVaultOptions, Principal, VaultRegistry,
-        testing::{SeededEntropy, TokioClock},
+        Clock, Executor, Inline, LocalVault, LocalVaultOptions, Principal, Threads, Timestamp, VaultRegistry,
+        testing::{ManualClock, SeededEntropy, TokioClock},
     },
 };
 use tempfile::TempDir;
@@ -26,9 +26,10 @@ pub(crate) struct World {
     entropy: Arc<SeededEntropy>,
     pub(crate) customer: LocalVault,
     pub(crate) kek: KeyId,
-    service: LocalVault,
+    vaults: VaultRegistry,
     service_kek: KeyId,
     options: EmbeddedOptions,
+    executor: Arc<dyn Executor>,
     pub(crate) store: EmbeddedStore,
     pub(crate) engine: Engine,
 }
@@ -36,10 +37,16 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn new(seed: u64) -> Self {
         // All work is done where it is asked for: paused time would run on while a thread works.
-        Self::with(seed, EmbeddedOptions { executor: Arc::new(Inline), ..EmbeddedOptions::default() }).await
+        let options = EmbeddedOptions { executor: Arc::new(Inline), ..EmbeddedOptions::default() };
+        Self::with(seed, options, Arc::new(Inline)).await
     }
 
-    pub(crate) async fn with(seed: u64, options: EmbeddedOptions) -> Self {
+    /// With threads, as in production, for tests whose time is not paused.
+    pub(crate) async fn threaded(seed: u64, options: EmbeddedOptions) -> Self {
+        Self::with(seed, options, Arc::new(Threads::new(2))).await
+    }
+
+    pub(crate) async fn with(seed: u64, options: EmbeddedOptions, executor: Arc<dyn Executor>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (clock, entropy) = (Arc::new(TokioClock::new()), Arc::new(SeededEntropy::new(seed)));
         let vault = async |name: &str| {
@@ -50,8 +57,16 @@ impl World {
         let service_kek = service.create_key("service").await.unwrap();
         let kek = customer.create_key("payroll").await.unwrap();
         let store = EmbeddedStore::create(dir.path().join("blocks.store"), options.clone()).unwrap();
-        let engine = open(&store, &service, &customer, &service_kek, &clock, &entropy).await;
-        Self { dir, clock, entropy, customer, kek, service, service_kek, options, store, engine }
+        let vaults = VaultRegistry::new(Arc::new(service.clone()))
+            .with_customer(Self::principal(), Arc::new(customer.clone()));
+        let engine = open(&store, vaults.clone(), &service_kek, clock.clone(), &entropy, &executor).await;
+        Self { dir, clock, entropy, customer, kek, vaults, service_kek, options, executor, store, engine }
+    }
+
+    /// Another engine over the same store, whose clock stands at the epoch.
+    pub(crate) async fn second_engine(&self) -> Engine {
+        let clock = Arc::new(ManualClock::new(Timestamp { boot: Duration::ZERO, wall: Duration::ZERO }));
+        open(&self.store, self.vaults.clone(), &self.service_kek, clock, &self.entropy, &self.executor).await
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -70,28 +85,27 @@ impl World {
     pub(crate) async fn restart(&mut self) {
         self.engine.close().await.unwrap();
         self.store = EmbeddedStore::open(self.dir.path().join("blocks.store"), self.options.clone()).unwrap();
+        let (vaults, clock) = (self.vaults.clone(), self.clock.clone());
         self.engine =
-            open(&self.store, &self.service, &self.customer, &self.service_kek, &self.clock, &self.entropy)
-                .await;
+            open(&self.store, vaults, &self.service_kek, clock, &self.entropy, &self.executor).await;
     }
 }
 
 async fn open(
     store: &EmbeddedStore,
-    service: &LocalVault,
-    customer: &LocalVault,
+    vaults: VaultRegistry,
     service_kek: &KeyId,
-    clock: &Arc<TokioClock>,
+    clock: Arc<dyn Clock>,
     entropy: &Arc<SeededEntropy>,
+    executor: &Arc<dyn Executor>,
 ) -> Engine {
-    let vaults = VaultRegistry::new(Arc::new(service.clone()))
-        .with_customer(World::principal(), Arc::new(customer.clone()));
     Engine::builder(Arc::new(store.clone()), vaults, service_kek.clone())
-        .clock(clock.clone())
+        .clock(clock)
         .entropy(entropy.clone())
         .policy(Policy::default())
-        .executor(Arc::new(Inline))
+        .executor(executor.clone())
         .max_block_len(1 << 20)
+        .in_flight(4 << 20)
         .open()
         .await
         .unwrap()

@@ -38,6 +38,12 @@ const PROOFS: &[Proof] = &[
         "what was acknowledged outlives a power failure at any moment",
     ),
     proof("cofferdam-store", "embedded_damage", "a read of a damaged file is right or a typed error"),
+    proof("cofferdam-cli", "damage", "damage of a home's files is found, and no read is wrong"),
+    proof(
+        "cofferdam-cli",
+        "ingest_survives_kill",
+        "kill -9 in an ingest loses nothing that was acknowledged",
+    ),
     proof(
         "cofferdam",
         "any_interleaving_reads_what_a_model_says",

@@ -6,11 +6,12 @@ use std::{
         Arc, RwLock,
         atomic::{AtomicBool, AtomicU64},
     },
+    thread,
 };
 
 use cofferdam_crypto::{KeyId, PageSize, sealed_len};
 use cofferdam_keyring::{Keyring, KeyringParts, Policy};
-use cofferdam_vault::{Clock, Entropy, Executor, SpawnBlocking, SystemClock, SystemEntropy, VaultRegistry};
+use cofferdam_vault::{Clock, Entropy, Executor, SystemClock, SystemEntropy, Threads, VaultRegistry};
 
 use super::{Admission, Engine, EngineError, Inner, Records};
 use crate::{BlockStore, Catalog};
@@ -46,7 +47,7 @@ impl EngineBuilder {
             service_kek,
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
-            executor: Arc::new(SpawnBlocking),
+            executor: Arc::new(Threads::new(thread::available_parallelism().map_or(2, usize::from))),
             policy: Policy::default(),
             page_size: PageSize::DEFAULT,
             max_block_len: 64 << 20,
@@ -72,7 +73,8 @@ impl EngineBuilder {
         self
     }
 
-    /// How many bytes of writes may be under way at once; more wait. One account takes at most a half. 64 MiB unless set.
+    /// How many bytes of writes may be under way at once; more wait. One account takes at most a half, and a batch
+    /// at most all of it. 64 MiB unless set.
     pub fn in_flight(mut self, bytes: usize) -> Self {
         self.in_flight = bytes;
         self
@@ -90,7 +92,7 @@ impl EngineBuilder {
         self
     }
 
-    /// Where large blocks are sealed and opened. On tokio's threads for blocking work unless set.
+    /// Where large blocks are sealed and opened. On a thread of its own for each core unless set.
     pub fn executor(mut self, executor: Arc<dyn Executor>) -> Self {
         self.executor = executor;
         self
@@ -102,11 +104,13 @@ impl EngineBuilder {
     /// [`EngineError::BlockTooLarge`] when the largest block is larger than a sealed block can be;
     /// [`EngineError::Store`].
     pub async fn open(self) -> Result<Engine, EngineError> {
-        sealed_len(self.max_block_len, self.page_size).map_err(|_| EngineError::BlockTooLarge {
-            len: self.max_block_len,
-            max: cofferdam_crypto::MAX_PLAINTEXT_LEN,
+        let largest = sealed_len(self.max_block_len, self.page_size).map_err(|_| {
+            EngineError::BlockTooLarge { len: self.max_block_len, max: cofferdam_crypto::MAX_PLAINTEXT_LEN }
         })?;
         let last_version = self.blocks.last_version().await?;
+        // A block of the largest kind goes alone where it is larger than the allowance.
+        let max_batch_len = self.in_flight.max(usize::try_from(largest).unwrap_or(usize::MAX));
+        let call_timeout = self.policy.call_timeout();
         let records = Arc::new(Records::new(self.catalog, self.clock.clone()));
         let keyring = Keyring::new(KeyringParts {
             vaults: self.vaults.clone(),
@@ -127,10 +131,13 @@ impl EngineBuilder {
                 executor: self.executor,
                 page_size: self.page_size,
                 max_block_len: self.max_block_len,
+                max_batch_len,
+                call_timeout,
                 admission: Admission::new(self.in_flight),
                 last_version: AtomicU64::new(last_version.number()),
                 accounts: RwLock::new(BTreeMap::new()),
                 closed: AtomicBool::new(false),
+                closing: tokio::sync::Mutex::new(false),
             }),
         })
     }

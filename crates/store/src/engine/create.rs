@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use cofferdam_crypto::{AccountId, Aek, Epoch, KeyId, KeyScope, Provider, RecordKey, WrappedAek};
-use cofferdam_vault::{KeyState, KeyVault, WrapContext};
+use cofferdam_vault::{KeyState, KeyVault, VaultError, VaultErrorKind, WrapContext};
 
 use super::{AccountKey, AccountName, AccountRecord, EngineError, Inner, account_record::CustomerKey};
 
@@ -31,7 +31,7 @@ pub(super) async fn create(
                 account: name.clone(),
                 principal: Some(principal.clone()),
             })?;
-            check_kek(vault, &kek).await?;
+            check_kek(inner, vault, &kek).await?;
             let scope = KeyScope { account, epoch: Epoch::FIRST, provider: Provider::Customer };
             let (_, wrapped) = new_aek(inner, vault, &kek, scope).await?;
             Some(CustomerKey { principal, kek, epochs: vec![wrapped] })
@@ -53,11 +53,8 @@ pub(super) async fn create(
 }
 
 /// Refuses a KEK that a customer could lose for good, or that can't be used now.
-async fn check_kek(vault: &Arc<dyn KeyVault>, kek: &KeyId) -> Result<(), EngineError> {
-    let properties = vault
-        .key_properties(kek)
-        .await
-        .map_err(|source| EngineError::Vault { action: "describe the KEK", source })?;
+async fn check_kek(inner: &Inner, vault: &Arc<dyn KeyVault>, kek: &KeyId) -> Result<(), EngineError> {
+    let properties = ask(inner, "describe the KEK", vault.key_properties(kek)).await?;
     let unfit = |reason: String| Err(EngineError::UnfitKek { reason });
     match properties.state {
         KeyState::Enabled => {}
@@ -82,17 +79,30 @@ async fn new_aek(
 ) -> Result<(Aek, WrappedAek), EngineError> {
     let aek = Aek::try_from_fn(|bytes| inner.entropy.fill(bytes))?;
     let context = WrapContext { scope };
-    let wrap = vault
-        .wrap_key(kek, &aek, &context)
-        .await
-        .map_err(|source| EngineError::Vault { action: "wrap a key", source })?;
-    let again = vault
-        .unwrap_key(&wrap, &context)
-        .await
-        .map_err(|source| EngineError::Vault { action: "unwrap the key that it wrapped", source })?;
+    let wrap = ask(inner, "wrap a key", vault.wrap_key(kek, &aek, &context)).await?;
+    if !wrap.algorithm.accepts_len(wrap.bytes.len()) {
+        let reason =
+            format!("{kek}: its vault wrapped a key into {} bytes, which no unwrap takes", wrap.bytes.len());
+        return Err(EngineError::UnfitKek { reason });
+    }
+    let again = ask(inner, "unwrap the key that it wrapped", vault.unwrap_key(&wrap, &context)).await?;
     let wrapped = WrappedAek::new(&aek, scope, vec![wrap]);
     wrapped.verify(&again).map_err(|e| EngineError::UnfitKek {
         reason: format!("{kek}: {e}; its vault does not give back what it wrapped"),
     })?;
     Ok((aek, wrapped))
+}
+
+/// A vault's answer, within the time that a vault call may take.
+async fn ask<T>(
+    inner: &Inner,
+    action: &'static str,
+    call: impl Future<Output = Result<T, VaultError>>,
+) -> Result<T, EngineError> {
+    let limit = inner.call_timeout;
+    let answer = tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+        let message = format!("no answer within {limit:?}: check the way to the vault, then try again");
+        Err(VaultError::new(VaultErrorKind::Unavailable, message))
+    });
+    answer.map_err(|source| EngineError::Vault { action, source })
 }

@@ -1,10 +1,10 @@
 //! What the engine refuses, and what to do about it.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
-use cofferdam_crypto::{BlockId, EntropyError};
-use cofferdam_keyring::KeyError;
-use cofferdam_vault::{Meaning, Principal, VaultError, WorkLost};
+use cofferdam_crypto::{BlockId, EntropyError, SealError};
+use cofferdam_keyring::{KeyError, RecordError};
+use cofferdam_vault::{Meaning, Principal, VaultError, VaultErrorKind, WorkLost};
 use thiserror::Error;
 
 use super::AccountName;
@@ -68,6 +68,17 @@ pub enum EngineError {
         /// The most.
         max: u64,
     },
+    /// A batch is larger than the engine lets be under way at once.
+    #[error("a batch of {len} sealed bytes is too large: the most here is {max}; split it")]
+    BatchTooLarge {
+        /// Its length once sealed, in bytes.
+        len: usize,
+        /// The most.
+        max: usize,
+    },
+    /// A block could not be sealed.
+    #[error("the block could not be sealed: {0}")]
+    Seal(#[source] SealError),
     /// A range that the block doesn't have.
     #[error(
         "bytes {}..{} are not in block {block}, which has {len}: the end is exclusive, at most the length, \
@@ -112,6 +123,14 @@ pub enum EngineError {
         /// The newest that is known.
         supported: u8,
     },
+    /// The account's record could not be read or written.
+    #[error("the record of account {account}: {source}")]
+    Record {
+        /// The account.
+        account: AccountName,
+        /// What failed.
+        source: Arc<RecordError>,
+    },
     /// No vault is registered for the principal that an account belongs to.
     #[error(
         "account {account}: no vault is registered for {}: register it when the engine is opened",
@@ -145,10 +164,25 @@ pub enum EngineError {
     WorkLost(#[from] WorkLost),
     /// The store failed.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// The engine was closed.
     #[error("the engine is closed")]
     Closed,
+}
+
+impl From<StoreError> for EngineError {
+    fn from(e: StoreError) -> Self {
+        if e.kind() == StoreErrorKind::Closed { Self::Closed } else { Self::Store(e) }
+    }
+}
+
+impl From<SealError> for EngineError {
+    fn from(e: SealError) -> Self {
+        match e {
+            SealError::Entropy(e) => Self::Entropy(e),
+            e => Self::Seal(e),
+        }
+    }
 }
 
 /// What an error asks of its reader: coarser than [`EngineError`], and stable.
@@ -176,9 +210,21 @@ impl EngineError {
         match self {
             Self::KeyRevoked { .. } => Kind::Revoked,
             Self::KeyUnavailable { .. } => Kind::Unavailable,
-            Self::Vault { source, .. } => match source.kind().meaning() {
-                Meaning::Denial | Meaning::UnconfirmedDenial => Kind::Revoked,
-                Meaning::Outage => Kind::Unavailable,
+            Self::Vault { source, .. } => match (source.kind(), source.kind().meaning()) {
+                (VaultErrorKind::KeyNotFound, _) => Kind::NotFound,
+                // Not an answer that waiting mends: a key id of another vault, say.
+                (VaultErrorKind::Other, _) => Kind::Other,
+                (_, Meaning::Denial | Meaning::UnconfirmedDenial) => Kind::Revoked,
+                (_, Meaning::Outage) => Kind::Unavailable,
+            },
+            Self::Record { source, .. } => match &**source {
+                RecordError::Storage(e) => match (e.downcast_ref::<Self>(), e.downcast_ref::<StoreError>()) {
+                    (Some(e), _) => e.kind(),
+                    (_, Some(e)) if e.kind() == StoreErrorKind::Corrupt => Kind::Corrupt,
+                    _ => Kind::Other,
+                },
+                RecordError::Tampered(_) => Kind::Corrupt,
+                _ => Kind::Other,
             },
             Self::Damaged { .. } | Self::BadRecord { .. } => Kind::Corrupt,
             Self::Store(e) if e.kind() == StoreErrorKind::Corrupt => Kind::Corrupt,
@@ -186,11 +232,13 @@ impl EngineError {
             Self::AccountExists { .. }
             | Self::BadAccountName { .. }
             | Self::BlockTooLarge { .. }
+            | Self::BatchTooLarge { .. }
             | Self::Range { .. }
             | Self::UnfitKek { .. }
             | Self::NoVault { .. } => Kind::Invalid,
             Self::NewerRecord { .. }
             | Self::Entropy(_)
+            | Self::Seal(_)
             | Self::WorkLost(_)
             | Self::Store(_)
             | Self::Closed => Kind::Other,

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: nothing is written but sealed; a put that was acknowledged is durable; every read and write
 //! passes the keyring's check; what is under a revoked key is neither read nor added to; delete and list need
-//! no key. Memory is bounded: writes in flight take from one allowance, and one account from a part of it.
+//! no key. The memory of writes is bounded: those under way take from one allowance, and one account from a part
+//! of it; how many reads are under way at once is the caller's to bound.
 //!
 //! Not its job: to keep bytes ([`BlockStore`]), to keep records ([`Catalog`]), to decide whether a key may be used
 //! (`cofferdam-keyring`).
@@ -10,6 +11,7 @@
 mod account;
 mod account_record;
 mod admission;
+mod blocks;
 mod builder;
 mod create;
 mod error;
@@ -22,6 +24,7 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use cofferdam_crypto::{KeyId, PageSize, Version};
@@ -82,10 +85,15 @@ struct Inner {
     executor: Arc<dyn Executor>,
     page_size: PageSize,
     max_block_len: u64,
+    /// The most sealed bytes of a batch.
+    max_batch_len: usize,
+    call_timeout: Duration,
     admission: Admission,
     last_version: AtomicU64,
     accounts: RwLock<BTreeMap<AccountName, Arc<account::Shared>>>,
     closed: AtomicBool,
+    /// Whether closing has ended; held while it goes on.
+    closing: tokio::sync::Mutex<bool>,
 }
 
 impl Engine {
@@ -145,18 +153,29 @@ impl Engine {
         self.inner.keyring.subscribe()
     }
 
-    /// Finishes what is under way, takes nothing more, closes the store and wipes every key.
+    /// Finishes the writes that are under way, takes nothing more, wipes every key and closes the store. Reads under
+    /// way finish or are refused.
+    ///
+    /// It may be called again: after a dropped future it goes on where that ended, and once it has returned, it is done.
     ///
     /// # Errors
     /// [`EngineError::Store`] when the store can't be closed cleanly; keys are wiped all the same.
     pub async fn close(&self) -> Result<(), EngineError> {
-        if self.inner.closed.swap(true, Ordering::SeqCst) {
+        self.inner.closed.store(true, Ordering::SeqCst);
+        let mut done = self.inner.closing.lock().await;
+        if *done {
             return Ok(());
         }
         self.inner.admission.close().await;
         self.inner.keyring.close().await;
         self.inner.accounts.write().unwrap_or_else(PoisonError::into_inner).clear();
-        Ok(self.inner.blocks.close().await?)
+        match self.inner.blocks.close().await.map_err(EngineError::from) {
+            Ok(()) | Err(EngineError::Closed) => {
+                *done = true;
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
     }
 
     fn remember(&self, name: &AccountName, record: &AccountRecord) -> Account {

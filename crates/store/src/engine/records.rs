@@ -15,7 +15,7 @@ use cofferdam_crypto::{AccountId, RecordKey};
 use cofferdam_keyring::{KeyRecord, KeyRecords, RecordError};
 use cofferdam_vault::Clock;
 
-use super::{AccountName, EngineError, UnverifiedRecord};
+use super::{AccountName, AccountRecord, EngineError, UnverifiedRecord};
 use crate::{Catalog, StoreError, StoreErrorKind};
 
 const ACCOUNTS: &str = "account/";
@@ -26,7 +26,15 @@ pub(super) struct Records {
     catalog: Arc<dyn Catalog>,
     clock: Arc<dyn Clock>,
     /// The keyring knows accounts by id, the catalog by name.
-    names: RwLock<BTreeMap<AccountId, AccountName>>,
+    names: RwLock<BTreeMap<AccountId, Known>>,
+}
+
+/// The name that an account's record was found under.
+#[derive(Debug)]
+struct Known {
+    name: AccountName,
+    /// Whether the record's tag was right. Until then another record may turn out to be the account's.
+    verified: bool,
 }
 
 impl Records {
@@ -39,8 +47,33 @@ impl Records {
         let stored = self.catalog.load(&account_key(name)).await?;
         let stored = stored.ok_or_else(|| EngineError::NoAccount { account: name.clone() })?;
         let record = UnverifiedRecord::parse(name, &stored.bytes)?;
-        self.learn(record.unverified().id, name);
+        self.learn(record.unverified().id, name, false)?;
         Ok(record)
+    }
+
+    /// The record stored under this name, if its tag is right.
+    pub(super) async fn load_verified(
+        &self,
+        name: &AccountName,
+        key: &RecordKey,
+    ) -> Result<AccountRecord, EngineError> {
+        let record = self.load(name).await?;
+        let id = record.unverified().id;
+        match record.verify(key) {
+            Ok(record) => {
+                self.learn(id, name, true)?;
+                Ok(record)
+            }
+            Err(e) => {
+                self.doubt(id, name);
+                Err(e)
+            }
+        }
+    }
+
+    /// Whether the account's key was found to be revoked, and not found to be restored.
+    pub(super) async fn is_revoked(&self, account: AccountId) -> Result<bool, StoreError> {
+        Ok(self.catalog.load(&revoked_key(account)).await?.is_some())
     }
 
     /// Stores a new account's record.
@@ -51,10 +84,7 @@ impl Records {
         bytes: Vec<u8>,
     ) -> Result<(), EngineError> {
         match self.catalog.swap(&account_key(name), None, Some(bytes.into())).await {
-            Ok(_) => {
-                self.learn(id, name);
-                Ok(())
-            }
+            Ok(_) => self.learn(id, name, true),
             Err(e) if e.kind() == StoreErrorKind::Conflict => {
                 Err(EngineError::AccountExists { account: name.clone() })
             }
@@ -72,13 +102,34 @@ impl Records {
         rows.iter().map(|(key, _)| AccountName::new(key.strip_prefix(ACCOUNTS).unwrap_or(key))).collect()
     }
 
-    fn learn(&self, id: AccountId, name: &AccountName) {
-        self.names.write().unwrap_or_else(PoisonError::into_inner).insert(id, name.clone());
+    /// Notes whose id this is. One id has one name: a record that names another account's id is a copy.
+    fn learn(&self, id: AccountId, name: &AccountName, verified: bool) -> Result<(), EngineError> {
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        let known = names.entry(id).or_insert_with(|| Known { name: name.clone(), verified });
+        if known.name == *name {
+            known.verified |= verified;
+            return Ok(());
+        }
+        let reason = format!("its id is that of account {}", known.name);
+        Err(EngineError::BadRecord { account: name.clone(), reason })
+    }
+
+    /// Forgets a name whose record proved to be none.
+    fn doubt(&self, id: AccountId, name: &AccountName) {
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        if names.get(&id).is_some_and(|known| known.name == *name && !known.verified) {
+            names.remove(&id);
+        }
+    }
+
+    fn name_of(&self, id: AccountId) -> Result<AccountName, RecordError> {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        names.get(&id).map(|known| known.name.clone()).ok_or(RecordError::NotFound)
     }
 
     async fn load_by_id(&self, id: AccountId) -> Result<UnverifiedRecord, RecordError> {
-        let name = self.names.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
-        let record = self.load(&name.ok_or(RecordError::NotFound)?).await.map_err(record_error)?;
+        let name = self.name_of(id)?;
+        let record = self.load(&name).await.map_err(record_error)?;
         if record.unverified().id == id { Ok(record) } else { Err(RecordError::NotFound) }
     }
 }
@@ -112,9 +163,10 @@ impl KeyRecords for Records {
     }
 
     async fn customer_keys(&self, account: AccountId, service: &RecordKey) -> Result<KeyRecord, RecordError> {
-        let record = self.load_by_id(account).await?.verify(service).map_err(record_error)?;
+        let name = self.name_of(account)?;
+        let record = self.load_verified(&name, service).await.map_err(record_error)?;
         let customer = record.customer.ok_or(RecordError::NotFound)?;
-        let revoked = self.catalog.load(&revoked_key(account)).await.map_err(storage)?.is_some();
+        let revoked = self.is_revoked(account).await.map_err(storage)?;
         Ok(KeyRecord { principal: Some(customer.principal), epochs: customer.epochs, revoked })
     }
 
