@@ -5,12 +5,20 @@
 
 #![allow(clippy::print_stdout, reason = "an example")]
 
-use std::{error::Error, fs, sync::Arc};
+use std::{
+    error::Error,
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use cofferdam::{
     crypto::{
-        AccountId, Aek, BlockId, Epoch, Header, KeyScope, PageSize, Provider, RecordKey, Version, WrappedAek,
+        AccountId, Aek, BlockId, Epoch, Header, KeyScope, PageSize, Provider, RecordKey, RecordTag, Version,
+        WrappedAek,
     },
     keyring::{KeyRecord, KeyRecords, Keyring, KeyringParts, Policy, RecordError},
     vault::{
@@ -19,32 +27,45 @@ use cofferdam::{
     },
 };
 
-/// The wrapped keys of one account. A real service keeps them in its catalog, under a tag made with the service key's
-/// [`RecordKey`], and checks the tag before it answers for the customer.
+use serde::{Deserialize, Serialize};
+
+/// The keys of one account, as a service would keep them in its catalog: the service's wraps, which the service's vault alone
+/// can have made, and the customer's, which are believed only with a tag under the service key.
 #[derive(Debug)]
-struct Wrapped {
+struct Catalog {
     service: WrappedAek,
-    customer: WrappedAek,
-    record: Vec<u8>,
-    tag: [u8; 32],
+    /// JSON of [`Customer`].
+    customer: Vec<u8>,
+    tag: RecordTag,
+    revoked: AtomicBool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Customer {
+    principal: Principal,
+    epochs: Vec<WrappedAek>,
 }
 
 #[async_trait]
-impl KeyRecords for Wrapped {
+impl KeyRecords for Catalog {
     async fn service_keys(&self, _: AccountId) -> Result<KeyRecord, RecordError> {
         Ok(KeyRecord { principal: None, epochs: vec![self.service.clone()], revoked: false })
     }
 
     async fn customer_keys(&self, _: AccountId, service: &RecordKey) -> Result<KeyRecord, RecordError> {
-        if !service.verify(&self.record, &self.tag) {
+        if !service.verify(&self.customer, &self.tag) {
             return Err(RecordError::Tampered("its tag does not fit".into()));
         }
-        let principal = Some(Principal::new("contoso"));
-        Ok(KeyRecord { principal, epochs: vec![self.customer.clone()], revoked: false })
+        // Only what was tagged is used: principal and wraps both come out of the verified bytes.
+        let customer: Customer =
+            serde_json::from_slice(&self.customer).map_err(|e| RecordError::Tampered(e.to_string()))?;
+        let revoked = self.revoked.load(Ordering::SeqCst);
+        Ok(KeyRecord { principal: Some(customer.principal), epochs: customer.epochs, revoked })
     }
 
-    async fn set_revoked(&self, account: AccountId, revoked: bool) -> Result<(), RecordError> {
-        println!("to be stored: account {account} is {}revoked", if revoked { "" } else { "not " });
+    async fn set_revoked(&self, _: AccountId, revoked: bool) -> Result<(), RecordError> {
+        // A real catalog has it on disk before this returns: it must outlive a restart.
+        self.revoked.store(revoked, Ordering::SeqCst);
         Ok(())
     }
 }
@@ -71,13 +92,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let [(service_aek, record_key), (customer_aek, _)] =
         <[_; 2]>::try_from(wrapped).map_err(|_| "two keys")?;
-    let record = format!("{customer_aek:?}").into_bytes();
+    let principal = Principal::new("contoso");
+    let record = Customer { principal: principal.clone(), epochs: vec![customer_aek] };
+    let record = serde_json::to_vec(&record)?;
     let tag = record_key.tag(&record);
-    let records = Wrapped { service: service_aek, customer: customer_aek, record, tag };
+    let catalog = Catalog { service: service_aek, customer: record, tag, revoked: AtomicBool::new(false) };
 
     let keyring = Keyring::new(KeyringParts {
-        vaults: VaultRegistry::new(service).with_customer(Principal::new("contoso"), customer),
-        records: Arc::new(records),
+        vaults: VaultRegistry::new(service).with_customer(principal, customer),
+        records: Arc::new(catalog),
         clock,
         entropy,
         policy: Policy::default(),
