@@ -149,15 +149,15 @@ impl Mount {
     pub(crate) fn tmpfs(at: &Path, size: &str) -> Option<Self> {
         std::fs::create_dir_all(at).unwrap();
         let options = format!("size={size},mode=0700");
-        Self::mount(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(at), at)
+        Self::by(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(at), at)
     }
 
     pub(crate) fn read_only(what: &Path, at: &Path) -> Option<Self> {
         std::fs::create_dir_all(at).unwrap();
-        Self::mount(Command::new("mount").args(["-o", "bind,ro"]).arg(what).arg(at), at)
+        Self::by(Command::new("mount").args(["-o", "bind,ro"]).arg(what).arg(at), at)
     }
 
-    fn mount(command: &mut Command, at: &Path) -> Option<Self> {
+    fn by(command: &mut Command, at: &Path) -> Option<Self> {
         let done = command.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
         done.then(|| Self(at.to_path_buf()))
     }
