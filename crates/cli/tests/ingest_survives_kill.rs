@@ -10,9 +10,14 @@ use common::{Home, Random, all_there, lines_of, scale};
 #[test]
 fn no_acknowledged_block_is_lost_when_the_writer_is_killed() {
     let rounds = scale(10, 200);
-    let (home, _) = Home::with_account(&[]);
-    let (mut acknowledged, mut there) = (Vec::new(), 0);
+    let (mut home, _) = Home::with_account(&[]);
+    let (mut acknowledged, mut checked) = (Vec::new(), 0);
     for seed in 0..rounds {
+        // Several kills a home, but each round reads all of it: not too many.
+        if seed % 10 == 0 {
+            (home, _) = Home::with_account(&[]);
+            acknowledged.clear();
+        }
         let mut random = Random::new(seed);
         let size = 1 + random.below(200_000);
         let name = format!("round-{seed}");
@@ -35,15 +40,10 @@ fn no_acknowledged_block_is_lost_when_the_writer_is_killed() {
         feeder.join().unwrap();
 
         let lines = lines_of("Stored", &printed);
+        checked += lines.len();
         acknowledged.extend(lines);
-        there = all_there(&home, &acknowledged, &format!("seed {seed}, blocks of {size} bytes"));
+        let there = all_there(&home, &acknowledged, &format!("seed {seed}, blocks of {size} bytes"));
         assert!(there >= acknowledged.len(), "seed {seed}");
-        // Older rounds were checked: keep the store small.
-        if seed % 8 == 7 {
-            for line in acknowledged.drain(..).take(40) {
-                assert_eq!(home.run(["rm", "a", &line.block]).code, 0, "seed {seed}");
-            }
-        }
     }
-    println!("{rounds} kills: 0 acknowledged blocks lost or wrong; {there} blocks in the end");
+    println!("{rounds} kills, {checked} blocks acknowledged: 0 lost or wrong");
 }
