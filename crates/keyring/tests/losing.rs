@@ -7,10 +7,10 @@ mod common;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use cofferdam_crypto::{AccountId, Provider};
+use cofferdam_crypto::{AccountId, Epoch, Provider};
 use cofferdam_keyring::{Alarm, Fault, KeyError, KeyEvent, KeyState, Policy, RecordError, What, Why};
 use cofferdam_vault::{VaultErrorKind as Kind, testing::Answer};
-use common::{MS, SECOND, World, kek};
+use common::{DiskAway, MS, SECOND, World, kek};
 use tokio::{
     sync::broadcast::Receiver,
     time::{Instant, sleep},
@@ -470,6 +470,60 @@ async fn a_record_that_can_not_be_read_is_reported_and_tried_again() {
     world.records.broken.store(false, Ordering::Relaxed);
     let mut watch = world.keyring.watch(account, Provider::Customer);
     watch.wait_for(|&state| state == KeyState::Active).await.unwrap();
+}
+
+/// The store's own error is what a record's failure is told by.
+fn assert_disk_away(refused: &KeyError) {
+    let KeyError::Record(failed) = refused else { panic!("{refused:?}") };
+    let RecordError::Storage(own) = &**failed else { panic!("{failed:?}") };
+    assert_eq!(own.downcast_ref(), Some(&DiskAway));
+    assert!(!refused.to_string().contains("tried again"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stores_own_error_reaches_every_caller_whichever_record_failed() {
+    for service in [false, true] {
+        let world = World::new();
+        let account = world.account(1).await;
+        let broken = if service { &world.records.service_broken } else { &world.records.broken };
+        broken.store(true, Ordering::Relaxed);
+        let (one, other) = tokio::join!(world.key(account), world.key(account));
+        assert_disk_away(&one.unwrap_err());
+        assert_disk_away(&other.unwrap_err());
+        assert_disk_away(&world.key(account).await.unwrap_err());
+        // Past the failure window, which a refusal comes from.
+        sleep(3600 * SECOND).await;
+        assert_disk_away(&world.key(account).await.unwrap_err());
+        let last = world.keyring.status(account, Provider::Customer).last_failure.unwrap();
+        assert_eq!(last.kind, None, "{last:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stores_own_error_reaches_who_asks_for_an_epoch_that_is_not_known() {
+    let world = World::new();
+    let account = active(&world).await;
+    world.records.broken.store(true, Ordering::Relaxed);
+    for _ in 0..2 {
+        let epoch = Epoch::new(999);
+        let refused = world.keyring.opening_key(account, Provider::Customer, epoch).await.unwrap_err();
+        assert_disk_away(&refused);
+    }
+    assert!(world.key(account).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forged_service_record_is_told_as_such_to_who_asks_for_the_customers_key() {
+    let world = World::new();
+    let account = world.account(1).await;
+    world.records.change_service(account, |record| record.epochs.clear());
+    for _ in 0..2 {
+        let refused = world.key(account).await.unwrap_err();
+        assert!(
+            matches!(&refused, KeyError::Record(e) if matches!(**e, RecordError::Tampered(_))),
+            "{refused}"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,12 +27,25 @@ pub const MS: Duration = Duration::from_millis(1);
 /// What tags a customer's record; enough to tell the right service AEK from another.
 const TAGGED: &[u8] = b"customer record";
 
+/// What a store's own error stands for.
+#[derive(Debug, PartialEq)]
+pub struct DiskAway;
+
+impl std::fmt::Display for DiskAway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the disk is away")
+    }
+}
+
+impl std::error::Error for DiskAway {}
+
 #[derive(Debug, Default)]
 pub struct Records {
     service: Mutex<BTreeMap<AccountId, KeyRecord>>,
     customer: Mutex<BTreeMap<AccountId, (KeyRecord, RecordTag)>>,
     pub reads: AtomicUsize,
     pub broken: AtomicBool,
+    pub service_broken: AtomicBool,
     pub read_only: AtomicBool,
     pub panics: AtomicBool,
     /// What was persisted, in order.
@@ -41,15 +54,15 @@ pub struct Records {
 
 impl Records {
     fn check(&self, broken: &AtomicBool) -> Result<(), RecordError> {
-        if broken.load(Ordering::Relaxed) {
-            Err(RecordError::Storage("the disk is away".into()))
-        } else {
-            Ok(())
-        }
+        if broken.load(Ordering::Relaxed) { Err(RecordError::Storage(Box::new(DiskAway))) } else { Ok(()) }
     }
 
     pub fn change(&self, account: AccountId, change: impl FnOnce(&mut KeyRecord)) {
         change(&mut self.customer.lock().unwrap().get_mut(&account).unwrap().0);
+    }
+
+    pub fn change_service(&self, account: AccountId, change: impl FnOnce(&mut KeyRecord)) {
+        change(self.service.lock().unwrap().get_mut(&account).unwrap());
     }
 
     pub fn forge(&self, account: AccountId) {
@@ -72,6 +85,7 @@ impl KeyRecords for Records {
         self.reads.fetch_add(1, Ordering::Relaxed);
         assert!(!self.panics.load(Ordering::Relaxed), "the script says so");
         self.check(&self.broken)?;
+        self.check(&self.service_broken)?;
         self.service.lock().unwrap().get(&account).cloned().ok_or(RecordError::NotFound)
     }
 
