@@ -62,7 +62,7 @@ pub enum KeyError {
         /// Whose vault is missing; `None`: the record of a customer's key names nobody.
         principal: Option<Principal>,
     },
-    /// The account's record can't be read, written or believed, its service's record included. What the store
+    /// The account's record can't be read, written or believed, also that of its service key. What the store
     /// said is in [`RecordError::Storage`], to downcast.
     #[error("{0}")]
     Record(#[source] Arc<RecordError>),

@@ -146,6 +146,9 @@ impl Entry {
                     return Verdict::Answer(Ok(key));
                 }
                 let Some(epoch) = epoch else { return Verdict::Wait };
+                if desk.unknown.contains(&epoch) {
+                    return Verdict::Answer(Err(KeyError::UnknownEpoch(self.scope(epoch))));
+                }
                 match desk.said_of.get(&epoch) {
                     Some((round, error)) if *round > since => return Verdict::Answer(Err(error.clone())),
                     _ => {}

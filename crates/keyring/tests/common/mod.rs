@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -48,6 +48,9 @@ pub struct Records {
     pub service_broken: AtomicBool,
     pub read_only: AtomicBool,
     pub panics: AtomicBool,
+    pub customer_panics: AtomicBool,
+    /// How long reading a customer's record takes.
+    pub latency_ms: AtomicU64,
     /// What was persisted, in order.
     pub persisted: Mutex<Vec<bool>>,
 }
@@ -91,6 +94,11 @@ impl KeyRecords for Records {
 
     async fn customer_keys(&self, account: AccountId, service: &RecordKey) -> Result<KeyRecord, RecordError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
+        assert!(!self.customer_panics.load(Ordering::Relaxed), "the script says so");
+        match self.latency_ms.load(Ordering::Relaxed) {
+            0 => {}
+            ms => sleep(Duration::from_millis(ms)).await,
+        }
         self.check(&self.broken)?;
         let (record, tag) =
             self.customer.lock().unwrap().get(&account).cloned().ok_or(RecordError::NotFound)?;
