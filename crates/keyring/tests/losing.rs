@@ -273,6 +273,46 @@ async fn a_revocation_that_can_not_be_persisted_is_not_announced_and_nothing_is_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_revocation_that_is_found_as_the_keyring_closes_is_persisted() {
+    let world = World::new();
+    let account = active(&world).await;
+    world.customer.answer(Answer::Fail(Kind::AccessDenied));
+    // It closes while the record is read that makes the denial a revocation.
+    let (keyring, closing) = (world.keyring.clone(), tokio::runtime::Handle::current());
+    let closed = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let close = closed.clone();
+    *world.records.on_read.lock().unwrap() = Some(Box::new(move || {
+        let mut ends = Box::pin(async move { keyring.close().await });
+        let waker = std::task::Waker::noop();
+        assert!(ends.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+        *close.lock().unwrap() = Some(closing.spawn(ends));
+    }));
+    sleep(31 * SECOND).await;
+    let closed = closed.lock().unwrap().take().unwrap();
+    closed.await.unwrap();
+    assert_eq!(*world.records.persisted.lock().unwrap(), [true]);
+    assert!(world.records.is_revoked(account));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_that_could_not_be_persisted_is_tried_once_more_as_the_keyring_closes() {
+    for writable in [true, false] {
+        let world = World::new();
+        let account = active(&world).await;
+        world.records.read_only.store(true, Ordering::Relaxed);
+        world.customer.answer(Answer::Fail(Kind::AccessDenied));
+        sleep(40 * SECOND).await;
+        let mut events = world.keyring.subscribe();
+        world.records.read_only.store(!writable, Ordering::Relaxed);
+        world.keyring.close().await;
+        assert_eq!(world.records.is_revoked(account), writable);
+        let told = drain(&mut events);
+        let alarms = told.iter().filter(|&&w| w == What::Alarm(Alarm::NotPersisted { revoked: true }));
+        assert_eq!(alarms.count(), usize::from(!writable), "{told:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_denial_of_a_wrap_that_another_node_replaced_is_no_revocation() {
     for kind in [Kind::KeyDisabled, Kind::AccessDenied, Kind::KeyNotFound] {
         let world = World::new();

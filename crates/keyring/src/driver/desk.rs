@@ -276,6 +276,19 @@ impl Entry {
         work
     }
 
+    /// What is to be persisted although the keyring closes: a revocation that is known.
+    pub(super) fn owed(self: &Arc<Self>, shared: &Shared) -> Option<Effect> {
+        let mut told = Vec::new();
+        let mut desk = self.desk();
+        if !desk.machine.is_unpersisted() {
+            return None;
+        }
+        let work = self.feed(&mut desk, shared, Event::Wake { wanted: true, used: true }, &mut told);
+        drop(desk);
+        shared.tell(told);
+        work
+    }
+
     fn decide(self: &Arc<Self>, desk: &mut Desk, shared: &Shared, told: &mut Vec<KeyEvent>) -> Work {
         let policy = &shared.parts.policy;
         let now = self.now();

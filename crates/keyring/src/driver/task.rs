@@ -2,8 +2,8 @@
 //!
 //! Guarantees: time passes for the machine also while a call is under way, so a key is dropped at its bound even
 //! if its vault hangs; a vault or a record store that panics is an outage; whatever ends the task, those who wait
-//! are told. A sleep is at most
-//! [`LONGEST_SLEEP`], so that a machine that was suspended drops its overdue keys soon after.
+//! are told; a revocation that is known when the keyring closes is persisted, or tried once more. A sleep is at
+//! most [`LONGEST_SLEEP`], so that a machine that was suspended drops its overdue keys soon after.
 
 use std::{
     collections::BTreeSet,
@@ -72,6 +72,19 @@ impl Task {
                     return;
                 }
             }
+        }
+        self.leave(work, &mut closing).await;
+    }
+
+    /// Persists what is known and not persisted yet, once: the process may end after this.
+    async fn leave(&self, mut work: Option<Effect>, closing: &mut watch::Receiver<bool>) {
+        if !matches!(work, Some(Effect::Persist { .. })) {
+            work = self.entry.owed(&self.shared);
+        }
+        // One persisting can ask for another, but not for a third.
+        for _ in 0..2 {
+            let Some(effect @ Effect::Persist { .. }) = work else { return };
+            work = self.perform(effect, closing).await;
         }
     }
 

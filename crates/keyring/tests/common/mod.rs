@@ -39,7 +39,9 @@ impl std::fmt::Display for DiskAway {
 
 impl std::error::Error for DiskAway {}
 
-#[derive(Debug, Default)]
+type Hook = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
 pub struct Records {
     service: Mutex<BTreeMap<AccountId, KeyRecord>>,
     customer: Mutex<BTreeMap<AccountId, (KeyRecord, RecordTag)>>,
@@ -53,6 +55,14 @@ pub struct Records {
     pub latency_ms: AtomicU64,
     /// What was persisted, in order.
     pub persisted: Mutex<Vec<bool>>,
+    /// Called once, while a customer's record is read.
+    pub on_read: Mutex<Option<Hook>>,
+}
+
+impl std::fmt::Debug for Records {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Records")
+    }
 }
 
 impl Records {
@@ -95,6 +105,8 @@ impl KeyRecords for Records {
     async fn customer_keys(&self, account: AccountId, service: &RecordKey) -> Result<KeyRecord, RecordError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         assert!(!self.customer_panics.load(Ordering::Relaxed), "the script says so");
+        let hook = self.on_read.lock().unwrap().take();
+        hook.into_iter().for_each(|hook| hook());
         match self.latency_ms.load(Ordering::Relaxed) {
             0 => {}
             ms => sleep(Duration::from_millis(ms)).await,
