@@ -62,7 +62,8 @@ pub enum KeyError {
         /// Whose vault is missing; `None`: the record of a customer's key names nobody.
         principal: Option<Principal>,
     },
-    /// The account's record can't be read, written or believed.
+    /// The account's record can't be read, written or believed, also that of its service key. What the store
+    /// said is in [`RecordError::Storage`], to downcast.
     #[error("{0}")]
     Record(#[source] Arc<RecordError>),
     /// The keyring was closed.
@@ -84,7 +85,8 @@ pub enum Fault {
         /// The KEK.
         key_id: Option<KeyId>,
     },
-    /// The account's service key, which its record is authenticated by.
+    /// The account's service key, which its record is authenticated by. Where the service's record failed, not
+    /// its vault, callers get [`KeyError::Record`] instead.
     #[error("its record can't be authenticated: {0}")]
     ServiceKey(#[source] Box<KeyError>),
     /// The code of the vault or of the record store.

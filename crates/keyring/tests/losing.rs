@@ -7,10 +7,10 @@ mod common;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use cofferdam_crypto::{AccountId, Provider};
+use cofferdam_crypto::{AccountId, Epoch, Provider};
 use cofferdam_keyring::{Alarm, Fault, KeyError, KeyEvent, KeyState, Policy, RecordError, What, Why};
 use cofferdam_vault::{VaultErrorKind as Kind, testing::Answer};
-use common::{MS, SECOND, World, kek};
+use common::{DiskAway, MS, SECOND, World, kek};
 use tokio::{
     sync::broadcast::Receiver,
     time::{Instant, sleep},
@@ -273,6 +273,46 @@ async fn a_revocation_that_can_not_be_persisted_is_not_announced_and_nothing_is_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_revocation_that_is_found_as_the_keyring_closes_is_persisted() {
+    let world = World::new();
+    let account = active(&world).await;
+    world.customer.answer(Answer::Fail(Kind::AccessDenied));
+    // It closes while the record is read that makes the denial a revocation.
+    let (keyring, closing) = (world.keyring.clone(), tokio::runtime::Handle::current());
+    let closed = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let close = closed.clone();
+    *world.records.on_read.lock().unwrap() = Some(Box::new(move || {
+        let mut ends = Box::pin(async move { keyring.close().await });
+        let waker = std::task::Waker::noop();
+        assert!(ends.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+        *close.lock().unwrap() = Some(closing.spawn(ends));
+    }));
+    sleep(31 * SECOND).await;
+    let closed = closed.lock().unwrap().take().unwrap();
+    closed.await.unwrap();
+    assert_eq!(*world.records.persisted.lock().unwrap(), [true]);
+    assert!(world.records.is_revoked(account));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_that_could_not_be_persisted_is_tried_once_more_as_the_keyring_closes() {
+    for writable in [true, false] {
+        let world = World::new();
+        let account = active(&world).await;
+        world.records.read_only.store(true, Ordering::Relaxed);
+        world.customer.answer(Answer::Fail(Kind::AccessDenied));
+        sleep(40 * SECOND).await;
+        let mut events = world.keyring.subscribe();
+        world.records.read_only.store(!writable, Ordering::Relaxed);
+        world.keyring.close().await;
+        assert_eq!(world.records.is_revoked(account), writable);
+        let told = drain(&mut events);
+        let alarms = told.iter().filter(|&&w| w == What::Alarm(Alarm::NotPersisted { revoked: true }));
+        assert_eq!(alarms.count(), usize::from(!writable), "{told:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_denial_of_a_wrap_that_another_node_replaced_is_no_revocation() {
     for kind in [Kind::KeyDisabled, Kind::AccessDenied, Kind::KeyNotFound] {
         let world = World::new();
@@ -470,6 +510,60 @@ async fn a_record_that_can_not_be_read_is_reported_and_tried_again() {
     world.records.broken.store(false, Ordering::Relaxed);
     let mut watch = world.keyring.watch(account, Provider::Customer);
     watch.wait_for(|&state| state == KeyState::Active).await.unwrap();
+}
+
+/// The store's own error is what a record's failure is told by.
+fn assert_disk_away(refused: &KeyError) {
+    let KeyError::Record(failed) = refused else { panic!("{refused:?}") };
+    let RecordError::Storage(own) = &**failed else { panic!("{failed:?}") };
+    assert_eq!(own.downcast_ref(), Some(&DiskAway));
+    assert!(!refused.to_string().contains("tried again"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stores_own_error_reaches_every_caller_whichever_record_failed() {
+    for service in [false, true] {
+        let world = World::new();
+        let account = world.account(1).await;
+        let broken = if service { &world.records.service_broken } else { &world.records.broken };
+        broken.store(true, Ordering::Relaxed);
+        let (one, other) = tokio::join!(world.key(account), world.key(account));
+        assert_disk_away(&one.unwrap_err());
+        assert_disk_away(&other.unwrap_err());
+        assert_disk_away(&world.key(account).await.unwrap_err());
+        // Past the failure window, which a refusal comes from.
+        sleep(3600 * SECOND).await;
+        assert_disk_away(&world.key(account).await.unwrap_err());
+        let last = world.keyring.status(account, Provider::Customer).last_failure.unwrap();
+        assert_eq!(last.kind, None, "{last:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stores_own_error_reaches_who_asks_for_an_epoch_that_is_not_known() {
+    let world = World::new();
+    let account = active(&world).await;
+    world.records.broken.store(true, Ordering::Relaxed);
+    for _ in 0..2 {
+        let epoch = Epoch::new(999);
+        let refused = world.keyring.opening_key(account, Provider::Customer, epoch).await.unwrap_err();
+        assert_disk_away(&refused);
+    }
+    assert!(world.key(account).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forged_service_record_is_told_as_such_to_who_asks_for_the_customers_key() {
+    let world = World::new();
+    let account = world.account(1).await;
+    world.records.change_service(account, |record| record.epochs.clear());
+    for _ in 0..2 {
+        let refused = world.key(account).await.unwrap_err();
+        assert!(
+            matches!(&refused, KeyError::Record(e) if matches!(**e, RecordError::Tampered(_))),
+            "{refused}"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

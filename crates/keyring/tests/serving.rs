@@ -120,14 +120,117 @@ async fn an_epoch_that_another_node_added_is_found_and_one_that_nobody_made_is_r
     let world = World::new();
     let account = world.account(1).await;
     world.key(account).await.unwrap();
-    let unknown = world.keyring.opening_key(account, Provider::Customer, Epoch::new(2)).await.unwrap_err();
-    assert!(matches!(unknown, KeyError::UnknownEpoch(scope) if scope.epoch == Epoch::new(2)), "{unknown}");
+    assert_unknown(&world, account, 3).await;
 
     world.add_epoch(account, 2).await;
     let found = world.keyring.opening_key(account, Provider::Customer, Epoch::new(2)).await.unwrap();
     assert_eq!(found.scope().epoch, Epoch::new(2));
     assert_eq!(world.key(account).await.unwrap().scope().epoch, Epoch::new(2));
     world.keyring.opening_key(account, Provider::Customer, Epoch::FIRST).await.unwrap();
+}
+
+async fn assert_unknown(world: &World, account: AccountId, epoch: u32) {
+    let epoch = Epoch::new(epoch);
+    let refused = world.keyring.opening_key(account, Provider::Customer, epoch).await.unwrap_err();
+    assert!(matches!(refused, KeyError::UnknownEpoch(scope) if scope.epoch == epoch), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn asking_for_an_unknown_epoch_over_and_over_costs_the_vault_nothing() {
+    let world = World::new();
+    let account = world.account(1).await;
+    world.key(account).await.unwrap();
+    let reads = || world.records.reads.load(Ordering::Relaxed);
+    let calls = || world.customer.calls().len() + world.service.calls().len();
+    let (calls_before, reads_before) = (calls(), reads());
+    for _ in 0..1000 {
+        assert_unknown(&world, account, 999).await;
+    }
+    assert_eq!((calls() - calls_before, reads() - reads_before), (0, 1));
+
+    // As many different ones: each is looked for, none is unwrapped.
+    for epoch in 1000..2000 {
+        assert_unknown(&world, account, epoch).await;
+    }
+    assert_eq!(calls(), calls_before);
+    assert!(reads() - reads_before <= 1001);
+
+    // For as long as it is asked for, once after each refresh.
+    let (unwraps_before, reads_before) = (world.customer.unwraps(), reads());
+    for _ in 0..3000 {
+        assert_unknown(&world, account, 999).await;
+        sleep(100 * MS).await;
+    }
+    let refreshes = world.customer.unwraps() - unwraps_before;
+    assert!((10..=14).contains(&refreshes), "{refreshes}");
+    let reads = reads() - reads_before;
+    assert!(reads <= 2 * (refreshes + 1), "{reads} reads");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_that_asks_for_an_unknown_epoch_makes_one_read() {
+    let world = World::new();
+    let account = world.account(1).await;
+    world.key(account).await.unwrap();
+    let (unwraps, reads) = (world.customer.unwraps(), world.records.reads.load(Ordering::Relaxed));
+    let callers: Vec<_> = (0..100)
+        .map(|_| {
+            let keyring = world.keyring.clone();
+            let ask = async move { keyring.opening_key(account, Provider::Customer, Epoch::new(9)).await };
+            tokio::spawn(async move { ask.await.map(drop) })
+        })
+        .collect();
+    for caller in callers {
+        assert!(matches!(caller.await.unwrap().unwrap_err(), KeyError::UnknownEpoch(_)));
+    }
+    assert_eq!(world.records.reads.load(Ordering::Relaxed) - reads, 1);
+    assert_eq!(world.customer.unwraps(), unwraps);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_epoch_found_unknown_is_looked_for_again_after_a_refresh_and_once_forgotten() {
+    for forget in [false, true] {
+        let world = World::new();
+        let account = world.account(1).await;
+        world.key(account).await.unwrap();
+        assert_unknown(&world, account, 2).await;
+        world.add_epoch(account, 2).await;
+        if forget {
+            world.keyring.forget(account);
+        } else {
+            world.use_for(account, 31 * SECOND, SECOND).await;
+        }
+        let found = world.keyring.opening_key(account, Provider::Customer, Epoch::new(2)).await.unwrap();
+        assert_eq!(found.scope().epoch, Epoch::new(2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_store_that_hangs_or_panics_over_an_unknown_epoch_keeps_no_refresh_from_the_key() {
+    let world = World::new();
+    let account = world.account(1).await;
+    world.key(account).await.unwrap();
+    world.records.customer_panics.store(true, Ordering::Relaxed);
+    let opening = world.keyring.opening_key(account, Provider::Customer, Epoch::new(9));
+    let refused = opening.await.unwrap_err();
+    assert!(refused.to_string().contains("panicked"), "{refused}");
+    assert_eq!(world.state(account), KeyState::Active);
+
+    world.records.customer_panics.store(false, Ordering::Relaxed);
+    world.records.latency_ms.store(86_400_000, Ordering::Relaxed);
+    let before = world.customer.unwraps();
+    let asker = {
+        let keyring = world.keyring.clone();
+        tokio::spawn(async move {
+            keyring.opening_key(account, Provider::Customer, Epoch::new(9)).await.map(drop)
+        })
+    };
+    assert_eq!(world.use_for(account, 200 * SECOND, SECOND).await, (0, Duration::ZERO));
+    assert!(world.customer.unwraps() - before >= 6, "{}", world.customer.unwraps() - before);
+    world.records.latency_ms.store(1, Ordering::Relaxed);
+    // The next look is the one that displaces this.
+    world.use_for(account, 35 * SECOND, SECOND).await;
+    assert!(matches!(asker.await.unwrap().unwrap_err(), KeyError::UnknownEpoch(_)));
 }
 
 #[tokio::test(start_paused = true)]

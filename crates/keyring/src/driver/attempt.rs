@@ -17,7 +17,11 @@ use crate::{
 
 impl Task {
     pub(super) async fn attempt(&self, attempt: Attempt, reread: bool, generation: u64) -> Option<Effect> {
-        let known = self.entry.desk().record.clone();
+        let known = {
+            let mut desk = self.entry.desk();
+            desk.unknown.clear();
+            desk.record.clone()
+        };
         let record = match known {
             Some(known) if !reread => known,
             known => match self.read().await {
@@ -27,13 +31,12 @@ impl Task {
                     let record = Arc::new(record);
                     let kept = record.clone();
                     // Within an attempt the machine asks for nothing in answer to a record.
-                    self.conclude(generation, event, |desk| desk.record = Some(kept));
+                    self.conclude(generation, event, |desk| desk.adopt(kept));
                     record
                 }
                 Err(error) => return self.record_failed(generation, error),
             },
         };
-        let record = self.with_wanted_epochs(record, generation).await;
         let unwrapped = match self.vault(&record) {
             Ok(vault) => self.unwrap_all(&*vault, &record, generation).await,
             Err(error) => return self.record_failed(generation, error),
@@ -65,7 +68,7 @@ impl Task {
                 let known = self.entry.desk().record.clone();
                 let changed = known.is_none_or(|known| !same_wraps(&known, &record));
                 let event = Event::Record { revoked: record.revoked, changed };
-                self.conclude(generation, event, |desk| desk.record = Some(Arc::new(record)))
+                self.conclude(generation, event, |desk| desk.adopt(Arc::new(record)))
             }
             Err(error) => self.record_failed(generation, error),
         }
@@ -107,7 +110,7 @@ impl Task {
     }
 
     /// The account's record, whole and believable.
-    async fn read(&self) -> Result<KeyRecord, KeyError> {
+    pub(super) async fn read(&self) -> Result<KeyRecord, KeyError> {
         let (account, provider) = (self.entry.account, self.entry.provider);
         let records = &self.shared.parts.records;
         let read = match provider {
@@ -172,36 +175,6 @@ impl Task {
             account: self.entry.account,
             principal: record.principal.clone(),
         })
-    }
-
-    /// The record; read again if a caller waits for an epoch that it lacks. What it lacks then does not exist.
-    async fn with_wanted_epochs(&self, record: Arc<KeyRecord>, generation: u64) -> Arc<KeyRecord> {
-        let has = |record: &KeyRecord, epoch| record.epochs.iter().any(|of| of.scope.epoch == epoch);
-        let wanted = self.entry.desk().wanted.clone();
-        if wanted.iter().all(|&epoch| has(&record, epoch)) {
-            return record;
-        }
-        let read = self.read().await;
-        let mut desk = self.entry.desk();
-        if desk.generation != generation {
-            return record;
-        }
-        let record = match &read {
-            Ok(read) if !read.revoked || record.revoked => Arc::new(read.clone()),
-            _ => record,
-        };
-        desk.record = Some(record.clone());
-        for epoch in wanted {
-            if !has(&record, epoch) {
-                desk.wanted.remove(&epoch);
-                let error = match &read {
-                    Ok(_) => KeyError::UnknownEpoch(self.entry.scope(epoch)),
-                    Err(error) => error.clone(),
-                };
-                self.entry.say_of(&mut desk, epoch, error);
-            }
-        }
-        record
     }
 
     /// Unwraps what is missing, and something by every KEK of the record. Returns all keys, by epoch.

@@ -4,7 +4,7 @@
 //! is released; a result is delivered only to the generation that asked for it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -23,6 +23,9 @@ use crate::{
     machine::{Bounds, Effect, Event, State, step},
 };
 
+/// How many epochs are remembered as unknown; the oldest make way.
+const UNKNOWN_KEPT: usize = 64;
+
 /// What the task and the slow path share.
 pub(super) struct Desk {
     pub(super) machine: State,
@@ -33,6 +36,8 @@ pub(super) struct Desk {
     pub(super) candidate: Option<Vec<Arc<Material>>>,
     /// Epochs that callers wait for.
     pub(super) wanted: BTreeSet<Epoch>,
+    /// Epochs that the record was found to lack since the last attempt began: they are not looked for again.
+    pub(super) unknown: VecDeque<Epoch>,
     /// Grows when what is under way must not be delivered.
     pub(super) generation: u64,
     pub(super) failure: Option<(KeyError, LastFailure)>,
@@ -54,8 +59,19 @@ pub(super) struct Desk {
 #[derive(Debug)]
 pub(super) enum Work {
     Do(Effect),
+    /// Read the record: these epochs are asked for, and what is known of it lacks them.
+    Look(BTreeSet<Epoch>),
     Sleep(Duration),
     End,
+}
+
+/// What a lapse of time means for what is under way.
+pub(super) enum Ticked {
+    GoOn,
+    /// What it is about was forgotten.
+    Forgotten,
+    /// This comes first. Never said to what the machine asked for itself.
+    Due(Effect),
 }
 
 impl Desk {
@@ -66,6 +82,7 @@ impl Desk {
             keys: Vec::new(),
             candidate: None,
             wanted: BTreeSet::new(),
+            unknown: VecDeque::new(),
             generation: 0,
             failure: None,
             denied: None,
@@ -78,6 +95,25 @@ impl Desk {
             running: false,
             retired: false,
         }
+    }
+
+    /// Keeps a record that was just read.
+    pub(super) fn adopt(&mut self, record: Arc<KeyRecord>) {
+        self.unknown.retain(|&epoch| !record.has(epoch));
+        self.record = Some(record);
+    }
+
+    /// What is waited for and not in the record, as far as that is known.
+    pub(super) fn lacking(&self) -> BTreeSet<Epoch> {
+        let has = |epoch| self.record.as_ref().is_some_and(|record| record.has(epoch));
+        self.wanted.iter().copied().filter(|&epoch| !has(epoch)).collect()
+    }
+
+    fn note_unknown(&mut self, epoch: Epoch) {
+        if self.unknown.len() == UNKNOWN_KEPT {
+            self.unknown.pop_front();
+        }
+        self.unknown.push_back(epoch);
     }
 
     /// Takes note of what failed, for refusals and the status.
@@ -182,22 +218,52 @@ impl Entry {
         desk.said_of.insert(epoch, (*self.rounds.borrow() + 1, error));
     }
 
-    /// Lets time pass for the machine while something is under way. False if that was forgotten meanwhile.
-    pub(super) fn tick(self: &Arc<Self>, shared: &Shared, generation: u64) -> bool {
+    /// What a reading of the record means to those who wait for epochs that it lacked: what it still lacks does
+    /// not exist. Ends the round, unless what it is about was forgotten meanwhile.
+    pub(super) fn settle(
+        &self,
+        generation: u64,
+        lacking: &BTreeSet<Epoch>,
+        read: Result<KeyRecord, KeyError>,
+    ) {
+        let mut desk = self.desk();
+        if desk.generation != generation {
+            return;
+        }
+        let read = read.map(Arc::new);
+        if let Ok(record) = &read {
+            desk.adopt(record.clone());
+        }
+        for &epoch in lacking {
+            let error = match &read {
+                Ok(record) if record.has(epoch) => continue,
+                Ok(_) => {
+                    desk.note_unknown(epoch);
+                    KeyError::UnknownEpoch(self.scope(epoch))
+                }
+                Err(error) => error.clone(),
+            };
+            desk.wanted.remove(&epoch);
+            self.say_of(&mut desk, epoch, error);
+        }
+        self.end_round(&mut desk);
+    }
+
+    /// Lets time pass for the machine while something is under way.
+    pub(super) fn tick(self: &Arc<Self>, shared: &Shared, generation: u64) -> Ticked {
         let mut told = Vec::new();
         let mut desk = self.desk();
         if desk.generation != generation {
-            return false;
+            return Ticked::Forgotten;
         }
         let before = desk.machine.reported();
-        // Asks for nothing, as something is under way.
-        self.feed(&mut desk, shared, Event::Wake { wanted: false, used: true }, &mut told);
+        let due = self.feed(&mut desk, shared, Event::Wake { wanted: false, used: true }, &mut told);
         if desk.machine.reported() != before {
             self.end_round(&mut desk);
         }
         drop(desk);
         shared.tell(told);
-        true
+        due.map_or(Ticked::GoOn, Ticked::Due)
     }
 
     /// What the task is to do now.
@@ -205,6 +271,19 @@ impl Entry {
         let mut told = Vec::new();
         let mut desk = self.desk();
         let work = self.decide(&mut desk, shared, &mut told);
+        drop(desk);
+        shared.tell(told);
+        work
+    }
+
+    /// What is to be persisted although the keyring closes: a revocation that is known.
+    pub(super) fn owed(self: &Arc<Self>, shared: &Shared) -> Option<Effect> {
+        let mut told = Vec::new();
+        let mut desk = self.desk();
+        if !desk.machine.is_unpersisted() {
+            return None;
+        }
+        let work = self.feed(&mut desk, shared, Event::Wake { wanted: true, used: true }, &mut told);
         drop(desk);
         shared.tell(told);
         work
@@ -225,7 +304,8 @@ impl Entry {
             self.state.receiver_count() > 0 || now.since(&desk.last_used) < policy.usable_for()
         };
         let mut work = self.feed(desk, shared, Event::Wake { wanted, used }, told);
-        if work.is_none() && !desk.wanted.is_empty() {
+        let lacking = if desk.machine.holds_key() { desk.lacking() } else { BTreeSet::new() };
+        if work.is_none() && lacking.is_empty() && !desk.wanted.is_empty() {
             work = self.feed(desk, shared, Event::Fetch, told);
         }
         if desk.machine.reported() != before {
@@ -233,6 +313,9 @@ impl Entry {
         }
         if let Some(work) = work {
             return Work::Do(work);
+        }
+        if !lacking.is_empty() {
+            return Work::Look(lacking);
         }
         if desk.machine.is_at_rest() && desk.waiting == 0 {
             self.rest(desk, shared);
@@ -296,6 +379,7 @@ impl Entry {
         let mut desk = self.desk();
         desk.generation += 1;
         desk.record = None;
+        desk.unknown.clear();
         desk.failure = None;
         self.feed(&mut desk, shared, Event::Forgotten, &mut told);
         self.end_round(&mut desk);

@@ -1,7 +1,8 @@
 //! One account's keys under one provider.
 //!
 //! Invariants: `live` is what the machine says may be served, set and cleared under the desk's lock, in the step
-//! that decides it; no lock is held across an await; a retired entry is in no map and has no task.
+//! that decides it; no lock is held across an await; a retired entry has no task and leaves the map; one that
+//! somebody holds and has found in use is not retired: who retires it counts its holders, under the desk's lock.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, TryLockError,
@@ -46,15 +47,8 @@ pub(super) struct Entry {
     desk: Mutex<Desk>,
 }
 
-pub(super) enum Answered {
-    Key(Result<LiveKey, KeyError>),
-    /// The entry is out of use: look the account up again.
-    Retired,
-}
-
 enum Verdict {
     Answer(Result<LiveKey, KeyError>),
-    Retired,
     Wait,
 }
 
@@ -97,7 +91,11 @@ impl Entry {
     }
 
     /// The key, or why there is none, after waiting for what is under way.
-    pub(super) async fn ask(self: &Arc<Self>, shared: &Arc<Shared>, epoch: Option<Epoch>) -> Answered {
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        epoch: Option<Epoch>,
+    ) -> Result<LiveKey, KeyError> {
         let mut rounds = self.rounds.subscribe();
         let mut waiting: Option<Waiting<'_>> = None;
         loop {
@@ -111,7 +109,7 @@ impl Entry {
                     desk.waiting += 1;
                     waiting = Some(Waiting { entry: self, since: round });
                 }
-                let is_due = !desk.retired && !shared.is_closing() && !desk.machine.is_at_rest();
+                let is_due = !shared.is_closing() && !desk.machine.is_at_rest();
                 // A task that was cut short left something due.
                 if !desk.running && (waits || is_due) {
                     desk.running = true;
@@ -120,8 +118,7 @@ impl Entry {
                 verdict
             };
             match verdict {
-                Verdict::Answer(answer) => return Answered::Key(answer),
-                Verdict::Retired => return Answered::Retired,
+                Verdict::Answer(answer) => return answer,
                 Verdict::Wait => self.wake.notify_one(),
             }
             // The sender is ours: it lives as long as this entry.
@@ -134,9 +131,6 @@ impl Entry {
         if shared.is_closing() {
             return Verdict::Answer(Err(KeyError::Closed));
         }
-        if desk.retired {
-            return Verdict::Retired;
-        }
         let now = self.clock.now();
         desk.used = true;
         desk.last_used = now;
@@ -146,6 +140,9 @@ impl Entry {
                     return Verdict::Answer(Ok(key));
                 }
                 let Some(epoch) = epoch else { return Verdict::Wait };
+                if desk.unknown.contains(&epoch) {
+                    return Verdict::Answer(Err(KeyError::UnknownEpoch(self.scope(epoch))));
+                }
                 match desk.said_of.get(&epoch) {
                     Some((round, error)) if *round > since => return Verdict::Answer(Err(error.clone())),
                     _ => {}
@@ -208,9 +205,17 @@ impl Entry {
         self.clock.now()
     }
 
-    pub(super) fn watch(&self) -> Option<watch::Receiver<KeyState>> {
-        let desk = self.desk();
-        (!desk.retired).then(|| self.state.subscribe())
+    /// Whether it is out of use: the account is to be looked up again. The desk's lock, taken while the caller
+    /// holds the entry, makes the answer "no" last.
+    pub(super) fn is_retired(&self) -> bool {
+        self.desk().retired
+    }
+
+    /// Called while the entry is held, and in use.
+    pub(super) fn watch(&self) -> watch::Receiver<KeyState> {
+        // Seen by whoever retires next.
+        let _desk = self.desk();
+        self.state.subscribe()
     }
 
     pub(super) fn status(&self, shared: &Shared) -> KeyStatus {

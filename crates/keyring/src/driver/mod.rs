@@ -12,6 +12,8 @@ mod entry;
 mod live;
 mod map;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, sync::Arc};
 
@@ -20,10 +22,7 @@ use cofferdam_vault::{Clock, Entropy, Timestamp, VaultErrorKind, VaultRegistry};
 use tokio::sync::{broadcast, watch};
 
 pub use self::live::LiveKey;
-use self::{
-    entry::{Answered, Entry},
-    map::Entries,
-};
+use self::{entry::Entry, map::Entries};
 use crate::{KeyError, KeyEvent, KeyRecords, KeyState, Policy, Salts};
 
 /// How many events a slow listener can be behind before it misses some.
@@ -99,7 +98,8 @@ impl Keyring {
         self.shared.key(account, provider, Some(epoch)).await
     }
 
-    /// A short way to the keys of one account, for who asks often.
+    /// A short way to the keys of one account, for who asks often. It lasts as long as the keyring, through idle
+    /// times and revocations.
     pub fn handle(&self, account: AccountId, provider: Provider) -> KeyHandle {
         KeyHandle { entry: self.shared.entry(account, provider), keyring: self.clone() }
     }
@@ -125,11 +125,7 @@ impl Keyring {
     /// The state of one account's key. While somebody watches, a key that is unavailable or revoked and was
     /// asked for is tried again, whether or not it is asked for still.
     pub fn watch(&self, account: AccountId, provider: Provider) -> watch::Receiver<KeyState> {
-        loop {
-            if let Some(receiver) = self.shared.entry(account, provider).watch() {
-                return receiver;
-            }
-        }
+        self.shared.entry(account, provider).watch()
     }
 
     /// Evicts an account's keys and forgets its records: they changed, or the account is gone.
@@ -168,17 +164,21 @@ impl Shared {
         if let Some(key) = self.entries.with((account, provider), |entry| entry.current(epoch)).flatten() {
             return Ok(key);
         }
-        loop {
-            match self.entry(account, provider).ask(self, epoch).await {
-                Answered::Key(answer) => return answer,
-                Answered::Retired => {}
-            }
-        }
+        self.entry(account, provider).ask(self, epoch).await
     }
 
+    /// The account's entry, in use: it is not retired for as long as it is held.
     fn entry(&self, account: AccountId, provider: Provider) -> Arc<Entry> {
-        self.entries
-            .ensure((account, provider), || Arc::new(Entry::new(account, provider, self.parts.clock.clone())))
+        let key = (account, provider);
+        loop {
+            let new = || Arc::new(Entry::new(account, provider, self.parts.clock.clone()));
+            let entry = self.entries.ensure(key, new);
+            if !entry.is_retired() {
+                return entry;
+            }
+            // Who retired it is about to do the same.
+            self.entries.remove(key, &entry);
+        }
     }
 
     fn is_closing(&self) -> bool {
@@ -201,7 +201,8 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// A short way to the keys of one account and provider: it skips the look-up.
+/// A short way to the keys of one account and provider: it skips the look-up. While there is one, the account's
+/// entry stays.
 #[derive(Clone)]
 pub struct KeyHandle {
     keyring: Keyring,
@@ -229,12 +230,7 @@ impl KeyHandle {
         if let Some(key) = self.entry.current(epoch) {
             return Ok(key);
         }
-        match self.entry.ask(&self.keyring.shared, epoch).await {
-            Answered::Key(answer) => answer,
-            Answered::Retired => {
-                self.keyring.shared.key(self.entry.account, self.entry.provider, epoch).await
-            }
-        }
+        self.entry.ask(&self.keyring.shared, epoch).await
     }
 }
 

@@ -2,10 +2,11 @@
 //!
 //! Guarantees: time passes for the machine also while a call is under way, so a key is dropped at its bound even
 //! if its vault hangs; a vault or a record store that panics is an outage; whatever ends the task, those who wait
-//! are told. A sleep is at most
-//! [`LONGEST_SLEEP`], so that a machine that was suspended drops its overdue keys soon after.
+//! are told; a revocation that is known when the keyring closes is persisted, or tried once more. A sleep is at
+//! most [`LONGEST_SLEEP`], so that a machine that was suspended drops its overdue keys soon after.
 
 use std::{
+    collections::BTreeSet,
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
@@ -14,11 +15,12 @@ use std::{
     time::Duration,
 };
 
+use cofferdam_crypto::Epoch;
 use tokio::{sync::watch, time::sleep};
 
 use super::{
     Shared,
-    desk::{Desk, Work},
+    desk::{Desk, Ticked, Work},
     entry::Entry,
 };
 use crate::{
@@ -57,6 +59,7 @@ impl Task {
             };
             match next {
                 Work::Do(effect) => work = self.perform(effect, &mut closing).await,
+                Work::Look(lacking) => work = self.look(&lacking, &mut closing).await,
                 Work::Sleep(time) => {
                     tokio::select! {
                         () = self.entry.wake.notified() => {}
@@ -69,6 +72,19 @@ impl Task {
                     return;
                 }
             }
+        }
+        self.leave(work, &mut closing).await;
+    }
+
+    /// Persists what is known and not persisted yet, once: the process may end after this.
+    async fn leave(&self, mut work: Option<Effect>, closing: &mut watch::Receiver<bool>) {
+        if !matches!(work, Some(Effect::Persist { .. })) {
+            work = self.entry.owed(&self.shared);
+        }
+        // One persisting can ask for another, but not for a third.
+        for _ in 0..2 {
+            let Some(effect @ Effect::Persist { .. }) = work else { return };
+            work = self.perform(effect, closing).await;
         }
     }
 
@@ -89,18 +105,37 @@ impl Task {
         match done {
             Ok(next) => next,
             Err(Ended::GivenUp) => None,
+            Err(Ended::Displaced(by)) => Some(by),
             Err(Ended::Panicked) => self.panicked(generation),
+        }
+    }
+
+    /// Looks for epochs in the record without asking the vault: a block can claim any epoch, and whoever plants
+    /// one must not be able to use up the vault's limit.
+    async fn look(&self, lacking: &BTreeSet<Epoch>, closing: &mut watch::Receiver<bool>) -> Option<Effect> {
+        let generation = self.entry.desk().generation;
+        let read = match self.during(generation, closing, self.read()).await {
+            Ok(read) => read,
+            Err(Ended::GivenUp) => return None,
+            Err(Ended::Displaced(by)) => return Some(by),
+            Err(Ended::Panicked) => Err(self.error_of_panic()),
+        };
+        self.entry.settle(generation, lacking, read);
+        None
+    }
+
+    fn error_of_panic(&self) -> KeyError {
+        KeyError::Unavailable {
+            account: self.entry.account,
+            provider: self.entry.provider,
+            fault: Fault::Panicked,
+            retry: self.shared.parts.policy.retry_max(),
         }
     }
 
     /// Foreign code panicked: a failure like any other, as far as keys are concerned.
     fn panicked(&self, generation: u64) -> Option<Effect> {
-        let error = KeyError::Unavailable {
-            account: self.entry.account,
-            provider: self.entry.provider,
-            fault: Fault::Panicked,
-            retry: self.shared.parts.policy.retry_max(),
-        };
+        let error = self.error_of_panic();
         let at = self.entry.now();
         self.conclude(generation, Event::Abandoned, |desk| {
             desk.wanted.clear();
@@ -122,8 +157,10 @@ impl Task {
             tokio::select! {
                 done = &mut work => return done.ok_or(Ended::Panicked),
                 () = sleep(wait) => {
-                    if !self.entry.tick(&self.shared, generation) {
-                        return Err(Ended::GivenUp);
+                    match self.entry.tick(&self.shared, generation) {
+                        Ticked::GoOn => {}
+                        Ticked::Forgotten => return Err(Ended::GivenUp),
+                        Ticked::Due(effect) => return Err(Ended::Displaced(effect)),
                     }
                 }
                 () = self.entry.wake.notified() => {
@@ -173,6 +210,8 @@ impl Task {
 /// Why work brought nothing.
 enum Ended {
     GivenUp,
+    /// This is to be done first.
+    Displaced(Effect),
     Panicked,
 }
 

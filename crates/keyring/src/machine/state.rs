@@ -205,6 +205,11 @@ impl State {
         matches!(self.phase, Phase::Revoked { restoring: Some(_), .. })
     }
 
+    /// Whether a revocation is known and still to be persisted.
+    pub fn is_unpersisted(&self) -> bool {
+        matches!(self.phase, Phase::Revoked { persisted: false, .. })
+    }
+
     /// Whether something is under way that must end before an attempt begins.
     pub(super) fn is_busy(&self) -> bool {
         self.flight.is_some() || self.reading.is_some() || self.persisting

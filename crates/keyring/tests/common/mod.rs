@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -27,29 +27,55 @@ pub const MS: Duration = Duration::from_millis(1);
 /// What tags a customer's record; enough to tell the right service AEK from another.
 const TAGGED: &[u8] = b"customer record";
 
-#[derive(Debug, Default)]
+/// What a store's own error stands for.
+#[derive(Debug, PartialEq)]
+pub struct DiskAway;
+
+impl std::fmt::Display for DiskAway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the disk is away")
+    }
+}
+
+impl std::error::Error for DiskAway {}
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
 pub struct Records {
     service: Mutex<BTreeMap<AccountId, KeyRecord>>,
     customer: Mutex<BTreeMap<AccountId, (KeyRecord, RecordTag)>>,
     pub reads: AtomicUsize,
     pub broken: AtomicBool,
+    pub service_broken: AtomicBool,
     pub read_only: AtomicBool,
     pub panics: AtomicBool,
+    pub customer_panics: AtomicBool,
+    /// How long reading a customer's record takes.
+    pub latency_ms: AtomicU64,
     /// What was persisted, in order.
     pub persisted: Mutex<Vec<bool>>,
+    /// Called once, while a customer's record is read.
+    pub on_read: Mutex<Option<Hook>>,
+}
+
+impl std::fmt::Debug for Records {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Records")
+    }
 }
 
 impl Records {
     fn check(&self, broken: &AtomicBool) -> Result<(), RecordError> {
-        if broken.load(Ordering::Relaxed) {
-            Err(RecordError::Storage("the disk is away".into()))
-        } else {
-            Ok(())
-        }
+        if broken.load(Ordering::Relaxed) { Err(RecordError::Storage(Box::new(DiskAway))) } else { Ok(()) }
     }
 
     pub fn change(&self, account: AccountId, change: impl FnOnce(&mut KeyRecord)) {
         change(&mut self.customer.lock().unwrap().get_mut(&account).unwrap().0);
+    }
+
+    pub fn change_service(&self, account: AccountId, change: impl FnOnce(&mut KeyRecord)) {
+        change(self.service.lock().unwrap().get_mut(&account).unwrap());
     }
 
     pub fn forge(&self, account: AccountId) {
@@ -72,11 +98,19 @@ impl KeyRecords for Records {
         self.reads.fetch_add(1, Ordering::Relaxed);
         assert!(!self.panics.load(Ordering::Relaxed), "the script says so");
         self.check(&self.broken)?;
+        self.check(&self.service_broken)?;
         self.service.lock().unwrap().get(&account).cloned().ok_or(RecordError::NotFound)
     }
 
     async fn customer_keys(&self, account: AccountId, service: &RecordKey) -> Result<KeyRecord, RecordError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
+        assert!(!self.customer_panics.load(Ordering::Relaxed), "the script says so");
+        let hook = self.on_read.lock().unwrap().take();
+        hook.into_iter().for_each(|hook| hook());
+        match self.latency_ms.load(Ordering::Relaxed) {
+            0 => {}
+            ms => sleep(Duration::from_millis(ms)).await,
+        }
         self.check(&self.broken)?;
         let (record, tag) =
             self.customer.lock().unwrap().get(&account).cloned().ok_or(RecordError::NotFound)?;

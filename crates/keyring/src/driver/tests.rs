@@ -1,0 +1,122 @@
+//! Handles and the entries behind them.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use cofferdam_crypto::{AccountId, Aek, Epoch, KeyId, KeyScope, Provider, RecordKey, WrappedAek};
+use cofferdam_vault::{
+    Entropy, KeyVault, VaultRegistry, WrapContext,
+    testing::{ScriptedVault, SeededEntropy, TokioClock},
+};
+use tokio::time::sleep;
+
+use super::*;
+use crate::{KeyRecord, RecordError};
+
+const SEED: u64 = 11;
+
+fn account() -> AccountId {
+    AccountId::from_random_bytes([7; 16])
+}
+
+/// One account, under the service's key.
+#[derive(Debug)]
+struct OneAccount(KeyRecord);
+
+#[async_trait]
+impl KeyRecords for OneAccount {
+    async fn service_keys(&self, asked: AccountId) -> Result<KeyRecord, RecordError> {
+        if asked == account() { Ok(self.0.clone()) } else { Err(RecordError::NotFound) }
+    }
+
+    async fn customer_keys(&self, _: AccountId, _: &RecordKey) -> Result<KeyRecord, RecordError> {
+        Err(RecordError::NotFound)
+    }
+
+    async fn set_revoked(&self, _: AccountId, _: bool) -> Result<(), RecordError> {
+        Err(RecordError::NotFound)
+    }
+}
+
+async fn keyring() -> Keyring {
+    let (vault, entropy) = (Arc::new(ScriptedVault::new(SEED)), Arc::new(SeededEntropy::new(SEED)));
+    let kek = KeyId::new("test://service/keys/accounts/1").unwrap();
+    vault.create_key(&kek).unwrap();
+    let scope = KeyScope { account: account(), epoch: Epoch::FIRST, provider: Provider::Service };
+    let aek = Aek::try_from_fn(|bytes| entropy.fill(bytes)).unwrap();
+    let wrap = vault.wrap_key(&kek, &aek, &WrapContext { scope }).await.unwrap();
+    let epochs = vec![WrappedAek::new(&aek, scope, vec![wrap])];
+    Keyring::new(KeyringParts {
+        vaults: VaultRegistry::new(vault),
+        records: Arc::new(OneAccount(KeyRecord { principal: None, epochs, revoked: false })),
+        clock: Arc::new(TokioClock::new()),
+        entropy,
+        policy: Policy::default(),
+    })
+}
+
+/// What the map has for a handle's account.
+fn is_in_map(handle: &KeyHandle) -> bool {
+    let key = (handle.entry.account, handle.entry.provider);
+    handle.keyring.shared.entries.with(key, |entry| Arc::ptr_eq(entry, &handle.entry)).unwrap_or(false)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_made_while_its_entry_is_retired_gets_another_and_serves_without_a_lock() {
+    let keyring = keyring().await;
+    // As it is between being retired and being removed.
+    let retiring = keyring.shared.entry(account(), Provider::Service);
+    retiring.desk().retired = true;
+    let handle = keyring.handle(account(), Provider::Service);
+    assert!(!Arc::ptr_eq(&handle.entry, &retiring));
+    assert!(is_in_map(&handle));
+    handle.sealing_key().await.unwrap();
+    assert!(handle.entry.current(None).is_some());
+
+    handle.entry.desk().retired = true;
+    let watch = keyring.watch(account(), Provider::Service);
+    assert_eq!(*watch.borrow(), KeyState::Cold);
+    assert!(!is_in_map(&handle));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_keeps_its_entry_through_idleness_and_serves_without_a_lock_after_it() {
+    let keyring = keyring().await;
+    let handle = keyring.handle(account(), Provider::Service);
+    for _ in 0..3 {
+        handle.sealing_key().await.unwrap();
+        sleep(Duration::from_secs(7200)).await;
+        assert!(handle.entry.live.load().is_none(), "its key was dropped");
+        assert_eq!(*keyring.shared.tasks.borrow(), 0, "its task has ended");
+        handle.sealing_key().await.unwrap();
+        assert!(handle.entry.current(None).is_some());
+        assert!(is_in_map(&handle));
+    }
+    let freed = Arc::downgrade(&handle.entry);
+    drop(handle);
+    sleep(Duration::from_secs(7200)).await;
+    assert!(freed.upgrade().is_none(), "nobody holds it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_handle_that_is_held_is_of_the_entry_in_the_map_however_entries_come_and_go() {
+    let keyring = keyring().await;
+    let makers: Vec<_> = (0..4)
+        .map(|_| {
+            let keyring = keyring.clone();
+            tokio::spawn(async move {
+                for round in 0..2_000_u32 {
+                    // Nobody's: it rests and is retired as soon as it was asked for.
+                    let account = AccountId::from_random_bytes([(round % 3) as u8; 16]);
+                    let handle = keyring.handle(account, Provider::Service);
+                    let refused = handle.sealing_key().await.unwrap_err();
+                    assert!(matches!(refused, KeyError::UnknownAccount { .. }), "{refused}");
+                    assert!(is_in_map(&handle));
+                }
+            })
+        })
+        .collect();
+    for maker in makers {
+        maker.await.unwrap();
+    }
+}
