@@ -144,20 +144,36 @@ async fn a_dropped_put_is_stored_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_runtime_that_drops_its_work_leaves_the_store_usable() {
+async fn a_runtime_that_drops_its_work_strands_nobody() {
     let (_file, store, executor) = deferred_store();
     let write = |n: u64| {
         let store = store.clone();
         tokio::spawn(async move { store.commit(vec![put(account(1), "a", n, bytes_of(n, 10))]).await })
     };
-    let first = write(1);
+    let stranded = [write(1), write(2)];
     settle().await;
     executor.drop_all();
-    let second = write(2);
+    for write in stranded {
+        let error = write.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Closed);
+        assert!(error.to_string().contains("may be stored or not"), "{error}");
+    }
+    let next = write(3);
     settle().await;
     executor.run();
-    assert!(first.await.unwrap().is_ok(), "it still waited, and the next leader took it along");
-    assert!(second.await.unwrap().is_ok());
+    assert!(next.await.unwrap().is_ok(), "it found nobody leading");
+    let last = write(4);
+    settle().await;
+    let closing = tokio::spawn({
+        let store = store.clone();
+        async move { store.close().await }
+    });
+    settle().await;
+    executor.drop_all();
+    settle().await;
+    executor.run();
+    closing.await.unwrap().unwrap();
+    assert_eq!(last.await.unwrap().unwrap_err().kind(), StoreErrorKind::Closed);
 }
 
 #[tokio::test]
