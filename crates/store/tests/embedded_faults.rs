@@ -211,6 +211,38 @@ async fn after_a_failed_sync_nothing_is_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_disk_that_a_sync_finds_full_is_said_to_be_full_and_poisons_the_handle() {
+    for full in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded] {
+        let (file, store) = new_store(inline());
+        store.commit(vec![put(account(1), "a", 1, bytes_of(1, 5000))]).await.unwrap();
+        file.fail(FileOp::Sync, 0, FileFault::Error(full));
+        let error = store.commit(vec![put(account(1), "b", 2, bytes_of(2, 5000))]).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Full, "{error}");
+        assert!(!error.to_string().contains("nothing of this write was kept"), "{error}");
+        let error = store.commit(vec![put(account(1), "c", 3, bytes_of(3, 5000))]).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Poisoned, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn opening_after_a_failed_sync_reads_the_disk_and_not_what_memory_kept() {
+    for nth in 0..2 {
+        let (file, store) = new_store(inline());
+        store.commit(vec![put(account(1), "a", 1, bytes_of(1, 5000))]).await.unwrap();
+        file.fail(FileOp::Sync, nth, FileFault::Error(ErrorKind::Other));
+        store.commit(vec![put(account(1), "b", 2, bytes_of(2, 5000))]).await.unwrap_err();
+        store.close().await.unwrap();
+        let again = EmbeddedStore::open_on(Arc::new(file.clone()), inline()).unwrap();
+        assert!(again.stat(account(1), &id("b")).await.unwrap().is_none(), "it is not on the disk");
+        again.commit(vec![put(account(1), "c", 3, bytes_of(3, 5000))]).await.unwrap();
+        let after = EmbeddedStore::open_on(Arc::new(file.after_crash(|| 0)), inline()).unwrap();
+        for (name, n) in [("a", 1), ("c", 3)] {
+            assert_eq!(after.fetch(account(1), &id(name)).await.unwrap().unwrap().1, bytes_of(n, 5000));
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_full_disk_loses_nothing_and_the_store_goes_on_when_there_is_space() {
     let (file, store) = new_store(EmbeddedOptions { cache_bytes: 256 << 10, ..inline() });
     file.set_capacity(Some(3 << 20));

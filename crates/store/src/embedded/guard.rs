@@ -103,6 +103,8 @@ impl Joint {
         cache_bytes: usize,
     ) -> Result<Self, StoreError> {
         let joint = Self::over(layer, path, cache_bytes);
+        // An earlier handle's sync may have failed: what it left in memory is not what is on the disk.
+        joint.layer.forget();
         joint.start(Checksummed::open)?;
         Ok(joint)
     }
@@ -331,11 +333,14 @@ impl Joint {
         let (kind, detail) = match failure {
             Failure::Damaged { page } => (StoreErrorKind::Corrupt, format!("page {page} does not verify")),
             Failure::Truncated => (StoreErrorKind::Corrupt, "the file was cut".into()),
-            Failure::Full => (StoreErrorKind::Full, "writing a page".into()),
+            Failure::Full => (StoreErrorKind::Full, "writing a page; nothing of this write was kept".into()),
             Failure::Read(kind) => (io_kind(&kind.into()), format!("reading a page: {kind}")),
             Failure::Write(kind) => (io_kind(&kind.into()), format!("writing a page: {kind}")),
             Failure::Sync(kind) => (
-                StoreErrorKind::Io,
+                match io_kind(&kind.into()) {
+                    StoreErrorKind::Full => StoreErrorKind::Full,
+                    _ => StoreErrorKind::Io,
+                },
                 format!(
                     "syncing the file failed ({kind}): what is on disk is unknown, so nothing more is accepted"
                 ),
