@@ -258,7 +258,6 @@ impl<A: Aead> BlockKey<A> {
 }
 
 /// One block of a batch.
-#[derive(Debug)]
 pub struct SealItem<'a> {
     /// The place it is sealed for.
     pub block: BlockRef<'a>,
@@ -266,6 +265,17 @@ pub struct SealItem<'a> {
     pub plaintext: &'a [u8],
     /// Where the sealed block goes: its first [`sealed_len`](crate::sealed_len) bytes.
     pub out: &'a mut [u8],
+}
+
+/// Never shows the plaintext.
+impl fmt::Debug for SealItem<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealItem")
+            .field("block", &self.block)
+            .field("plaintext_len", &self.plaintext.len())
+            .field("out_len", &self.out.len())
+            .finish()
+    }
 }
 
 /// Why a block was not sealed.
@@ -343,5 +353,26 @@ fn split_page(pages: &mut [u8], text: usize) -> Result<Page<'_>, SealError> {
             None => Err(short),
         },
         None => Err(short),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{BlockId, Version};
+
+    #[test]
+    fn a_debugged_item_shows_lengths_and_no_plaintext() {
+        let id = BlockId::new("chunk").unwrap();
+        let mut out = [0xCD; 40];
+        let block = BlockRef { id: &id, version: Version::new(7) };
+        let item = SealItem { block, plaintext: b"a secret", out: &mut out };
+        let shown = format!("{item:?}");
+        assert!(shown.contains("plaintext_len: 8, out_len: 40"), "{shown}");
+        assert!(shown.contains("chunk"), "{shown}");
+        // As bytes in decimal, as text, and what the output held.
+        for leak in ["97, 32, 115", "secret", "205"] {
+            assert!(!shown.contains(leak), "{shown}");
+        }
     }
 }

@@ -60,9 +60,11 @@ impl StoreErrorKind {
             Self::NotAStore => "check the path: nothing was changed",
             Self::NewerFormat { .. } => "update this program: nothing was changed",
             Self::ReadOnly => "grant write access: the store is locked and recovered by writing to it",
-            Self::Full => "free space or raise the quota, then try again: nothing of this write was kept",
+            Self::Full => "free space or raise the quota, then try again",
             Self::Corrupt => "restore it from a copy: what was not damaged still reads",
-            Self::Poisoned => "close the handle and open the store again",
+            Self::Poisoned => {
+                "check the disk and its free space, then close the handle and open the store again"
+            }
             Self::Conflict => "load it again and decide anew",
             Self::TooLarge => "split it",
             Self::OutOfBounds => "keep the range within the block",

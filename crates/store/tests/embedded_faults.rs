@@ -144,20 +144,36 @@ async fn a_dropped_put_is_stored_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_runtime_that_drops_its_work_leaves_the_store_usable() {
+async fn a_runtime_that_drops_its_work_strands_nobody() {
     let (_file, store, executor) = deferred_store();
     let write = |n: u64| {
         let store = store.clone();
         tokio::spawn(async move { store.commit(vec![put(account(1), "a", n, bytes_of(n, 10))]).await })
     };
-    let first = write(1);
+    let stranded = [write(1), write(2)];
     settle().await;
     executor.drop_all();
-    let second = write(2);
+    for write in stranded {
+        let error = write.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Closed);
+        assert!(error.to_string().contains("may be stored or not"), "{error}");
+    }
+    let next = write(3);
     settle().await;
     executor.run();
-    assert!(first.await.unwrap().is_ok(), "it still waited, and the next leader took it along");
-    assert!(second.await.unwrap().is_ok());
+    assert!(next.await.unwrap().is_ok(), "it found nobody leading");
+    let last = write(4);
+    settle().await;
+    let closing = tokio::spawn({
+        let store = store.clone();
+        async move { store.close().await }
+    });
+    settle().await;
+    executor.drop_all();
+    settle().await;
+    executor.run();
+    closing.await.unwrap().unwrap();
+    assert_eq!(last.await.unwrap().unwrap_err().kind(), StoreErrorKind::Closed);
 }
 
 #[tokio::test]
@@ -190,6 +206,38 @@ async fn after_a_failed_sync_nothing_is_acknowledged() {
         for n in 1..=10u64 {
             let found = after.fetch(account(1), &id(format!("{n}"))).await.unwrap().unwrap();
             assert_eq!(found.1, bytes_of(n, 5000));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_a_sync_finds_full_is_said_to_be_full_and_poisons_the_handle() {
+    for full in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded] {
+        let (file, store) = new_store(inline());
+        store.commit(vec![put(account(1), "a", 1, bytes_of(1, 5000))]).await.unwrap();
+        file.fail(FileOp::Sync, 0, FileFault::Error(full));
+        let error = store.commit(vec![put(account(1), "b", 2, bytes_of(2, 5000))]).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Full, "{error}");
+        assert!(!error.to_string().contains("nothing of this write was kept"), "{error}");
+        let error = store.commit(vec![put(account(1), "c", 3, bytes_of(3, 5000))]).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Poisoned, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn opening_after_a_failed_sync_reads_the_disk_and_not_what_memory_kept() {
+    for nth in 0..2 {
+        let (file, store) = new_store(inline());
+        store.commit(vec![put(account(1), "a", 1, bytes_of(1, 5000))]).await.unwrap();
+        file.fail(FileOp::Sync, nth, FileFault::Error(ErrorKind::Other));
+        store.commit(vec![put(account(1), "b", 2, bytes_of(2, 5000))]).await.unwrap_err();
+        store.close().await.unwrap();
+        let again = EmbeddedStore::open_on(Arc::new(file.clone()), inline()).unwrap();
+        assert!(again.stat(account(1), &id("b")).await.unwrap().is_none(), "it is not on the disk");
+        again.commit(vec![put(account(1), "c", 3, bytes_of(3, 5000))]).await.unwrap();
+        let after = EmbeddedStore::open_on(Arc::new(file.after_crash(|| 0)), inline()).unwrap();
+        for (name, n) in [("a", 1), ("c", 3)] {
+            assert_eq!(after.fetch(account(1), &id(name)).await.unwrap().unwrap().1, bytes_of(n, 5000));
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The storage backend under redb: checksums on every page, and redb's header kept twice.
 //!
 //! Guarantees: redb is handed the bytes that it wrote to that very page, or an error; never damaged bytes,
-//! another page's, or a page that was never written. What failed first is kept in [`Health`], because redb
-//! answers everything after a failure with a bare "previous I/O error".
+//! another page's, or a page that was never written. The failure that weighs most is kept in [`Health`], because
+//! redb answers everything after a failure with a bare "previous I/O error".
 //!
 //! Invariants:
 //! - A page and its checksum lie together, so that one write carries both and a crash can't part them. A page
@@ -36,7 +36,7 @@ use crate::error::{StoreError, StoreErrorKind, io_kind};
 /// How many pages one system call moves at most.
 const PAGES_AT_ONCE: usize = 256;
 
-/// What failed first under redb.
+/// What failed under redb, or in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// A page did not verify.
@@ -51,6 +51,34 @@ pub(crate) enum Failure {
     Write(io::ErrorKind),
     /// A sync failed: what is durable is unknown.
     Sync(io::ErrorKind),
+    /// redb panicked: what it holds in memory is not to be used, nor dropped.
+    Panicked,
+}
+
+/// What a failure means for the handle; the graver, the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Weight {
+    /// What is durable is known: the database may be opened again.
+    Certain,
+    /// What is durable is unknown.
+    Doubt,
+    /// As [`Self::Doubt`], and the database is to be leaked.
+    Panic,
+}
+
+impl Failure {
+    pub(crate) fn weight(self) -> Weight {
+        match self {
+            Self::Damaged { .. } | Self::Truncated | Self::Read(_) | Self::Full => Weight::Certain,
+            Self::Write(_) | Self::Sync(_) => Weight::Doubt,
+            Self::Panicked => Weight::Panic,
+        }
+    }
+
+    /// Whether it is unknown what is durable after it.
+    pub(crate) fn leaves_doubt(self) -> bool {
+        self.weight() >= Weight::Doubt
+    }
 }
 
 /// How the disk was used, over all openings of one handle.
@@ -67,22 +95,26 @@ pub(crate) struct Counters {
 /// What has failed under redb since it was opened.
 #[derive(Debug)]
 pub(crate) struct Health {
-    first: Mutex<Option<Failure>>,
+    gravest: Mutex<Option<Failure>>,
     pub(crate) counters: Arc<Counters>,
 }
 
 impl Health {
-    /// The first failure.
+    /// The first of the failures that weigh most.
     pub(crate) fn failure(&self) -> Option<Failure> {
-        *self.first.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.gravest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn new(counters: Arc<Counters>) -> Self {
-        Self { first: Mutex::default(), counters }
+        Self { gravest: Mutex::default(), counters }
     }
 
-    fn note(&self, failure: Failure) {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+    /// A reader's damage never hides a sync that fails meanwhile.
+    pub(crate) fn note(&self, failure: Failure) {
+        let mut gravest = self.gravest.lock().unwrap_or_else(PoisonError::into_inner);
+        if gravest.is_none_or(|known| known.weight() < failure.weight()) {
+            *gravest = Some(failure);
+        }
     }
 }
 
@@ -143,7 +175,10 @@ impl Checksummed {
         let len = len.ok_or_else(|| corrupt("the file was cut, or something was added to it"))?;
         // The newer one was read back, but perhaps from memory only: a sync makes sure before the older one
         // may be overwritten.
-        layer.sync().map_err(|error| StoreError::from_io("syncing the store's file", error))?;
+        layer.sync().map_err(|error| {
+            health.note(Failure::Sync(error.kind()));
+            StoreError::from_io("syncing the store's file", error)
+        })?;
         let slots = Slots { current, last, durable: last, len, durable_len: len };
         Ok(Self { layer, health, slots: Mutex::new(slots) })
     }

@@ -68,8 +68,10 @@ impl Committer {
             let lead = Lead(Some(self.clone()));
             self.executor.execute(Box::new(move || lead.run()));
         }
-        // Without an answer the job was dropped: the runtime is shutting down.
-        done.await.map_err(|_| StoreError::new(StoreErrorKind::Closed).with_detail("the runtime stopped"))?
+        done.await.map_err(|_| {
+            StoreError::new(StoreErrorKind::Closed)
+                .with_detail("the job that commits was dropped or panicked: the write may be stored or not")
+        })?
     }
 
     /// Takes nothing new and resolves once what was taken is done.
@@ -127,7 +129,7 @@ impl Committer {
     }
 }
 
-/// The leader's job. Dropped before it is done, it makes way for the next one.
+/// The leader's job. Dropped before it is done, it lets everybody who waits know, and makes way for the next.
 struct Lead(Option<Arc<Committer>>);
 
 impl Lead {

@@ -3,7 +3,7 @@
 //! Guarantees: the model of a disk that the store is built for. What was synced stays. A crash keeps, of what
 //! was not, any subset of its 512-byte sectors and any of the lengths that were set; sectors themselves are
 //! written whole. A sync that fails makes nothing durable, and what it covered is forgotten as not written
-//! (Linux drops dirty pages after a failed sync).
+//! (Linux drops dirty pages after a failed sync); reads still see it until the file is told to forget.
 //!
 //! Not its job: locks.
 
@@ -196,7 +196,7 @@ impl Disk {
             Some(found) => match self.faults.swap_remove(found).2 {
                 Fault::Error(kind) => {
                     if op == FileOp::Sync {
-                        self.forget();
+                        self.drop_dirty();
                     }
                     Err(kind.into())
                 }
@@ -207,7 +207,7 @@ impl Disk {
     }
 
     /// After a failed sync, what it covered counts as never written, though reads may still see it.
-    fn forget(&mut self) {
+    fn drop_dirty(&mut self) {
         self.unsynced.clear();
     }
 
@@ -295,6 +295,25 @@ impl FileLayer for FaultyFile {
             }
         }
         Ok(())
+    }
+
+    fn forget(&self) {
+        let mut disk = self.disk();
+        let Disk { durable, current, unsynced, .. } = &mut *disk;
+        // The length is the file system's own, which a failed sync of pages leaves to be written.
+        unsynced.insert(0, Change::SetLen(current.len() as u64));
+        current.clone_from(durable);
+        for change in unsynced.iter() {
+            match change {
+                Change::SetLen(len) => current.resize(*len as usize, 0),
+                Change::Write { offset, data } => {
+                    let at = *offset as usize;
+                    if let Some(place) = current.get_mut(at..at + data.len()) {
+                        place.copy_from_slice(data);
+                    }
+                }
+            }
+        }
     }
 
     fn size(&self) -> io::Result<u64> {

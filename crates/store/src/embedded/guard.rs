@@ -103,6 +103,8 @@ impl Joint {
         cache_bytes: usize,
     ) -> Result<Self, StoreError> {
         let joint = Self::over(layer, path, cache_bytes);
+        // An earlier handle's sync may have failed: what it left in memory is not what is on the disk.
+        joint.layer.forget();
         joint.start(Checksummed::open)?;
         Ok(joint)
     }
@@ -133,10 +135,7 @@ impl Joint {
     /// Runs `call` on the database once.
     pub(crate) fn run_once<T>(&self, call: impl FnOnce(&Database) -> Result<T, Fault>) -> Result<T, Broke> {
         self.with(|state| match state {
-            State::Open { database, health } => {
-                let result = catch_unwind(AssertUnwindSafe(|| call(database)));
-                Some((result, health.clone()))
-            }
+            State::Open { database, health } => Some((guarded(health, || call(database)), health.clone())),
             _ => None,
         })
     }
@@ -158,7 +157,7 @@ impl Joint {
             return Err(self.error(StoreErrorKind::Closed));
         };
         let health = health.clone();
-        let result = catch_unwind(AssertUnwindSafe(|| call(database)));
+        let result = guarded(&health, || call(database));
         drop(state);
         self.settle(result, &health).map_err(|broke| broke.error)
     }
@@ -186,7 +185,7 @@ impl Joint {
             Ok(Err(fault)) => fault,
             Err(_) => {
                 self.caught.fetch_add(1, Ordering::Relaxed);
-                self.retire(health, State::Poisoned, Retire::Leak);
+                self.retire(health);
                 let error = self.error(StoreErrorKind::Corrupt).with_detail("redb panicked");
                 return Err(Broke { error, bystander: false });
             }
@@ -194,9 +193,10 @@ impl Joint {
         let bystander = matches!(&fault, Fault::Redb(redb::Error::PreviousIo | redb::Error::DatabaseClosed));
         match health.failure() {
             Some(failure) => {
-                let next = if failure.leaves_doubt() { State::Poisoned } else { State::Broken };
+                self.retire(health);
+                // Until the last call had left the database, there may have come a graver one.
+                let failure = health.failure().unwrap_or(failure);
                 let bystander = bystander && !failure.leaves_doubt();
-                self.retire(health, next, Retire::Drop);
                 Err(Broke { error: self.explain(failure), bystander })
             }
             None => Err(Broke { error: self.translate(fault, health), bystander: false }),
@@ -230,7 +230,12 @@ impl Joint {
             return Ok(());
         }
         let health = Arc::new(Health::new(self.counters.clone()));
-        let backend = backend(self.layer.clone(), health.clone()).map_err(|error| self.located(error))?;
+        let backend = backend(self.layer.clone(), health.clone()).map_err(|error| {
+            if health.failure().is_some_and(Failure::leaves_doubt) {
+                *state = State::Poisoned;
+            }
+            self.located(error)
+        })?;
         let opened = catch_unwind(AssertUnwindSafe(|| {
             Builder::new().set_cache_size(self.cache_bytes).create_with_backend(backend)
         }));
@@ -260,6 +265,10 @@ impl Joint {
     pub(crate) fn close(&self) -> Result<(), StoreError> {
         let mut state = self.state_mut();
         let result = match mem::replace(&mut *state, State::Closed) {
+            State::Open { database, health } if health.failure() == Some(Failure::Panicked) => {
+                mem::forget(database);
+                Ok(())
+            }
             State::Open { database, health } => match catch_unwind(AssertUnwindSafe(|| database.close())) {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(match health.failure() {
@@ -289,26 +298,21 @@ impl Joint {
     }
 
     /// Takes the database of `health` out of use, unless somebody has done so already.
-    fn retire(&self, health: &Arc<Health>, next: State, how: Retire) {
+    fn retire(&self, health: &Arc<Health>) {
         let mut state = self.state_mut();
+        // No call is inside any more, so nothing is noted after this but by the drop.
         match &*state {
             State::Open { health: current, .. } if Arc::ptr_eq(current, health) => {}
             _ => return,
         }
-        if let State::Open { database, .. } = mem::replace(&mut *state, next) {
-            match how {
-                Retire::Leak => {
-                    mem::forget(database);
-                    self.layer.release();
-                }
-                Retire::Drop => {
-                    // It writes nothing any more: redb has latched the failure.
-                    if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
-                        self.caught.fetch_add(1, Ordering::Relaxed);
-                        *state = State::Poisoned;
-                    }
-                }
-            }
+        let State::Open { database, .. } = mem::replace(&mut *state, State::Poisoned) else { return };
+        if health.failure() == Some(Failure::Panicked) {
+            mem::forget(database);
+            self.layer.release();
+        } else if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+            self.caught.fetch_add(1, Ordering::Relaxed);
+        } else if !health.failure().is_some_and(Failure::leaves_doubt) {
+            *state = State::Broken;
         }
     }
 
@@ -318,7 +322,7 @@ impl Joint {
             Fault::Redb(error) => {
                 let told = self.kind_of(&error);
                 if told.kind() == StoreErrorKind::Corrupt {
-                    self.retire(health, State::Broken, Retire::Drop);
+                    self.retire(health);
                 }
                 told.caused_by(error)
             }
@@ -329,15 +333,19 @@ impl Joint {
         let (kind, detail) = match failure {
             Failure::Damaged { page } => (StoreErrorKind::Corrupt, format!("page {page} does not verify")),
             Failure::Truncated => (StoreErrorKind::Corrupt, "the file was cut".into()),
-            Failure::Full => (StoreErrorKind::Full, "writing a page".into()),
+            Failure::Full => (StoreErrorKind::Full, "writing a page; nothing of this write was kept".into()),
             Failure::Read(kind) => (io_kind(&kind.into()), format!("reading a page: {kind}")),
             Failure::Write(kind) => (io_kind(&kind.into()), format!("writing a page: {kind}")),
             Failure::Sync(kind) => (
-                StoreErrorKind::Io,
+                match io_kind(&kind.into()) {
+                    StoreErrorKind::Full => StoreErrorKind::Full,
+                    _ => StoreErrorKind::Io,
+                },
                 format!(
                     "syncing the file failed ({kind}): what is on disk is unknown, so nothing more is accepted"
                 ),
             ),
+            Failure::Panicked => (StoreErrorKind::Poisoned, "redb panicked".into()),
         };
         self.error(kind).with_detail(detail)
     }
@@ -374,19 +382,12 @@ impl Joint {
     }
 }
 
-impl Failure {
-    /// Whether it is unknown what is durable after it.
-    fn leaves_doubt(self) -> bool {
-        match self {
-            Self::Damaged { .. } | Self::Truncated | Self::Read(_) | Self::Full => false,
-            Self::Write(_) | Self::Sync(_) => true,
-        }
-    }
-}
-
-enum Retire {
-    Drop,
-    Leak,
+/// Calls redb. A panic is noted before anybody else can take the database out of use, who would drop it.
+fn guarded<T>(
+    health: &Health,
+    call: impl FnOnce() -> Result<T, Fault>,
+) -> std::thread::Result<Result<T, Fault>> {
+    catch_unwind(AssertUnwindSafe(call)).inspect_err(|_| health.note(Failure::Panicked))
 }
 
 impl From<StoreError> for Fault {
@@ -396,76 +397,4 @@ impl From<StoreError> for Fault {
 }
 
 #[cfg(test)]
-mod tests {
-    use redb::TableDefinition;
-
-    use super::{
-        super::{faulty::FaultyFile, layer::LockedFile},
-        *,
-    };
-
-    const TABLE: TableDefinition<'_, u64, u64> = TableDefinition::new("t");
-
-    fn write(database: &Database, value: u64, fails: bool) -> Result<(), Fault> {
-        let transaction = database.begin_write()?;
-        {
-            let mut table = transaction.open_table(TABLE)?;
-            table.insert(1, value)?;
-            assert!(!fails, "a panic with a transaction and a table open");
-        }
-        transaction.commit()?;
-        Ok(())
-    }
-
-    fn read(database: &Database) -> Result<u64, Fault> {
-        use redb::ReadableDatabase;
-        let table = database.begin_read()?.open_table(TABLE)?;
-        Ok(table.get(1)?.map_or(0, |value| value.value()))
-    }
-
-    fn kind<T: std::fmt::Debug>(result: Result<T, StoreError>) -> StoreErrorKind {
-        result.unwrap_err().kind()
-    }
-
-    #[test]
-    fn a_panic_is_told_as_corrupt_and_poisons_the_handle() {
-        let file = Arc::new(FaultyFile::new());
-        let joint = Joint::create(file.clone(), None, 1 << 20).unwrap();
-        joint.run(|database| write(database, 5, false)).unwrap();
-        assert_eq!(kind(joint.run(|database| write(database, 6, true))), StoreErrorKind::Corrupt);
-        assert_eq!(joint.caught(), 1);
-        assert_eq!(kind(joint.run(read)), StoreErrorKind::Poisoned);
-        assert_eq!(kind(joint.run_alone(|database| write(database, 7, false))), StoreErrorKind::Poisoned);
-        joint.close().unwrap();
-        assert_eq!(kind(joint.run(read)), StoreErrorKind::Closed);
-        let again = Joint::open(file, None, 1 << 20).unwrap();
-        assert_eq!(again.run(read).unwrap(), 5);
-    }
-
-    #[test]
-    fn a_panic_gives_up_the_lock_on_the_file() {
-        let folder = tempfile::TempDir::new().unwrap();
-        let path = folder.path().join("a.store");
-        let file = std::fs::File::create_new(&path).unwrap();
-        drop(file);
-        let joint = Joint::create(Arc::new(LockedFile::open(&path).unwrap()), None, 1 << 20).unwrap();
-        assert_eq!(kind(LockedFile::open(&path)), StoreErrorKind::Locked);
-        assert_eq!(kind(joint.run(|database| write(database, 6, true))), StoreErrorKind::Corrupt);
-        let again = Joint::open(Arc::new(LockedFile::open(&path).unwrap()), None, 1 << 20).unwrap();
-        again.run(|database| write(database, 8, false)).unwrap();
-        assert_eq!(again.run(read).unwrap(), 8);
-    }
-
-    #[test]
-    fn what_our_own_code_finds_wrong_is_not_tried_again_and_breaks_nothing() {
-        let joint = Joint::create(Arc::new(FaultyFile::new()), None, 1 << 20).unwrap();
-        joint.run(|database| write(database, 5, false)).unwrap();
-        let tries = AtomicU64::new(0);
-        let error = joint.run(|_| -> Result<(), Fault> {
-            tries.fetch_add(1, Ordering::Relaxed);
-            Err(StoreError::new(StoreErrorKind::Corrupt).into())
-        });
-        assert_eq!((kind(error), tries.into_inner()), (StoreErrorKind::Corrupt, 1));
-        assert_eq!(joint.run(read).unwrap(), 5);
-    }
-}
+mod tests;

@@ -44,6 +44,10 @@ pub trait FileLayer: fmt::Debug + Send + Sync {
     /// The operating system's.
     fn size(&self) -> io::Result<u64>;
 
+    /// Drops what the operating system remembers of the file, so that reads come from the disk; what is not
+    /// written yet stays. As well as it can: nobody counts on it.
+    fn forget(&self) {}
+
     /// Gives up the lock. The file is not used afterwards.
     fn release(&self) {}
 }
@@ -131,6 +135,12 @@ impl FileLayer for LockedFile {
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn forget(&self) {
+        // After a failed sync Linux takes pages that were never written for clean ones.
+        let _ = rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed);
     }
 
     fn release(&self) {

@@ -60,8 +60,9 @@ use crate::{
 /// How an [`EmbeddedStore`] uses memory and threads.
 #[derive(Clone, Debug)]
 pub struct EmbeddedOptions {
-    /// redb's page cache, in bytes; half of it holds what a transaction writes. Default 40 MiB: the largest block
-    /// fits into the half, and is written once.
+    /// redb's page cache, in bytes; half of it holds what a transaction writes. Default 40 MiB: a block
+    /// up to nearly 20 MiB is held in the half until its commit; of a larger one (an engine takes 64 MiB unless
+    /// told otherwise) pages are written before, just as safe.
     pub cache_bytes: usize,
     /// How many bytes of writes may wait for a commit; more wait before they are taken. Default 32 MiB.
     pub queue_bytes: u64,

@@ -149,14 +149,23 @@ impl<T> Queue<T> {
             taken.push(item);
         }
         if taken.is_empty() {
-            self.end_lead(&mut inner);
+            inner.led = false;
+            tell(std::mem::take(&mut inner.idle));
         }
         taken
     }
 
-    /// The leader stops, whatever waits.
+    /// The leader stops before its time. What waits is dropped, so that whoever waits for it learns of it, and
+    /// the next batch finds nobody leading.
     pub(crate) fn resign(&self) {
-        self.end_lead(&mut self.lock());
+        let (stranded, idle) = {
+            let mut inner = self.lock();
+            inner.led = false;
+            (std::mem::replace(&mut inner.admitted, Lanes::new()), std::mem::take(&mut inner.idle))
+        };
+        // Unlocked, since giving back the room locks it.
+        drop(stranded);
+        tell(idle);
     }
 
     /// Refuses everything new and everybody who waits; resolves once what was admitted is done.
@@ -171,13 +180,6 @@ impl<T> Queue<T> {
             let _ = told.send(());
         }
         idle
-    }
-
-    fn end_lead(&self, inner: &mut Inner<T>) {
-        inner.led = false;
-        for told in inner.idle.drain(..) {
-            let _ = told.send(());
-        }
     }
 
     fn release(&self, bytes: u64) {
@@ -197,6 +199,12 @@ impl<T> Queue<T> {
 
     fn lock(&self) -> MutexGuard<'_, Inner<T>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn tell(idle: Vec<oneshot::Sender<()>>) {
+    for told in idle {
+        let _ = told.send(());
     }
 }
 
@@ -297,6 +305,28 @@ mod tests {
         assert_eq!(queue.admit(lane(1), 1).await.err().unwrap().kind(), StoreErrorKind::Closed);
         assert_eq!(queue.push(lane(1), 1, ()).unwrap_err().kind(), StoreErrorKind::Closed);
         drop(first);
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_resigns_gives_back_what_waited_and_closing_does_not_hang() {
+        struct Held {
+            _room: Permit<Option<Held>>,
+            _told: oneshot::Sender<()>,
+        }
+        let queue = Queue::<Option<Held>>::new(10);
+        let room = queue.admit(lane(1), 10).await.unwrap();
+        let (held, dropped) = oneshot::channel();
+        assert!(queue.push(lane(1), 10, Some(Held { _room: room, _told: held })).unwrap());
+        let mut waiting = Box::pin(queue.admit(lane(2), 10));
+        assert!(futures_pending(&mut waiting).await);
+        queue.resign();
+        dropped.await.unwrap_err();
+        drop(waiting.await.unwrap());
+        assert_eq!(queue.lock().used, 0);
+        assert!(queue.push(lane(2), 1, None).unwrap(), "nobody leads any more");
+        let closed = queue.close();
+        queue.resign();
+        closed.await.unwrap();
     }
 
     async fn futures_pending<F: Future + Unpin>(future: &mut F) -> bool {

@@ -18,7 +18,10 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use cofferdam_crypto::{AccountId, BlockId, Version};
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError};
+use redb::{
+    AccessGuard, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, Table,
+    TableDefinition, TableError,
+};
 
 use super::{guard::Fault, header::ROW};
 use crate::{
@@ -135,7 +138,7 @@ fn apply_op(
         if stored.version >= op.version() {
             return Ok(Applied::Superseded { by: stored.version });
         }
-        for row in 0..row_count(stored.sealed_len)? {
+        for row in 0..stored_rows(stored)? {
             if rows.remove(&row_key(stored.version, row))?.is_none() {
                 return Err(missing_row(stored.version, row).into());
             }
@@ -335,30 +338,52 @@ fn find(reader: &ReadTransaction, account: AccountId, id: &BlockId) -> Result<Op
 
 /// Bytes of a block's sealed bytes; touches only the rows that hold them.
 fn read_range(reader: &ReadTransaction, meta: &BlockMeta, range: Range<u64>) -> Result<Bytes, Fault> {
-    let len = usize::try_from(range.end - range.start).map_err(|_| too_large())?;
-    let mut out = BytesMut::with_capacity(len);
-    if len == 0 {
-        return Ok(out.freeze());
+    if range.is_empty() {
+        return Ok(Bytes::new());
     }
-    row_count(meta.sealed_len)?;
+    stored_rows(meta)?;
     let rows = reader.open_table(ROWS)?;
     let row_len = ROW as u64;
-    let (first, last) = (range.start / row_len, (range.end - 1) / row_len);
+    // No more rows than `stored_rows` allows, and that is a u32.
+    let (first, last) = ((range.start / row_len) as u32, ((range.end - 1) / row_len) as u32);
+    if first != last {
+        // The length is only what the meta says: memory is taken for it once the rows bear it out.
+        row_of(&rows, meta, last)?;
+    }
+    let mut out = room_for(range.end - range.start)?;
     for row in first..=last {
-        // No more rows than `row_count` allows, and that is a u32.
-        let row_number = row as u32;
-        let piece = rows
-            .get(&row_key(meta.version, row_number))?
-            .ok_or_else(|| missing_row(meta.version, row_number))?;
-        let begins = row * row_len;
-        if piece.value().len() as u64 != row_len.min(meta.sealed_len - begins) {
-            return Err(missing_row(meta.version, row_number).into());
-        }
+        let piece = row_of(&rows, meta, row)?;
+        let begins = u64::from(row) * row_len;
         let from = range.start.saturating_sub(begins) as usize;
         let to = (range.end - begins).min(row_len) as usize;
         out.extend_from_slice(&piece.value()[from..to]);
     }
-    Ok(out.freeze())
+    Ok(out.into())
+}
+
+/// A row of a block, which has the length that it should have.
+fn row_of(
+    rows: &ReadOnlyTable<&'static [u8; 12], &'static [u8]>,
+    meta: &BlockMeta,
+    row: u32,
+) -> Result<AccessGuard<'static, &'static [u8]>, Fault> {
+    let missing = || missing_row(meta.version, row);
+    let piece = rows.get(&row_key(meta.version, row))?.ok_or_else(missing)?;
+    let rest = meta.sealed_len - u64::from(row) * ROW as u64;
+    if piece.value().len() as u64 != rest.min(ROW as u64) {
+        return Err(missing().into());
+    }
+    Ok(piece)
+}
+
+/// Memory, or an error where an ordinary allocation would abort.
+fn room_for(len: u64) -> Result<Vec<u8>, StoreError> {
+    let none = || {
+        StoreError::new(StoreErrorKind::TooLarge).with_detail(format!("there is no memory for {len} bytes"))
+    };
+    let mut out = Vec::new();
+    out.try_reserve_exact(usize::try_from(len).map_err(|_| none())?).map_err(|_| none())?;
+    Ok(out)
 }
 
 /// A table that no transaction has made yet is an empty one.
@@ -373,6 +398,14 @@ fn existing<T>(table: Result<T, TableError>) -> Result<Option<T>, Fault> {
 /// How many rows a block of this length has.
 pub(crate) fn row_count(sealed_len: u64) -> Result<u32, StoreError> {
     u32::try_from(sealed_len.div_ceil(ROW as u64)).map_err(|_| too_large())
+}
+
+/// How many rows a stored block has. What has more than can be was not stored by us.
+fn stored_rows(meta: &BlockMeta) -> Result<u32, StoreError> {
+    row_count(meta.sealed_len).map_err(|_| {
+        StoreError::new(StoreErrorKind::Corrupt)
+            .with_detail(format!("a block is said to have {} bytes", meta.sealed_len))
+    })
 }
 
 fn too_large() -> StoreError {
@@ -408,3 +441,6 @@ fn decode_record(record: &[u8]) -> Result<Stored, StoreError> {
         None => Err(StoreError::new(StoreErrorKind::Corrupt).with_detail("a record does not decode")),
     }
 }
+
+#[cfg(test)]
+mod tests;

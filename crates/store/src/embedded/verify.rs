@@ -1,13 +1,19 @@
 //! Reads everything that a store holds, and says what does not read.
 //!
 //! Guarantees: every page that a block, a record or redb's own trees use is read from the file and verified;
-//! nothing that can be read is changed. Not its job: repair, or whether blocks open: that takes keys.
+//! nothing that can be read is changed. redb mends its own account of free pages where that is wrong, and the
+//! report says so. Not its job: to mend anything else, or whether blocks open: that takes keys.
 
 use std::sync::atomic::Ordering;
 
 use cofferdam_crypto::{AccountId, BlockId};
+use redb::Database;
 
-use super::{EmbeddedStore, guard::Joint, tables};
+use super::{
+    EmbeddedStore,
+    guard::{Fault, Joint},
+    tables,
+};
 use crate::error::{StoreError, StoreErrorKind};
 
 /// How many names are read at a time.
@@ -29,8 +35,8 @@ pub struct VerifyReport {
     pub pages_damaged: u64,
     /// Blocks that do not read.
     pub damaged_blocks: Vec<(AccountId, BlockId)>,
-    /// What is wrong with the trees that lead to the blocks, if anything; some blocks may then be missing
-    /// from this report.
+    /// What is wrong with the trees that lead to the blocks, if anything, or was until redb mended it; some
+    /// blocks may then be missing from this report.
     pub structure: Option<StoreError>,
 }
 
@@ -42,7 +48,8 @@ impl VerifyReport {
 }
 
 impl EmbeddedStore {
-    /// Reads and verifies everything. Writers wait while redb's trees are checked, which reads the whole file.
+    /// Reads and verifies everything. Readers and writers alike wait while redb's trees are checked, which reads
+    /// every page in use; not while the blocks and records are read after that.
     ///
     /// # Errors
     /// `Poisoned`, `Closed`, `Io`. Damage is not an error but in the report.
@@ -64,7 +71,7 @@ fn verify(joint: &Joint) -> Result<VerifyReport, StoreError> {
         structure: None,
     };
     // It drops redb's cache, so that what follows comes from the file.
-    damage(joint.run_alone(|database| Ok(database.check_integrity().map(drop)?)), &mut report)?;
+    damage(joint.run_alone(check_trees), &mut report)?;
     let names = walk_blocks(joint, &mut report);
     damage(names, &mut report)?;
     let records = walk_records(joint, &mut report);
@@ -72,6 +79,15 @@ fn verify(joint: &Joint) -> Result<VerifyReport, StoreError> {
     report.pages_verified = counters.sound.load(Ordering::Relaxed) - sound;
     report.pages_damaged = counters.damaged.load(Ordering::Relaxed) - damaged;
     Ok(report)
+}
+
+fn check_trees(database: &mut Database) -> Result<(), Fault> {
+    if database.check_integrity()? {
+        return Ok(());
+    }
+    Err(StoreError::new(StoreErrorKind::Corrupt)
+        .with_detail("redb's trees or its account of free pages were wrong, and were mended")
+        .into())
 }
 
 fn walk_blocks(joint: &Joint, report: &mut VerifyReport) -> Result<(), StoreError> {
@@ -87,7 +103,8 @@ fn walk_blocks(joint: &Joint, report: &mut VerifyReport) -> Result<(), StoreErro
                 }
                 // Deleted meanwhile.
                 Ok(None) => {}
-                Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+                // Too large for the memory, and so unread as well.
+                Err(error) if matches!(error.kind(), StoreErrorKind::Corrupt | StoreErrorKind::TooLarge) => {
                     report.damaged_blocks.push((account, id));
                 }
                 Err(error) => return Err(error),
