@@ -86,18 +86,13 @@ impl Account {
             let key = self.sealing_key().await?;
             let (engine, account, blocks) = (self.engine.clone(), self.shared.id, blocks.clone());
             let work = move |key: &LiveKey| {
-                let ops = blocks.iter().map(|(id, data)| engine.seal(key, account, id, data)).collect();
-                (admitted, ops)
+                let seal = |(id, data): &(BlockId, Bytes)| engine.seal(key, account, id, data);
+                (admitted, blocks.iter().map(seal).collect::<Result<_, SealError>>())
             };
-            let ops: Result<_, SealError>;
             match self.with_key(key, total, work).await? {
-                Used::Done((a, done)) => (admitted, ops) = (a, done),
-                Used::Lapsed => {
-                    admitted = self.engine.admission.admit(&self.shared.admission, total).await?;
-                    continue;
-                }
+                Used::Done((admitted, ops)) => return Ok((admitted, ops?)),
+                Used::Lapsed => admitted = self.engine.admission.admit(&self.shared.admission, total).await?,
             }
-            return Ok((admitted, ops?));
         }
     }
 
