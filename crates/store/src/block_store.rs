@@ -4,7 +4,10 @@
 //! [`BlockStore::commit`] returns; a read sees one version of a block, never a mixture; a newer version is
 //! never replaced by an older one.
 //!
-//! Not its job: keys, sealing, choosing versions. It sees sealed bytes only.
+//! A block is in one of two places: the store proper, or the fallback buffer, where writes wait that could not be
+//! sealed under the account's own key. Who asks for a block gets the newest version of both.
+//!
+//! Not its job: keys, sealing, choosing versions, when to buffer or to drain. It sees sealed bytes only.
 
 use std::{fmt, ops::Range, time::Duration};
 
@@ -20,29 +23,28 @@ pub trait BlockStore: fmt::Debug + Send + Sync {
     /// Applies all of a batch or none of it, and is durable before it returns.
     ///
     /// The answers are in the order of the operations. An operation whose version is not newer than the one
-    /// that is stored is [`Applied::Superseded`]: a newer write won. Versions of puts are the store's own:
-    /// no two blocks may be given the same one. If the future is dropped, the batch is applied or not, never
+    /// that is stored or buffered is [`Applied::Superseded`]: a newer write won. Versions of puts are the store's
+    /// own: no two blocks may be given the same one. If the future is dropped, the batch is applied or not, never
     /// in part.
     ///
     /// # Errors
-    /// `Full`, `TooLarge`, `Conflict` (a version that another block has), `Corrupt`, `Poisoned`, `Closed`,
-    /// `Io`. Nothing of the batch was acknowledged then.
+    /// `Full`, `TooLarge`, `Conflict` (a version that another block has), `BufferFull`, `Corrupt`, `Poisoned`,
+    /// `Closed`, `Io`. Nothing of the batch was acknowledged then.
     async fn commit(&self, batch: Vec<BlockOp>) -> Result<Vec<Applied>, StoreError>;
 
-    /// What is known of a block without reading it.
+    /// What is known of a block's newest version without reading it.
     ///
     /// # Errors
     /// `Corrupt`, `Poisoned`, `Closed`, `Io`.
-    async fn stat(&self, account: AccountId, id: &BlockId) -> Result<Option<BlockMeta>, StoreError>;
+    async fn stat(&self, account: AccountId, id: &BlockId) -> Result<Option<Located>, StoreError>;
 
-    /// A whole sealed block, with its meta as of the same moment.
+    /// The whole newest version of a sealed block, with what is known of it as of the same moment.
     ///
     /// # Errors
     /// `Corrupt`, `Poisoned`, `Closed`, `Io`.
-    async fn fetch(&self, account: AccountId, id: &BlockId)
-    -> Result<Option<(BlockMeta, Bytes)>, StoreError>;
+    async fn fetch(&self, account: AccountId, id: &BlockId) -> Result<Option<(Located, Bytes)>, StoreError>;
 
-    /// Byte ranges of the sealed block at exactly this version; `None` when it was replaced or deleted.
+    /// Byte ranges of the sealed block that this is of; `None` when it was replaced, drained or deleted.
     ///
     /// # Errors
     /// `OutOfBounds` when a range ends past the block or before it starts; `Corrupt`, `Poisoned`, `Closed`,
@@ -51,11 +53,12 @@ pub trait BlockStore: fmt::Debug + Send + Sync {
         &self,
         account: AccountId,
         id: &BlockId,
-        version: Version,
+        of: &Located,
         ranges: &[Range<u64>],
     ) -> Result<Option<Vec<Bytes>>, StoreError>;
 
-    /// The next `limit` blocks of an account after this id, in the order of their ids' bytes.
+    /// The newest versions of the next `limit` blocks of an account after this id, in the order of their ids'
+    /// bytes.
     ///
     /// # Errors
     /// `Corrupt`, `Poisoned`, `Closed`, `Io`.
@@ -64,7 +67,34 @@ pub trait BlockStore: fmt::Debug + Send + Sync {
         account: AccountId,
         after: Option<&BlockId>,
         limit: usize,
+    ) -> Result<Vec<(BlockId, Located)>, StoreError>;
+
+    /// The next `limit` blocks in an account's buffer after this id, in the order of their ids' bytes.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Poisoned`, `Closed`, `Io`.
+    async fn buffered(
+        &self,
+        account: AccountId,
+        after: Option<&BlockId>,
+        limit: usize,
     ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError>;
+
+    /// What an account's buffer holds; `None` when it is empty.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Poisoned`, `Closed`, `Io`.
+    async fn buffer_usage(&self, account: AccountId) -> Result<Option<BufferUsage>, StoreError>;
+
+    /// The next `limit` accounts after this one whose buffers hold something, in the order of their ids' bytes.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Poisoned`, `Closed`, `Io`.
+    async fn buffering(
+        &self,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> Result<Vec<(AccountId, BufferUsage)>, StoreError>;
 
     /// The highest version ever committed, of a put or a delete; 0 in a new store.
     ///
@@ -82,7 +112,7 @@ pub trait BlockStore: fmt::Debug + Send + Sync {
 /// One change of one block.
 #[derive(Clone)]
 pub enum BlockOp {
-    /// Writes a block, replacing an older version of it.
+    /// Writes a block, replacing an older version of it wherever that is.
     Put {
         /// The account it belongs to.
         account: AccountId,
@@ -93,7 +123,44 @@ pub enum BlockOp {
         /// Its sealed bytes.
         sealed: Bytes,
     },
-    /// Removes a block that is older than this version.
+    /// Writes a block to the buffer, replacing an older version that is buffered. An older one that is stored stays
+    /// until the drain.
+    Buffer {
+        /// The account it belongs to.
+        account: AccountId,
+        /// Its id.
+        id: BlockId,
+        /// What is known of it; `sealed_len` must be the length of `sealed`.
+        meta: BlockMeta,
+        /// Its sealed bytes.
+        sealed: Bytes,
+        /// What the account's buffer may hold; past it the batch is `BufferFull`.
+        limit: BufferLimit,
+    },
+    /// Moves a block from the buffer to the store, sealed anew. Only while the buffer holds exactly this version;
+    /// else it is [`Applied::Superseded`], or [`Applied::Absent`] where no newer version is left.
+    Drain {
+        /// The account it belongs to.
+        account: AccountId,
+        /// Its id.
+        id: BlockId,
+        /// What is known of it, with the version that is buffered.
+        meta: BlockMeta,
+        /// Its bytes as they are sealed now.
+        sealed: Bytes,
+        /// When, since the Unix epoch: the account's key is back, so its buffer's time counts anew from here.
+        at: Duration,
+    },
+    /// Removes a block from the buffer, if it holds exactly this version; what is stored stays.
+    Discard {
+        /// The account it belongs to.
+        account: AccountId,
+        /// Its id.
+        id: BlockId,
+        /// The version that is buffered.
+        version: Version,
+    },
+    /// Removes a block that is older than this version, wherever it is.
     Delete {
         /// The account it belongs to.
         account: AccountId,
@@ -108,22 +175,30 @@ impl BlockOp {
     /// The account it changes.
     pub fn account(&self) -> AccountId {
         match self {
-            Self::Put { account, .. } | Self::Delete { account, .. } => *account,
+            Self::Put { account, .. }
+            | Self::Buffer { account, .. }
+            | Self::Drain { account, .. }
+            | Self::Discard { account, .. }
+            | Self::Delete { account, .. } => *account,
         }
     }
 
     /// The block it changes.
     pub fn id(&self) -> &BlockId {
         match self {
-            Self::Put { id, .. } | Self::Delete { id, .. } => id,
+            Self::Put { id, .. }
+            | Self::Buffer { id, .. }
+            | Self::Drain { id, .. }
+            | Self::Discard { id, .. }
+            | Self::Delete { id, .. } => id,
         }
     }
 
     /// The version it brings.
     pub fn version(&self) -> Version {
         match self {
-            Self::Put { meta, .. } => meta.version,
-            Self::Delete { version, .. } => *version,
+            Self::Put { meta, .. } | Self::Buffer { meta, .. } | Self::Drain { meta, .. } => meta.version,
+            Self::Discard { version, .. } | Self::Delete { version, .. } => *version,
         }
     }
 }
@@ -132,6 +207,9 @@ impl fmt::Debug for BlockOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self {
             Self::Put { .. } => "Put",
+            Self::Buffer { .. } => "Buffer",
+            Self::Drain { .. } => "Drain",
+            Self::Discard { .. } => "Discard",
             Self::Delete { .. } => "Delete",
         };
         write!(f, "{what}({}, {}, version {})", self.account(), self.id(), self.version())
@@ -141,20 +219,59 @@ impl fmt::Debug for BlockOp {
 /// What became of one operation of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// The block was written.
+    /// The block was written: put, buffered or drained.
     Written,
     /// The block was removed.
     Deleted,
-    /// There was no such block to remove.
+    /// There was no such block to remove, or to drain.
     Absent,
-    /// Nothing was changed: a version at least as new is stored.
+    /// Nothing was changed: a version at least as new is there.
     Superseded {
-        /// The version that is stored.
+        /// The version that is there.
         by: Version,
     },
 }
 
-/// What a store knows of a block.
+/// Where a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// In the store proper.
+    Store,
+    /// In the fallback buffer.
+    Buffer,
+}
+
+/// What a store knows of a block, and where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// Where it is.
+    pub place: Place,
+    /// What is known of it.
+    pub meta: BlockMeta,
+}
+
+/// What an account's buffer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BufferUsage {
+    /// How many blocks.
+    pub blocks: u64,
+    /// Their sealed bytes.
+    pub bytes: u64,
+    /// Since when, as time since the Unix epoch: the `stored_at` of the first block that came into the empty
+    /// buffer, or the time of the last drain out of it, whichever is later.
+    pub since: Duration,
+}
+
+/// What an account's buffer may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BufferLimit {
+    /// The most sealed bytes.
+    pub bytes: u64,
+    /// A buffer that has held something since before this, as time since the Unix epoch, takes no more.
+    pub since: Duration,
+}
+
+/// What is known of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockMeta {
     /// Its version.

@@ -42,6 +42,8 @@ pub enum StoreErrorKind {
     Conflict,
     /// It is larger than the store takes.
     TooLarge,
+    /// The account's fallback buffer holds as much as it may, or has held something for as long as it may.
+    BufferFull,
     /// A range lies outside of the block or runs backwards.
     OutOfBounds,
     /// The handle was closed.
@@ -67,6 +69,7 @@ impl StoreErrorKind {
             }
             Self::Conflict => "load it again and decide anew",
             Self::TooLarge => "split it",
+            Self::BufferFull => "mend the way to the account's vault, or raise the bounds of the buffer",
             Self::OutOfBounds => "keep the range within the block",
             Self::Closed => "open the store again",
             Self::Io => "look at the cause, then try again",
@@ -86,6 +89,7 @@ impl StoreErrorKind {
             Self::Poisoned => "the store's handle failed earlier",
             Self::Conflict => "it was changed meanwhile",
             Self::TooLarge => "it is too large",
+            Self::BufferFull => "the account's buffer takes no more",
             Self::OutOfBounds => "the range is out of bounds",
             Self::Closed => "the store was closed",
             Self::Io => "an operation of the store failed",

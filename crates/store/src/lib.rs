@@ -6,7 +6,7 @@ mod embedded;
 mod engine;
 mod error;
 
-pub use block_store::{Applied, BlockMeta, BlockOp, BlockStore};
+pub use block_store::{Applied, BlockMeta, BlockOp, BlockStore, BufferLimit, BufferUsage, Located, Place};
 pub use catalog::{Catalog, Revision, Stored};
 pub use embedded::{Activity, EmbeddedOptions, EmbeddedStore, FileLayer, VerifyReport};
 pub use engine::{
