@@ -51,6 +51,8 @@ mod known_answers;
 pub mod kw;
 mod layout;
 mod open;
+#[doc(hidden)]
+pub mod planted;
 mod salt;
 mod sealer;
 mod wrapped;

@@ -1,0 +1,110 @@
+//! Defects planted on purpose, so that the simulator can show that it would find them.
+//!
+//! Guarantees: without `--cfg cofferdam_planted` there is none: [`is_planted`] is `false` when it is compiled, and
+//! what it guards is not in the program. With it, one defect at a time is active, on the thread that planted it.
+//!
+//! Not its job: to be used by anything but the simulator. A site is one line: `if is_planted(Bug::X) { .. }`.
+
+macro_rules! bugs {
+    ($($(#[doc = $doc:literal])* $bug:ident = $name:literal,)*) => {
+        /// A defect that can be planted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Bug { $($(#[doc = $doc])* $bug,)* }
+
+        impl Bug {
+            /// Every one.
+            pub const ALL: &[Self] = &[$(Self::$bug),*];
+
+            /// What it is called on a command line.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$bug => $name),* }
+            }
+        }
+    };
+}
+
+bugs! {
+    /// A page is sealed and opened without its block's identity as AAD.
+    MissingAad = "missing-aad",
+    /// A block's identity is left out of its key's derivation and of its AAD.
+    MissingBinding = "missing-binding",
+    /// Every block is sealed with the same salt.
+    RepeatedSalt = "repeated-salt",
+    /// What a vault unwraps is used whatever its check value says.
+    CheckValueIgnored = "check-value-ignored",
+    /// A denial is taken for an outage.
+    DenialAsOutage = "denial-as-outage",
+    /// Grace counts from the first failure, not from the last verified unwrap.
+    GraceFromFailure = "grace-from-failure",
+    /// A key's age counts from when the vault's answer came, not from when it was asked.
+    VerifiedAtAnswer = "verified-at-answer",
+    /// A key's age is told by a clock that stops while the machine is suspended.
+    MonotonicClock = "monotonic-clock",
+    /// A success that was asked for before a denial lifts the revocation.
+    StaleSuccess = "stale-success",
+    /// One "not found" is a revocation.
+    NotFoundAtOnce = "not-found-at-once",
+    /// A revoked key goes on being served until its bound.
+    EvictForgotten = "evict-forgotten",
+    /// A restart forgets that a key is revoked.
+    RevokedForgotten = "revoked-forgotten",
+    /// A lock of the keyring is held while a vault is asked.
+    LockAcrossCall = "lock-across-call",
+    /// Every caller asks the vault by itself.
+    NoSingleFlight = "no-single-flight",
+    /// A write is acknowledged before it is synced.
+    AckBeforeSync = "ack-before-sync",
+    /// A sync that failed counts as one that did not.
+    SyncFailureIgnored = "sync-failure-ignored",
+    /// A drain takes a block out of the buffer in one commit and stores it in a later one.
+    DrainDeletesFirst = "drain-deletes-first",
+    /// A drain writes whatever has happened to the block since it was read.
+    DrainIgnoresVersion = "drain-ignores-version",
+    /// A drain leaves in the buffer what it has stored.
+    DrainKeepsCopy = "drain-keeps-copy",
+    /// Nothing drains what an earlier process buffered.
+    DrainForgottenAtOpen = "drain-forgotten-at-open",
+    /// A drained block stays sealed under the service's key.
+    DrainUnderServiceKey = "drain-under-service-key",
+    /// A read prefers what is stored to a newer version that is buffered.
+    BufferReadLast = "buffer-read-last",
+    /// A delete leaves what is buffered.
+    DeleteMissesBuffer = "delete-misses-buffer",
+    /// A write under a revoked key is buffered.
+    BufferedWhileRevoked = "buffered-while-revoked",
+    /// The bounds of the buffer are not looked at.
+    BufferUnbounded = "buffer-unbounded",
+    /// A buffered block is read although the account's own key is unavailable.
+    BufferReadWithoutKey = "buffer-read-without-key",
+}
+
+#[cfg(cofferdam_planted)]
+mod active {
+    use std::cell::Cell;
+
+    use super::Bug;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Plants a defect on this thread, in place of an earlier one; `None` takes it out.
+    pub fn plant(bug: Option<Bug>) {
+        PLANTED.set(bug);
+    }
+
+    /// Whether this defect is planted on this thread.
+    pub fn is_planted(bug: Bug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+}
+
+#[cfg(cofferdam_planted)]
+pub use active::{is_planted, plant};
+
+/// Whether this defect is planted on this thread.
+#[cfg(not(cofferdam_planted))]
+#[inline(always)]
+pub const fn is_planted(_bug: Bug) -> bool {
+    false
+}
