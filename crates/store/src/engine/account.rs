@@ -12,7 +12,7 @@ use super::{
     admission::{AccountAdmission, Admission},
     blocks::VERSION_TRIES,
 };
-use crate::{Applied, BlockMeta, BlockOp, StoreError, StoreErrorKind};
+use crate::{Applied, BlockMeta, BlockOp, Located, StoreError, StoreErrorKind};
 
 /// An account of an engine. Cheap to clone; keep one for as long as its blocks are worked with.
 #[derive(Clone)]
@@ -148,7 +148,7 @@ impl Account {
         let next = if rows.len() < limit { None } else { rows.last().map(|(id, _)| id.clone()) };
         let blocks = rows
             .into_iter()
-            .map(|(id, meta)| {
+            .map(|(id, Located { meta, .. })| {
                 let len = self.plaintext_len(&id, &meta)? as u64;
                 let BlockMeta { version, stored_at, provider, epoch, .. } = meta;
                 Ok(BlockInfo { id, version, len, stored_at, provider, epoch })

@@ -16,7 +16,7 @@ use cofferdam_keyring::LiveKey;
 use cofferdam_vault::executor;
 
 use super::{Account, EngineError, Inner, Outcome, PutReceipt, admission::Admitted};
-use crate::{Applied, BlockMeta, BlockOp, StoreError, StoreErrorKind};
+use crate::{Applied, BlockMeta, BlockOp, Located, StoreError, StoreErrorKind};
 
 /// Up to this many bytes are sealed or opened where the caller runs; more is handed to a thread that may block.
 const INLINE: usize = 256 << 10;
@@ -124,7 +124,7 @@ impl Account {
     pub async fn get(&self, id: &BlockId) -> Result<Bytes, EngineError> {
         self.engine.check_open()?;
         self.sealing_key().await?;
-        let (meta, sealed) =
+        let (Located { meta, .. }, sealed) =
             self.engine.blocks.fetch(self.shared.id, id).await?.ok_or_else(|| self.no_block(id))?;
         let len = self.plaintext_len(id, &meta)?;
         self.open(id, &meta, len, move |key, block| {
@@ -143,12 +143,14 @@ impl Account {
         self.sealing_key().await?;
         let outside = |len| EngineError::Range { block: id.clone(), range: range.clone(), len };
         for _ in 0..RANGE_TRIES {
-            let meta = self.engine.blocks.stat(self.shared.id, id).await?.ok_or_else(|| self.no_block(id))?;
+            let found =
+                self.engine.blocks.stat(self.shared.id, id).await?.ok_or_else(|| self.no_block(id))?;
+            let meta = found.meta;
             let len = self.plaintext_len(id, &meta)? as u64;
             let span =
                 PageSpan::locate(meta.sealed_len, meta.page_size, range.clone()).map_err(|_| outside(len))?;
             let parts = [0..HEADER_LEN as u64, span.bytes()];
-            let read = self.engine.blocks.read(self.shared.id, id, meta.version, &parts).await?;
+            let read = self.engine.blocks.read(self.shared.id, id, &found, &parts).await?;
             // None: a newer version took its place since it was looked up.
             let Some(parts) = read else { continue };
             let [header, pages] = <[Bytes; 2]>::try_from(parts).map_err(|_| self.damaged(id))?;
