@@ -227,6 +227,7 @@ impl Entry {
         KeyStatus {
             state: machine.reported(),
             verified_at: bounds.map(|bounds| bounds.verified.sent),
+            unasked_until: bounds.map(|bounds| bounds.unasked_until),
             fresh_until: bounds.map(|bounds| bounds.fresh_until),
             usable_until: bounds.map(|bounds| bounds.usable_until),
             key_id: desk.key_id(),

@@ -253,6 +253,8 @@ pub struct KeyStatus {
     /// When the last verified attempt was begun, if a key is held.
     pub verified_at: Option<Timestamp>,
     /// Until when the key is used without a question.
+    pub unasked_until: Option<Timestamp>,
+    /// Until when it counts as active; it is in Grace from then on if its vault fails.
     pub fresh_until: Option<Timestamp>,
     /// From when on the key is not used.
     pub usable_until: Option<Timestamp>,
@@ -267,6 +269,7 @@ impl KeyStatus {
         Self {
             state: KeyState::Cold,
             verified_at: None,
+            unasked_until: None,
             fresh_until: None,
             usable_until: None,
             key_id: None,
