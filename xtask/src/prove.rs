@@ -33,6 +33,11 @@ const PROOFS: &[Proof] = &[
     proof("cofferdam-vault", "local_vault_file", "whatever is wrong with a vault's file is a typed error"),
     proof("cofferdam-vault", "local_vault_keys", "any sequence of changes to keys answers what a model says"),
     proof(
+        "cofferdam-keyring",
+        "bounds",
+        "no key in use is older than refresh and time-out while its vault answers, nor than its grace",
+    ),
+    proof(
         "cofferdam-store",
         "embedded_crash",
         "what was acknowledged outlives a power failure at any moment",

@@ -128,7 +128,14 @@ impl Policy {
         self.call_timeout
     }
 
-    /// How old a key may be to be used without a question: ceiling + time-out.
+    /// How old a key may be to be used without a question: refresh + time-out. By then a refresh in time has
+    /// ended; where nobody used the key, or the runtime came late, there was none: who comes then waits for one.
+    /// So no key in use is older while its vault answers. A scheduler that stretches the refresh stretches this.
+    pub fn unasked_for(&self) -> Duration {
+        self.refresh + self.call_timeout
+    }
+
+    /// How old a key may be to count as active: ceiling + time-out.
     pub fn fresh_for(&self) -> Duration {
         self.ceiling + self.call_timeout
     }
@@ -207,6 +214,7 @@ mod tests {
     #[test]
     fn bounds_follow_from_the_settings() {
         let policy = Policy::default();
+        assert_eq!(policy.unasked_for(), Duration::from_secs(35));
         assert_eq!(policy.fresh_for(), Duration::from_secs(65));
         assert_eq!(policy.usable_for(), Duration::from_secs(1800));
         assert_eq!(policy.failure_window(), Duration::from_secs(35));

@@ -107,7 +107,8 @@ impl Step<'_> {
                     self.begin(!self.state.holds_key());
                 } else if due {
                     self.state.idle = true;
-                    // Nobody asks any longer whether it still is: who comes back waits for an answer.
+                    // Nobody asks any longer whether it still is so: who comes back waits for an answer.
+                    self.state.failure = None;
                     if let Phase::Revoked { answered, .. } = &mut self.state.phase {
                         *answered = false;
                     }
