@@ -28,7 +28,11 @@ fn main() -> ExitCode {
         }
         if let Some(violation) = report.violation {
             failed += 1;
-            let shown = if one { violation.to_string() } else { violation.to_string().lines().next().unwrap_or("").to_owned() };
+            let shown = if one {
+                violation.to_string()
+            } else {
+                violation.to_string().lines().next().unwrap_or("").to_owned()
+            };
             println!("seed {seed}: {shown}");
         }
     }

@@ -119,7 +119,8 @@ impl Director {
         let mut seats = Vec::new();
         for number in 0..self.scenario.customers + self.scenario.services {
             let name = AccountName::new(format!("account-{number}")).map_err(|e| say(&e))?;
-            let kek = (number < self.scenario.customers).then(|| key_id(&format!("customer-{number}"), "kek"));
+            let kek =
+                (number < self.scenario.customers).then(|| key_id(&format!("customer-{number}"), "kek"));
             if let Some(kek) = &kek {
                 let vault = (self.scenario.vaults)(self.dice.roll());
                 vault.create_key(kek).map_err(|e| say(&e))?;
@@ -314,14 +315,8 @@ impl Director {
     /// Brings one fault.
     async fn strike(&mut self) {
         let faults = self.scenario.faults;
-        let kinds = [
-            faults.outages,
-            faults.denials,
-            faults.clocks,
-            faults.crashes,
-            faults.power,
-            faults.disk,
-        ];
+        let kinds =
+            [faults.outages, faults.denials, faults.clocks, faults.crashes, faults.power, faults.disk];
         let all = kinds.iter().map(|&weight| u64::from(weight)).sum();
         let mut drawn = self.dice.below(all);
         let kind = kinds.iter().position(|&weight| match drawn.checked_sub(u64::from(weight)) {
@@ -401,7 +396,8 @@ impl Director {
         }
         let hub = &self.site.hub;
         let now = hub.moment(&node.clock);
-        let what = ["is suspended for", "has its clock set ahead by", "has its clock set back by"][how as usize];
+        let what =
+            ["is suspended for", "has its clock set ahead by", "has its clock set back by"][how as usize];
         hub.note(format_args!("node {} {what} {by:?}", node.number));
         let mut state = hub.state();
         state.counts.clock_jumps += 1;
@@ -424,7 +420,8 @@ impl Director {
             self.at(CLOSED_BY_AND_BY, Due::Restart(number));
         } else {
             node.crash(&hub);
-            let wait = if self.dice.percent(50) { self.dice.millis(1, 300) } else { self.dice.millis(1, 20_000) };
+            let wait =
+                if self.dice.percent(50) { self.dice.millis(1, 300) } else { self.dice.millis(1, 20_000) };
             self.at(wait, Due::Restart(number));
         }
     }
@@ -440,7 +437,14 @@ impl Director {
             self.at(lasts, Due::RoomOnDisk);
             return;
         }
-        let op = self.dice.pick(&[FileOp::Sync, FileOp::Sync, FileOp::Write, FileOp::Write, FileOp::Read, FileOp::SetLen]);
+        let op = self.dice.pick(&[
+            FileOp::Sync,
+            FileOp::Sync,
+            FileOp::Write,
+            FileOp::Write,
+            FileOp::Read,
+            FileOp::SetLen,
+        ]);
         let kind = self.dice.pick(&[
             std::io::ErrorKind::Other,
             std::io::ErrorKind::StorageFull,

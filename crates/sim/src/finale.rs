@@ -38,7 +38,7 @@ impl Director {
             self.power_fails().await;
         }
         // What a drain met last may have made it wait; then its key comes back, and it goes through the buffer.
-        let settles = hub.state().keys.recovers_within() + 2 * DRAIN_TRIES_WITHIN;
+        let settles = hub.state().keys.recovered_at(Duration::ZERO, Duration::ZERO) + 2 * DRAIN_TRIES_WITHIN;
         self.settle(settles).await;
         if !hub.has_failed() {
             self.check_buffers().await;

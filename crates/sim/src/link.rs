@@ -15,7 +15,9 @@ use std::{
 
 use async_trait::async_trait;
 use cofferdam_crypto::{Aek, KeyId, WrappedKey};
-use cofferdam_vault::{KeyProperties, KeyVault, VaultError, VaultErrorKind, WrapContext, testing::TokioClock};
+use cofferdam_vault::{
+    KeyProperties, KeyVault, VaultError, VaultErrorKind, WrapContext, testing::TokioClock,
+};
 
 use crate::{
     dice::Dice,

@@ -10,7 +10,7 @@ use cofferdam_vault::testing::TokioClock;
 
 use crate::{
     Check,
-    hub::{Hub, Moment},
+    hub::{Hub, Moment, State},
     interrupt::Interrupt,
     model::{Judged, Seen, Use, WriteEnd, WriteId, bytes_of, write_of},
     node::{Seat, Site},
@@ -244,8 +244,7 @@ impl Operation<'_> {
                 open.end(WriteEnd::Refused, seq);
                 if let Request::Get(block) | Request::Range(block, _) = request {
                     let interval = (of.begun.seq, seq);
-                    let judged =
-                        hub.state().blocks.judge_read(self.seat.id, block, Seen::Nothing, interval);
+                    let judged = hub.state().blocks.judge_read(self.seat.id, block, Seen::Nothing, interval);
                     hub.check(judged);
                 }
             }
@@ -306,9 +305,7 @@ impl Operation<'_> {
                     .into_iter()
                     .find(|(write, len)| *len >= end && bytes_of(*write, end)[start..] == bytes[..]);
                 match write {
-                    Some((write, _)) => {
-                        state.blocks.judge_read(account, block, Seen::Write(write), interval)
-                    }
+                    Some((write, _)) => state.blocks.judge_read(account, block, Seen::Write(write), interval),
                     None => Err(self.strange(block)),
                 }
             }
@@ -356,28 +353,31 @@ impl Operation<'_> {
     fn judge_recovered(&self, of: &Use, what: &str) {
         let hub = &self.site.hub;
         let state = hub.state();
-        let within = state.keys.recovers_within();
-        let fair = self.fair_since(&state.weather, of);
-        let store = state.keys.store_failed_since(self.node, of.begun, within);
+        let recovered = self.recovered_at(&state, of);
         drop(state);
-        if let Some(fair) = fair
-            && fair + within < of.begun.at
-            && !store
+        if let Some(recovered) = recovered
+            && recovered < of.begun.at
         {
-            let long = of.begun.at.saturating_sub(fair);
-            let what = format!("{} on node {}: {what} {long:?} after its vaults were back", self.seat.name, self.node);
+            let late = of.begun.at.saturating_sub(recovered);
+            let what = format!(
+                "{} on node {}: {what}, {late:?} after its vaults were back for long enough",
+                self.seat.name, self.node
+            );
             hub.fail(Check::Recovery, what);
         }
     }
 
-    /// Since when this node reaches the vaults of this account and may use its KEKs.
-    fn fair_since(&self, weather: &crate::weather::Weather, of: &Use) -> Option<Duration> {
-        let service = weather.fair_since(self.node, &self.site.service_kek, of.ended.at)?;
+    /// From when on this node must serve this account, unless something is bad now.
+    fn recovered_at(&self, state: &State, of: &Use) -> Option<Duration> {
+        let fair_since = |kek| state.weather.fair_since(self.node, kek, of.ended.at);
+        let service = fair_since(&self.site.service_kek)?;
         let own = match &self.seat.kek {
-            Some(kek) => weather.fair_since(self.node, kek, of.ended.at)?,
+            Some(kek) => fair_since(kek)?,
             None => service,
         };
-        Some(service.max(own))
+        let recovered = state.keys.recovered_at(service, own);
+        let store = state.keys.store_failed_since(self.node, of.begun, recovered.saturating_sub(own));
+        (!store).then_some(recovered)
     }
 
     fn judge_waiting(&self, of: &Use, succeeded: bool) {
@@ -387,8 +387,7 @@ impl Operation<'_> {
         let mut limit = state.keys.longest_wait(of) + 20 * SLOWEST;
         let jumped = state.keys.jumped_since(self.node, of.begun);
         // Nobody else's vault holds it up.
-        let settled = state.keys.recovers_within();
-        if succeeded && self.fair_since(&state.weather, of).is_some_and(|fair| fair + settled < of.begun.at) {
+        if succeeded && self.recovered_at(&state, of).is_some_and(|recovered| recovered < of.begun.at) {
             limit = limit.min(30 * SLOWEST);
         }
         drop(state);

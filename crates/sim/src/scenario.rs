@@ -8,8 +8,8 @@ use cofferdam_vault::Inline;
 use tokio::runtime::Builder;
 
 use crate::{
-    Check, Counts, KekState, MemoryVault, Report, SimStore, SimVault, Violation, dice::Dice, director::Director,
-    panics::Watch,
+    Check, Counts, KekState, MemoryVault, Report, SimStore, SimVault, Violation, dice::Dice,
+    director::Director, panics::Watch,
 };
 
 /// How often each kind of fault comes, relative to the others; 0 for never.
@@ -204,11 +204,8 @@ impl fmt::Debug for Scenario {
 }
 
 fn embedded(disk: &FaultyFile, new: bool) -> Result<Arc<dyn SimStore>, StoreError> {
-    let options = EmbeddedOptions {
-        cache_bytes: 1 << 20,
-        executor: Arc::new(Inline),
-        ..EmbeddedOptions::default()
-    };
+    let options =
+        EmbeddedOptions { cache_bytes: 1 << 20, executor: Arc::new(Inline), ..EmbeddedOptions::default() };
     let disk = Arc::new(disk.clone());
     let store =
         if new { EmbeddedStore::create_on(disk, options) } else { EmbeddedStore::open_on(disk, options) };

@@ -20,7 +20,13 @@ use cofferdam_store::{
 };
 use cofferdam_vault::{Clock, testing::TokioClock};
 
-use crate::{Check, dice::Dice, hub::{Hub, Moment}, link::Cut, model, reference};
+use crate::{
+    Check,
+    dice::Dice,
+    hub::{Hub, Moment},
+    link::Cut,
+    model, reference,
+};
 
 /// A store that a simulation can be run on.
 pub trait SimStore: BlockStore + Catalog {}
@@ -179,14 +185,23 @@ impl Shelf {
         }
     }
 
-    fn row_changed(&self, key: &str, set: bool) {
-        let Some(account) = key.strip_prefix(REVOKED) else { return };
-        let customers = self.customers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(account) = customers.into_iter().find(|id| id.to_string() == account) else { return };
+    /// The account whose revocation this record says.
+    fn row(&self, key: &str) -> Option<AccountId> {
+        let account = key.strip_prefix(REVOKED)?;
+        let customers = self.customers.lock().unwrap_or_else(PoisonError::into_inner);
+        customers.iter().copied().find(|id| id.to_string() == account)
+    }
+
+    fn row_changes(&self, account: AccountId, set: bool) {
         let now = self.hub.moment(&self.clock);
-        let judged = self.hub.state().keys.row_changed(self.node, account, set, now);
-        self.hub.note(format_args!("node {}: {account} is written down as revoked: {set}", self.node));
+        let judged = self.hub.state().keys.row_changes(self.node, account, set, now);
         self.hub.check(judged);
+    }
+
+    fn row_changed(&self, account: AccountId, set: bool) {
+        let now = self.hub.moment(&self.clock);
+        self.hub.note(format_args!("node {}: {account} is written down as revoked: {set}", self.node));
+        self.hub.state().keys.row_changed(account, set, now);
     }
 }
 
@@ -309,10 +324,17 @@ impl Catalog for Shelf {
         expected: Option<&Revision>,
         new: Option<Bytes>,
     ) -> Result<Option<Revision>, StoreError> {
-        let (had, has) = (expected.is_some(), new.is_some());
-        self.call(self.store.swap(key, expected, new), |shelf, answer| {
-            if answer.is_ok() && had != has {
-                shelf.row_changed(key, has);
+        let set = new.is_some();
+        let row = self.row(key).filter(|_| expected.is_some() != set);
+        let swap = async {
+            if let Some(account) = row {
+                self.row_changes(account, set);
+            }
+            self.store.swap(key, expected, new).await
+        };
+        self.call(swap, |shelf, answer| {
+            if let (Ok(_), Some(account)) = (answer, row) {
+                shelf.row_changed(account, set);
             }
         })
         .await

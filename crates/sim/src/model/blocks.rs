@@ -148,9 +148,9 @@ impl Blocks {
                 }
             }
             Seen::Nothing => {
-                let sources = writes.iter().filter(|write| {
-                    write.len.is_none() && !write.was_refused() && write.begun <= ended
-                });
+                let sources = writes
+                    .iter()
+                    .filter(|write| write.len.is_none() && !write.was_refused() && write.begun <= ended);
                 // What is in its place for certain, from before the read began.
                 let hides = |over: u64| {
                     writes
@@ -211,9 +211,8 @@ fn overlap(one: &Write, other: &Write) -> bool {
         inner.begun > from && settled < outer.seen_from
     };
     // One was over before the other began, and was seen after that had taken effect.
-    let back = |first: &Write, from: u64, next: &Write, settled: u64| {
-        from < next.begun && settled < first.seen_from
-    };
+    let back =
+        |first: &Write, from: u64, next: &Write, settled: u64| from < next.begun && settled < first.seen_from;
     let crossed = from.max(settled) < one.seen_from.min(other.seen_from);
     within(one, from, other, settled)
         || within(other, settled, one, from)

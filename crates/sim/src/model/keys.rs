@@ -65,7 +65,8 @@ struct Node {
 /// The persisted row that says that an account is revoked.
 #[derive(Clone, Copy, Debug)]
 struct Row {
-    set: bool,
+    /// `None` while nobody knows: a write of it was begun and not answered.
+    set: Option<bool>,
     changed: Moment,
 }
 
@@ -163,19 +164,24 @@ impl Keys {
     }
 
     pub(crate) fn store_failed_since(&self, node: usize, begun: Moment, window: Duration) -> bool {
-        self.nodes.get(&node).is_some_and(|node| {
-            node.store_failures.last().is_some_and(|last| last.at + window >= begun.at)
-        })
+        self.nodes
+            .get(&node)
+            .is_some_and(|node| node.store_failures.last().is_some_and(|last| last.at + window >= begun.at))
     }
 
-    /// A node wrote down that an account is revoked, or no longer is.
-    pub(crate) fn row_changed(&mut self, node: usize, account: AccountId, set: bool, now: Moment) -> Judged {
-        self.rows.insert(account, Row { set, changed: now });
+    /// A node begins to write down that an account is revoked, or no longer is.
+    pub(crate) fn row_changes(&mut self, node: usize, account: AccountId, set: bool, now: Moment) -> Judged {
+        self.rows.insert(account, Row { set: None, changed: now });
         if set && self.confirmed(node, account).is_none() {
-            let what = format!("node {node} wrote that {account} is revoked; its vault had not said so");
+            let what = format!("node {node} writes that {account} is revoked; its vault had not said so");
             return Err((Check::FalseRevocation, what));
         }
         Ok(())
+    }
+
+    /// It is written.
+    pub(crate) fn row_changed(&mut self, account: AccountId, set: bool, now: Moment) {
+        self.rows.insert(account, Row { set: Some(set), changed: now });
     }
 
     fn calls(&self, node: usize, account: AccountId, provider: Provider) -> &[Answered] {
@@ -236,9 +242,10 @@ impl Keys {
         if verified.sent.seq > of.begun.seq {
             return Ok(Duration::ZERO);
         }
-        let set_back = self.nodes.get(&of.node).is_some_and(|node| {
-            node.set_back.iter().any(|seq| (of.begun.seq..=of.ended.seq).contains(seq))
-        });
+        let set_back = self
+            .nodes
+            .get(&of.node)
+            .is_some_and(|node| node.set_back.iter().any(|seq| (of.begun.seq..=of.ended.seq).contains(seq)));
         let age = if set_back {
             of.begun.clock.boot.saturating_sub(verified.sent.clock.boot)
         } else {
@@ -273,9 +280,8 @@ impl Keys {
     pub(crate) fn since_denial(&self, of: &Use) -> Option<Duration> {
         let calls = self.calls(of.node, of.account, Provider::Customer);
         let denial = calls.iter().rfind(|call| matches!(call.verdict, Verdict::Denied(_)))?;
-        let lifted = calls
-            .iter()
-            .any(|call| call.verdict == Verdict::Verified && call.sent.seq > denial.answered.seq);
+        let lifted =
+            calls.iter().any(|call| call.verdict == Verdict::Verified && call.sent.seq > denial.answered.seq);
         (!lifted).then(|| of.begun.at.saturating_sub(denial.answered.at))
     }
 
@@ -287,6 +293,7 @@ impl Keys {
         }
         if let Some(denial) = self.confirmed(of.node, of.account)
             && settled(denial, SETTLES_WITHIN)
+            && self.record_was_readable(of, denial)
         {
             let what = format!(
                 "node {} buffered a write of {} though it saw a denial at {:?}",
@@ -298,7 +305,7 @@ impl Keys {
         let learnt = self.policy.retry_max() + 2 * self.policy.call_timeout() + SETTLES_WITHIN;
         let calls = self.calls(of.node, of.account, Provider::Customer);
         if let Some(row) = self.rows.get(&of.account)
-            && row.set
+            && row.set == Some(true)
             && settled(row.changed, learnt)
             && !calls.iter().any(|call| call.verdict == Verdict::Verified && call.sent.seq > row.changed.seq)
         {
@@ -309,6 +316,16 @@ impl Keys {
             return Err((Check::BufferedUnderRevocation, what));
         }
         Ok(())
+    }
+
+    /// Whether a node could authenticate the account's record when it saw a denial: only then it is a revocation.
+    fn record_was_readable(&self, of: &Use, denial: Moment) -> bool {
+        let service = self.calls(of.node, of.account, Provider::Service);
+        service.iter().any(|call| {
+            call.verdict == Verdict::Verified
+                && call.answered.seq < denial.seq
+                && denial.clock.since(&call.sent.clock) + SETTLES_WITHIN < self.policy.unasked_for()
+        })
     }
 
     /// Whether an operation may have been refused because the key is revoked.
@@ -327,7 +344,7 @@ impl Keys {
                 Err((Check::FalseRevocation, what))
             }
             (Some(row), Some(verified))
-                if !row.set
+                if row.set == Some(false)
                     && verified.sent.seq > row.changed.seq
                     && row.changed.at + SETTLES_WITHIN < of.begun.at
                     && !self.store_failed_since(of.node, verified.sent, Duration::MAX / 2) =>
@@ -353,9 +370,12 @@ impl Keys {
         2 * one + SETTLES_WITHIN + if denied { AGREE_WITHIN + 2 * one } else { Duration::ZERO }
     }
 
-    /// After how long of fair weather every operation must succeed.
-    pub(crate) fn recovers_within(&self) -> Duration {
+    /// From when on every operation must succeed: when the ways to the service's vault and to its own were last bad.
+    ///
+    /// The account's own key may be asked for only once the service's is there, to authenticate its record.
+    pub(crate) fn recovered_at(&self, service: Duration, own: Duration) -> Duration {
         let (retry, poll) = (self.policy.retry_max(), self.policy.revoked_poll());
-        retry.max(poll) + 2 * self.policy.call_timeout() + SETTLES_WITHIN
+        let service = service + retry + self.policy.call_timeout();
+        service.max(own) + retry.max(poll) + 2 * self.policy.call_timeout() + SETTLES_WITHIN
     }
 }
