@@ -7,7 +7,7 @@ mod world;
 use bytes::Bytes;
 use cofferdam::{
     crypto::{BlockId, Epoch, Provider, Version},
-    store::{Account, AccountKey, BlockMeta, BlockOp, BlockStore, EmbeddedStore, EngineError},
+    store::{Account, AccountKey, BlockMeta, BlockOp, BlockStore, EmbeddedStore, EngineError, Located},
 };
 use world::{World, name};
 
@@ -35,9 +35,10 @@ async fn blocks_moved_rolled_back_or_changed_are_refused() {
     let fabrikam = world.engine.create_account(&name("fabrikam"), world.customer_key()).await.unwrap();
     let service = world.engine.create_account(&name("service"), AccountKey::Service).await.unwrap();
     contoso.put(&id("a"), "the first".into()).await.unwrap();
-    let (old_meta, old) = world.store.fetch(contoso.id(), &id("a")).await.unwrap().unwrap();
+    let (Located { meta: old_meta, .. }, old) =
+        world.store.fetch(contoso.id(), &id("a")).await.unwrap().unwrap();
     contoso.put(&id("a"), "the second".into()).await.unwrap();
-    let (meta, sealed) = world.store.fetch(contoso.id(), &id("a")).await.unwrap().unwrap();
+    let (Located { meta, .. }, sealed) = world.store.fetch(contoso.id(), &id("a")).await.unwrap().unwrap();
     let newer =
         |meta: BlockMeta, by: u64| BlockMeta { version: Version::new(meta.version.number() + by), ..meta };
 
