@@ -6,7 +6,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use cofferdam_crypto::{AccountId, Epoch, KeyId, Provider, WrappedAek};
-use cofferdam_vault::{KeyVault, VaultError, VaultErrorKind, WrapContext};
+use cofferdam_vault::{KeyVault, Meaning, VaultError, VaultErrorKind, WrapContext};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::timeout;
 
 use super::{live::Material, task::Task};
@@ -180,6 +181,9 @@ impl Task {
     }
 
     /// Unwraps what is missing, and something by every KEK of the record. Returns all keys, by epoch.
+    ///
+    /// KEKs are asked at the same time, so that an attempt takes one time-out however many there are; each KEK
+    /// is asked for one epoch after the other. A denial ends it at once, whatever the others would say.
     async fn unwrap_all(
         &self,
         vault: &dyn KeyVault,
@@ -192,38 +196,44 @@ impl Task {
         };
         let mut keys: Vec<Arc<Material>> =
             held.into_iter().filter(|key| record.epochs.iter().any(|of| key.is_of(of))).collect();
-        let newest = record.epochs.last().map(|of| of.scope.epoch);
-        let missing = |keys: &[Arc<Material>], of: &WrappedAek| keys.iter().all(|key| !key.is_of(of));
-        let mut asked = BTreeSet::new();
-
-        // First what somebody waits for; then, by the KEKs not asked yet, the newest epoch of each.
-        for of in record.epochs.iter().rev() {
-            let is_newest = Some(of.scope.epoch) == newest;
-            if !missing(&keys, of) || !(is_newest || wanted.contains(&of.scope.epoch)) {
-                continue;
+        let questions = questions(record, &keys, &wanted);
+        let ask = |question| self.ask(vault, record, question, generation);
+        let mut answers: FuturesUnordered<_> = questions.iter().map(ask).collect();
+        let mut outage = None;
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(unwrapped) => keys.extend(unwrapped),
+                Err(failed) if failed.kind().meaning() == Meaning::Outage => outage = outage.or(Some(failed)),
+                Err(denied) => return Err(denied),
             }
+        }
+        if let Some(failed) = outage {
+            return Err(failed);
+        }
+        keys.sort_by_key(|key| key.epoch());
+        keys.dedup_by_key(|key| key.epoch());
+        Ok(keys)
+    }
+
+    /// Asks one KEK for each of its epochs.
+    async fn ask(
+        &self,
+        vault: &dyn KeyVault,
+        record: &KeyRecord,
+        question: &Question<'_>,
+        generation: u64,
+    ) -> Result<Vec<Arc<Material>>, VaultError> {
+        let mut keys = Vec::new();
+        for of in question.epochs() {
             match self.unwrap(vault, of).await {
                 Ok(key) => keys.push(key),
                 // One old wrap is damaged: that says nothing of the KEK.
-                Err(failed) if failed.kind() == VaultErrorKind::Corrupt && !is_newest => {
+                Err(failed) if failed.kind() == VaultErrorKind::Corrupt && !is_newest(of, record) => {
                     self.old_wrap_is_corrupt(generation, of.scope.epoch, failed);
-                    continue;
                 }
                 Err(failed) => return Err(failed),
             }
-            asked.extend(key_id(of));
         }
-        for of in record.epochs.iter().rev() {
-            if let Some(key_id) = key_id(of)
-                && asked.insert(key_id)
-            {
-                let key = self.unwrap(vault, of).await?;
-                if missing(&keys, of) {
-                    keys.push(key);
-                }
-            }
-        }
-        keys.sort_by_key(|key| key.epoch());
         Ok(keys)
     }
 
@@ -265,6 +275,44 @@ impl Task {
         };
         self.shared.tell(vec![event]);
     }
+}
+
+/// What one KEK is asked for.
+struct Question<'a> {
+    /// The newest epoch under it.
+    newest: &'a WrappedAek,
+    /// What is missing and needed, the newest first.
+    needed: Vec<&'a WrappedAek>,
+}
+
+impl<'a> Question<'a> {
+    /// The epochs to ask for: if none is needed the newest, to hear whether the KEK still answers.
+    fn epochs(&self) -> impl Iterator<Item = &'a WrappedAek> {
+        let newest = if self.needed.is_empty() { Some(self.newest) } else { None };
+        newest.into_iter().chain(self.needed.iter().copied())
+    }
+}
+
+fn questions<'a>(
+    record: &'a KeyRecord,
+    held: &[Arc<Material>],
+    wanted: &BTreeSet<Epoch>,
+) -> Vec<Question<'a>> {
+    let mut questions: Vec<Question<'_>> = Vec::new();
+    for of in record.epochs.iter().rev() {
+        let is_missing = held.iter().all(|key| !key.is_of(of));
+        let is_needed = is_missing && (is_newest(of, record) || wanted.contains(&of.scope.epoch));
+        let needed = if is_needed { Some(of) } else { None };
+        match questions.iter_mut().find(|question| key_id(question.newest) == key_id(of)) {
+            Some(question) => question.needed.extend(needed),
+            None => questions.push(Question { newest: of, needed: needed.into_iter().collect() }),
+        }
+    }
+    questions
+}
+
+fn is_newest(of: &WrappedAek, record: &KeyRecord) -> bool {
+    record.epochs.last().is_some_and(|newest| newest.scope.epoch == of.scope.epoch)
 }
 
 fn key_id(of: &WrappedAek) -> Option<&KeyId> {
