@@ -10,7 +10,7 @@ use cofferdam_vault::{KeyVault, Meaning, VaultError, VaultErrorKind, WrapContext
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::timeout;
 
-use super::{live::Material, task::Task};
+use super::{live::Material, seats::Claim, task::Task};
 use crate::{
     Fault, KeyError, KeyRecord, RecordError, What,
     machine::{Alarm, Attempt, Effect, Event},
@@ -44,12 +44,16 @@ impl Task {
         };
         let jitter = self.jitter();
         match unwrapped {
-            Ok(keys) => self.conclude(generation, Event::Verified { attempt, jitter }, |desk| {
-                for key in &keys {
-                    desk.wanted.remove(&key.epoch());
-                }
-                desk.candidate = Some(keys);
-            }),
+            Ok(keys) => {
+                let claim = self.claim();
+                self.conclude(generation, Event::Verified { attempt, jitter }, |desk| {
+                    desk.claim = claim;
+                    for key in &keys {
+                        desk.wanted.remove(&key.epoch());
+                    }
+                    desk.candidate = Some(keys);
+                })
+            }
             Err(failed) => {
                 let kind = failed.kind();
                 let error = self.unavailable(failed);
@@ -79,7 +83,10 @@ impl Task {
         let result = self.shared.parts.records.set_revoked(self.entry.account, revoked).await;
         let generation = self.entry.desk().generation;
         match result {
-            Ok(()) => self.conclude(generation, Event::Persisted { revoked, ok: true }, |_| {}),
+            Ok(()) => {
+                let claim = if revoked { None } else { self.claim() };
+                self.conclude(generation, Event::Persisted { revoked, ok: true }, |desk| desk.claim = claim)
+            }
             Err(RecordError::NotFound) => {
                 self.conclude(generation, Event::Abandoned, |_| {});
                 self.record_failed(generation, self.unknown_account())
@@ -94,6 +101,12 @@ impl Task {
                 })
             }
         }
+    }
+
+    /// Room for the key, unless it is held. Who takes that away meanwhile begins another generation.
+    fn claim(&self) -> Option<Claim> {
+        let is_seated = self.entry.desk().seat.is_some();
+        if is_seated { None } else { Some(self.shared.make_room()) }
     }
 
     fn record_failed(&self, generation: u64, error: KeyError) -> Option<Effect> {
