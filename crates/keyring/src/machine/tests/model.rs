@@ -56,6 +56,7 @@ impl Model {
             Event::Wake { wanted: true, used: true },
             Event::Fetch,
             Event::Forgotten,
+            Event::Displaced,
         ];
         if let Some(attempt) = self.flight {
             events.push(Event::Verified { attempt, jitter });
@@ -153,7 +154,12 @@ impl Model {
                 self.denied_through = last;
                 self.verified = None;
             }
-            Event::Wake { .. } | Event::Fetch => {}
+            Event::Displaced if self.published.is_some() => {
+                self.flight = None;
+                self.denied_through = last;
+                self.verified = None;
+            }
+            Event::Wake { .. } | Event::Fetch | Event::Displaced => {}
         }
     }
 
