@@ -9,7 +9,7 @@ use std::time::Duration;
 use cofferdam::{
     crypto::Provider,
     keyring::KeyState,
-    store::{BlockStore, DrainBlocked, EngineErrorKind, Place},
+    store::{BlockStore, BufferChange, Catalog, DrainBlocked, EngineErrorKind, Place},
 };
 use tokio::time::sleep;
 use world::{NOTICED, POLL, World, buffered, id, is_revoked, key_state, stored};
@@ -77,7 +77,7 @@ async fn a_denial_during_the_outage_stops_buffering_and_what_was_buffered_is_dra
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_stops_at_a_denial_and_goes_on_when_access_is_back() {
-    let world = World::new(83).await;
+    let (world, held) = World::held(83).await;
     let account = world.contoso().await;
     world.lose_key(&account).await;
     for n in 0..20u8 {
@@ -85,16 +85,20 @@ async fn a_drain_stops_at_a_denial_and_goes_on_when_access_is_back() {
     }
     let mut events = world.engine.buffer_events();
     world.customer.set_offline(false).await.unwrap();
-    events.recv().await.unwrap();
-    // The drain has just begun. The keyring learns of the denial when it next asks; here it is made to ask.
+    let first = events.recv().await.unwrap().what;
+    let BufferChange::Drained { left, .. } = first else { panic!("{first:?}") };
+    // The next block waits for a thread, through the denial.
+    held.hold();
+    tokio::task::yield_now().await;
     world.customer.disable(&world.kek).await.unwrap();
-    world.engine.forget_keys(&account).await;
-    let left = account.drain().await.unwrap();
-    assert!(matches!(left.blocked, Some(DrainBlocked::Revoked(_))), "{left:?}");
-    let left = left.left.unwrap().blocks;
-    assert!((1..20).contains(&left), "{left}");
+    sleep(NOTICED).await;
+    assert!(held.release() > 0, "it waited");
+    let report = account.drain().await.unwrap();
+    assert!(matches!(report.blocked, Some(DrainBlocked::Revoked(_))), "{report:?}");
+    assert_eq!(report.left.unwrap().blocks, left.blocks);
+    assert!((1..20).contains(&left.blocks), "{left:?}");
     sleep(Duration::from_secs(600)).await;
-    assert_eq!(world.store.buffer_usage(account.id()).await.unwrap().unwrap().blocks, left);
+    assert_eq!(world.store.buffer_usage(account.id()).await.unwrap().unwrap().blocks, left.blocks);
 
     world.customer.enable(&world.kek).await.unwrap();
     sleep(POLL).await;
@@ -110,7 +114,6 @@ async fn a_record_that_can_not_be_believed_is_no_outage() {
     let account = world.contoso().await;
     let fresh = world.twin().await;
     // Somebody tampers with the record; the vault is away as well.
-    use cofferdam::store::Catalog;
     let key = "account/contoso";
     let record = world.store.load(key).await.unwrap().unwrap();
     let mut bytes = record.bytes.to_vec();

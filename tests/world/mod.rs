@@ -21,8 +21,8 @@ use cofferdam::{
         EngineError, EngineErrorKind, Outcome, PutReceipt,
     },
     vault::{
-        Clock, Executor, Inline, KeyProperties, KeyVault, LocalVault, LocalVaultOptions, Principal, Threads,
-        Timestamp, VaultError, VaultRegistry, WrapContext,
+        Clock, Executor, Inline, Job, KeyProperties, KeyVault, LocalVault, LocalVaultOptions, Principal,
+        Threads, Timestamp, VaultError, VaultRegistry, WrapContext,
         testing::{ManualClock, SeededEntropy, TokioClock},
     },
 };
@@ -72,6 +72,13 @@ impl World {
         // All work is done where it is asked for: paused time would run on while a thread works.
         let options = EmbeddedOptions { executor: Arc::new(Inline), ..EmbeddedOptions::default() };
         Self::of(seed, options, Arc::new(Inline), settings).await
+    }
+
+    /// With an executor for large blocks that can be told to wait.
+    pub(crate) async fn held(seed: u64) -> (Self, Arc<Held>) {
+        let held = Arc::new(Held::default());
+        let options = EmbeddedOptions { executor: Arc::new(Inline), ..EmbeddedOptions::default() };
+        (Self::with(seed, options, held.clone()).await, held)
     }
 
     /// With threads, as in production, for tests whose time is not paused.
@@ -219,6 +226,39 @@ fn builder(
         .executor(executor.clone())
         .max_block_len(1 << 20)
         .in_flight(4 << 20)
+}
+
+/// Does jobs where they are asked for, and keeps them back while it is told to.
+#[derive(Default)]
+pub(crate) struct Held(Mutex<Option<Vec<Job>>>);
+
+impl Held {
+    pub(crate) fn hold(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+    }
+
+    /// How many it did that were kept back.
+    pub(crate) fn release(&self) -> usize {
+        let jobs = self.0.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+        let held = jobs.len();
+        jobs.into_iter().for_each(|job| job());
+        held
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Held")
+    }
+}
+
+impl Executor for Held {
+    fn execute(&self, job: Job) {
+        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(jobs) => jobs.push(job),
+            None => job(),
+        }
+    }
 }
 
 /// What lies between the engine and the customer's vault.
