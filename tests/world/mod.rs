@@ -18,7 +18,7 @@ use cofferdam::{
     keyring::{KeyState, Policy},
     store::{
         Account, AccountKey, AccountName, BlockStore, EmbeddedOptions, EmbeddedStore, Engine, EngineBuilder,
-        EngineError, EngineErrorKind, Outcome, PutReceipt,
+        EngineError, EngineErrorKind, FaultyFile, Outcome, PutReceipt,
     },
     vault::{
         Clock, Executor, Inline, Job, KeyProperties, KeyVault, LocalVault, LocalVaultOptions, Principal,
@@ -197,8 +197,9 @@ impl World {
 
     /// The same without a word, as a process that was killed: what the engine had in memory is gone.
     pub(crate) async fn crash(&mut self) {
-        // The engine's tasks end without having been told to close.
-        self.engine = self.second_engine().await;
+        let elsewhere = EmbeddedStore::create_on(Arc::new(FaultyFile::new()), self.options.clone()).unwrap();
+        self.engine = self.engine_over(&elsewhere, self.clock.clone()).await;
+        // The last handle is gone: its tasks end without having been told to close.
         for _ in 0..20 {
             tokio::task::yield_now().await;
         }
@@ -206,8 +207,14 @@ impl World {
         self.reopen().await;
     }
 
-    async fn reopen(&mut self) {
-        self.store = EmbeddedStore::open(self.dir.path().join("blocks.store"), self.options.clone()).unwrap();
+    /// The store, after it was closed.
+    pub(crate) fn reopened_store(&self) -> EmbeddedStore {
+        EmbeddedStore::open(self.dir.path().join("blocks.store"), self.options.clone()).unwrap()
+    }
+
+    /// Opens what was closed.
+    pub(crate) async fn reopen(&mut self) {
+        self.store = self.reopened_store();
         self.engine = self.twin().await;
     }
 }
