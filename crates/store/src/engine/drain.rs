@@ -10,7 +10,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use cofferdam_crypto::planted::{Bug, is_planted};
-use cofferdam_crypto::{AccountId, BlockId, OpenError, Provider, SealError, Version, plaintext_len};
+use cofferdam_crypto::{AccountId, BlockId, Provider, SealError, Version, plaintext_len};
 use cofferdam_keyring::{KeyError, KeyState, LiveKey};
 use tokio::{
     sync::{Notify, watch},
@@ -285,12 +285,12 @@ impl Drain {
         let (inner, account, block) = (engine.clone(), self.account, id.clone());
         let work = move |opening: &LiveKey| -> Result<BlockOp, Unsealed> {
             let mut plain = Zeroizing::new(vec![0; len]);
-            opening.open_to(block.at(meta.version), &sealed, &mut plain).map_err(Unsealed::Damaged)?;
+            opening.open_to(block.at(meta.version), &sealed, &mut plain).map_err(|_| Unsealed::Damaged)?;
             inner.reseal(&to, account, &block, &meta, &plain).map_err(Unsealed::Failed)
         };
         match engine.with_keys(opening, Some(key.clone()), len, work).await? {
             Used::Done(Ok(op)) => Ok(Resealed::Sealed(op)),
-            Used::Done(Err(Unsealed::Damaged(_))) => Ok(Resealed::Damaged),
+            Used::Done(Err(Unsealed::Damaged)) => Ok(Resealed::Damaged),
             Used::Done(Err(Unsealed::Failed(e))) => Err(EngineError::from(e).into()),
             Used::Lapsed => Ok(Resealed::Lapsed),
         }
@@ -343,7 +343,7 @@ enum Resealed {
 }
 
 enum Unsealed {
-    Damaged(OpenError),
+    Damaged,
     Failed(SealError),
 }
 

@@ -35,7 +35,7 @@ impl Pace {
     /// How long to rest after work that took so long; `seen` is what the same drain saw the last time.
     pub(super) fn rest_after(&self, took: Duration, seen: &mut u64) -> Duration {
         let now = self.foreground.load(Ordering::Relaxed);
-        let idle = now % BEGUN == 0 && now / BEGUN == *seen;
+        let idle = now.is_multiple_of(BEGUN) && now / BEGUN == *seen;
         *seen = now / BEGUN;
         if idle { Duration::ZERO } else { took.saturating_mul(REST) }
     }
