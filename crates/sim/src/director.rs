@@ -64,6 +64,7 @@ impl Director {
             customers: Arc::default(),
             service_vault,
             service_kek: key_id("service", "mmk"),
+            token_service: key_id("tokens", "of-the-service"),
             vaults: Vec::new(),
             policy,
             buffer,
@@ -352,7 +353,8 @@ impl Director {
         let nodes = if self.dice.percent(60) { 0..self.nodes.len() } else { any_node..any_node + 1 };
         let customers: Vec<KeyId> = self.site.seats.iter().filter_map(|seat| seat.kek.clone()).collect();
         let keks = match self.dice.below(10) {
-            0 | 1 => vec![self.site.service_kek.clone()],
+            0 => vec![self.site.service_kek.clone()],
+            1 => vec![self.site.token_service.clone()],
             2 => customers.into_iter().chain([self.site.service_kek.clone()]).collect(),
             _ if customers.is_empty() => vec![self.site.service_kek.clone()],
             _ => vec![customers[self.dice.below(customers.len() as u64) as usize].clone()],

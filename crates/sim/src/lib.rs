@@ -38,6 +38,7 @@ mod scenario;
 mod shelf;
 mod trace;
 mod vault;
+mod way;
 mod weather;
 
 pub use cofferdam_store::FaultyFile;

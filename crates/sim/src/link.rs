@@ -1,30 +1,27 @@
-//! The way from one node to one vault.
+//! What one node sees of one vault.
 //!
 //! Guarantees: the model learns of every call when it is sent and of every answer in the moment in which the node
-//! does; a node that crashed reaches nothing any more. What a KEK's owner wants is settled when a call is sent, so that
-//! an answer is as old as it can be.
+//! does; a node that crashed reaches nothing any more.
 
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use async_trait::async_trait;
-use cofferdam_crypto::{Aek, KeyId, WrappedKey};
+use cofferdam_crypto::{Aek, KeyId, Provider, WrappedKey};
 use cofferdam_vault::{
-    KeyProperties, KeyVault, VaultError, VaultErrorKind, WrapContext, testing::TokioClock,
+    KeyProperties, KeyVault, Reauthenticating, VaultError, VaultErrorKind, WrapContext, testing::TokioClock,
 };
 
 use crate::{
-    dice::Dice,
+    Check,
     hub::{Hub, Moment},
     model::Verdict,
-    vault::SimVault,
-    weather::Fate,
+    way::Way,
 };
 
 /// Set when the node's process is gone.
@@ -34,40 +31,34 @@ pub(crate) struct Link {
     pub(crate) node: usize,
     pub(crate) hub: Hub,
     pub(crate) clock: Arc<TokioClock>,
-    pub(crate) vault: Arc<dyn SimVault>,
+    pub(crate) way: Reauthenticating<Way>,
     pub(crate) cut: Cut,
-    pub(crate) dice: Mutex<Dice>,
 }
 
 /// A call under way. Dropped before its answer, it was given up.
 struct Call<'a> {
     link: &'a Link,
+    kek: &'a KeyId,
     context: &'a WrapContext,
     sent: Moment,
     answered: bool,
 }
 
 impl Link {
-    /// What becomes of a call that is sent now.
-    fn fate(&self, kek: &KeyId) -> (Fate, Duration) {
-        let condition = self.hub.state().weather.condition(self.node, kek, self.hub.at());
-        condition.fate(&mut self.dice.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
     async fn unless_cut(&self) {
         if self.cut.load(Ordering::Relaxed) {
             std::future::pending().await
         }
     }
 
-    fn begin<'a>(&'a self, context: &'a WrapContext) -> Call<'a> {
+    fn begin<'a>(&'a self, kek: &'a KeyId, context: &'a WrapContext) -> Call<'a> {
         let sent = self.hub.moment(&self.clock);
         let mut state = self.hub.state();
         state.counts.vault_calls += 1;
         let alone = state.keys.call_begins(self.node, &context.scope);
         drop(state);
         self.hub.check(alone);
-        Call { link: self, context, sent, answered: false }
+        Call { link: self, kek, context, sent, answered: false }
     }
 }
 
@@ -79,15 +70,23 @@ impl Call<'_> {
         let scope = &self.context.scope;
         let mut state = hub.state();
         match verdict {
-            Verdict::Denied(_) => state.counts.denials += 1,
+            Verdict::Denied(_) if scope.provider == Provider::Customer => state.counts.denials += 1,
             Verdict::Verified => {}
             _ => state.counts.vault_outages += 1,
         }
         state.trace.note(
             answered.at,
-            format_args!("node {node}: unwrap {} sent {:?} {verdict:?}", scope.account, self.sent.at),
+            format_args!("node {node}: unwrap {scope} sent {:?} {verdict:?}", self.sent.at),
         );
         state.keys.call_ends(*node, scope, self.sent, answered, verdict);
+        let usable = state.weather.usable_since(self.kek);
+        drop(state);
+        if let Verdict::Denied(kind @ (VaultErrorKind::AccessDenied | VaultErrorKind::KeyDisabled)) = verdict
+            && usable.is_some_and(|since| since <= self.sent.at)
+        {
+            let what = format!("{}: {kind} was passed on though its owner lets it be used", self.kek);
+            hub.fail(Check::FalseRevocation, what);
+        }
     }
 }
 
@@ -99,10 +98,6 @@ impl Drop for Call<'_> {
     }
 }
 
-fn failed(kind: VaultErrorKind, kek: &KeyId) -> VaultError {
-    VaultError::new(kind, "the simulation says so").about(kek)
-}
-
 #[async_trait]
 impl KeyVault for Link {
     async fn wrap_key(
@@ -112,32 +107,16 @@ impl KeyVault for Link {
         context: &WrapContext,
     ) -> Result<WrappedKey, VaultError> {
         self.unless_cut().await;
-        let wrapped = self.vault.wrap_key(key_id, aek, context).await?;
+        let wrapped = self.way.wrap_key(key_id, aek, context).await?;
         self.hub.state().keys.learn_aek(context.scope, *aek.expose());
         Ok(wrapped)
     }
 
     async fn unwrap_key(&self, wrapped: &WrappedKey, context: &WrapContext) -> Result<Aek, VaultError> {
         self.unless_cut().await;
-        let kek = &wrapped.key_id;
-        let mut call = self.begin(context);
-        let (fate, latency) = self.fate(kek);
-        let answer = match fate {
-            Fate::Reaches | Fate::WrongKey => self.vault.unwrap_key(wrapped, context).await,
-            Fate::Fails(kind) => Err(failed(kind, kek)),
-            Fate::Absent => Err(failed(VaultErrorKind::KeyNotFound, kek)),
-            Fate::Hangs => std::future::pending().await,
-        };
-        tokio::time::sleep(latency).await;
+        let mut call = self.begin(&wrapped.key_id, context);
+        let answer = self.way.unwrap_key(wrapped, context).await;
         self.unless_cut().await;
-        let answer = match (answer, fate) {
-            (Ok(aek), Fate::WrongKey) => Aek::try_from_fn(|other| {
-                other.copy_from_slice(aek.expose());
-                other[0] ^= 1;
-                Ok(())
-            }),
-            (answer, _) => answer,
-        };
         let verdict = match &answer {
             Ok(aek) if self.hub.state().keys.is_aek(context.scope, aek.expose()) => Verdict::Verified,
             Ok(_) => Verdict::Wrong,
@@ -149,12 +128,12 @@ impl KeyVault for Link {
 
     async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
         self.unless_cut().await;
-        self.vault.key_properties(key_id).await
+        self.way.key_properties(key_id).await
     }
 }
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Link(node {}, {:?})", self.node, self.vault)
+        write!(f, "Link(node {}, {:?})", self.node, self.way)
     }
 }

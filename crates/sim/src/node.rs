@@ -15,7 +15,7 @@ use cofferdam_crypto::{AccountId, KeyId, PageSize};
 use cofferdam_keyring::Policy;
 use cofferdam_store::{AccountName, Engine, EngineError, FaultyFile};
 use cofferdam_vault::{
-    Inline, KeyVault, Principal, VaultRegistry,
+    Inline, KeyVault, Principal, Reauthenticating, VaultRegistry,
     testing::{SeededEntropy, TokioClock},
 };
 use tokio::task::{JoinHandle, JoinSet};
@@ -27,6 +27,7 @@ use crate::{
     hub::Hub,
     link::{Cut, Link},
     shelf::Shelf,
+    way::{Token, Way},
 };
 
 /// An account of the simulated service.
@@ -46,6 +47,8 @@ pub(crate) struct Site {
     pub(crate) customers: Arc<Mutex<Vec<AccountId>>>,
     pub(crate) service_vault: Arc<dyn SimVault>,
     pub(crate) service_kek: KeyId,
+    /// What the weather calls the way to the service that tokens come from.
+    pub(crate) token_service: KeyId,
     /// One for each principal.
     pub(crate) vaults: Vec<(Principal, Arc<dyn SimVault>)>,
     pub(crate) policy: Policy,
@@ -140,14 +143,19 @@ impl Node {
 
     fn registry(&mut self, site: &Site, cut: &Cut) -> VaultRegistry {
         let mut link = |vault: &Arc<dyn SimVault>| -> Arc<dyn KeyVault> {
-            Arc::new(Link {
+            let (hub, clock) = (site.hub.clone(), self.clock.clone());
+            let service = site.token_service.clone();
+            let token = Token::new(self.number, hub.clone(), clock.clone(), service, self.dice.fork());
+            let token = Arc::new(token);
+            let way = Way {
                 node: self.number,
-                hub: site.hub.clone(),
-                clock: self.clock.clone(),
+                hub: hub.clone(),
                 vault: vault.clone(),
-                cut: cut.clone(),
+                token: token.clone(),
                 dice: Mutex::new(self.dice.fork()),
-            })
+            };
+            let way = Reauthenticating::new(way, token, clock.clone());
+            Arc::new(Link { node: self.number, hub, clock, way, cut: cut.clone() })
         };
         let registry = VaultRegistry::new(link(&site.service_vault));
         site.vaults.iter().fold(registry, |registry, (principal, vault)| {

@@ -76,6 +76,9 @@ impl Drop for Open<'_> {
     }
 }
 
+/// How long the renewal of a token may take.
+const TOKEN_GIVEN_UP_WITHIN: Duration = Duration::from_secs(10);
+
 impl Operation<'_> {
     /// Performs it; given a number of polls, the future is dropped after so many.
     pub(crate) async fn perform(&self, account: &Account, request: Request, polls: Option<u32>) {
@@ -370,9 +373,11 @@ impl Operation<'_> {
     /// From when on this node must serve this account, unless something is bad now.
     fn recovered_at(&self, state: &State, of: &Use) -> Option<Duration> {
         let fair_since = |kek| state.weather.fair_since(self.node, kek, of.ended.at);
-        let service = fair_since(&self.site.service_kek)?;
+        // A renewal that hangs is given up after a while of its own.
+        let tokens = fair_since(&self.site.token_service)? + TOKEN_GIVEN_UP_WITHIN;
+        let service = fair_since(&self.site.service_kek)?.max(tokens);
         let own = match &self.seat.kek {
-            Some(kek) => fair_since(kek)?,
+            Some(kek) => fair_since(kek)?.max(tokens),
             None => service,
         };
         let recovered = state.keys.recovered_at(service, own);

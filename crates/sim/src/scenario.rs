@@ -39,6 +39,42 @@ impl Default for Faults {
 impl Faults {
     /// None at all.
     pub const NONE: Self = Self { outages: 0, denials: 0, clocks: 0, crashes: 0, power: 0, disk: 0 };
+
+    /// The same with so many outages.
+    #[must_use]
+    pub fn with_outages(self, outages: u32) -> Self {
+        Self { outages, ..self }
+    }
+
+    /// The same with so many denials.
+    #[must_use]
+    pub fn with_denials(self, denials: u32) -> Self {
+        Self { denials, ..self }
+    }
+
+    /// The same with so many jumps of clocks.
+    #[must_use]
+    pub fn with_clocks(self, clocks: u32) -> Self {
+        Self { clocks, ..self }
+    }
+
+    /// The same with so many crashes.
+    #[must_use]
+    pub fn with_crashes(self, crashes: u32) -> Self {
+        Self { crashes, ..self }
+    }
+
+    /// The same with so many failures of the power.
+    #[must_use]
+    pub fn with_power(self, power: u32) -> Self {
+        Self { power, ..self }
+    }
+
+    /// The same with so many faults of the disk.
+    #[must_use]
+    pub fn with_disk(self, disk: u32) -> Self {
+        Self { disk, ..self }
+    }
 }
 
 type Vaults = Arc<dyn Fn(u64) -> Arc<dyn SimVault> + Send + Sync>;

@@ -91,6 +91,8 @@ pub(super) enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Failure {
     pub(super) attempt: Attempt,
+    /// When its vault was asked, at the earliest: an attempt may first wait for the service's key.
+    pub(super) asked: Timestamp,
     /// `None`: the record could not be read.
     pub(super) kind: Option<VaultErrorKind>,
 }
@@ -153,7 +155,7 @@ impl State {
     pub fn bounds(&self, policy: &Policy) -> Option<Bounds> {
         match self.phase {
             Phase::Held { verified, .. } => {
-                Some(Bounds::new(verified, self.failure.map(|f| f.attempt.sent), policy))
+                Some(Bounds::new(verified, self.failure.map(|f| f.asked), policy))
             }
             _ => None,
         }
@@ -165,7 +167,7 @@ impl State {
         match self.phase {
             Phase::Cold | Phase::Doubted { .. } => Serving::Wait,
             Phase::Held { verified, .. } => {
-                let bounds = Bounds::new(verified, self.failure.map(|f| f.attempt.sent), policy);
+                let bounds = Bounds::new(verified, self.failure.map(|f| f.asked), policy);
                 match (bounds.serves(now), failed) {
                     (true, _) => Serving::Use,
                     (false, true) => Serving::Refuse,
@@ -237,6 +239,6 @@ impl State {
 
     /// Whether an attempt begun within the failure window has failed.
     pub fn failed_of_late(&self, now: Timestamp, policy: &Policy) -> bool {
-        self.failure.is_some_and(|f| !reached(after(f.attempt.sent, policy.failure_window()), now))
+        self.failure.is_some_and(|f| !reached(after(f.asked, policy.failure_window()), now))
     }
 }

@@ -368,7 +368,10 @@ impl Step<'_> {
     fn note_failure(&mut self, attempt: Attempt, kind: Option<VaultErrorKind>) {
         self.state.failures = self.state.failures.saturating_add(1);
         if self.state.failure.is_none_or(|failure| failure.attempt.number <= attempt.number) {
-            self.state.failure = Some(Failure { attempt, kind });
+            let call = self.policy.call_timeout();
+            let (boot, wall) = (self.now.boot.saturating_sub(call), self.now.wall.saturating_sub(call));
+            let asked = if boot > attempt.sent.boot { Timestamp { boot, wall } } else { attempt.sent };
+            self.state.failure = Some(Failure { attempt, asked, kind });
         }
     }
 

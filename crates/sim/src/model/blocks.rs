@@ -221,9 +221,14 @@ fn overlap(one: &Write, other: &Write) -> bool {
         || crossed
 }
 
-/// The bytes of a write: its number first, then bytes that belong to no other.
+/// Odd, and its inverse modulo 2^64: so that the bytes of a small number are not mostly zeros.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+const GATHER: u64 = 0xf1de_83e1_9937_733d;
+
+/// The bytes of a write: its number first, spread, then bytes that belong to no other.
 pub(crate) fn bytes_of(id: WriteId, len: usize) -> Vec<u8> {
-    let mut bytes = id.to_le_bytes().to_vec();
+    let mut bytes = Vec::with_capacity(len + 8);
+    bytes.extend_from_slice(&id.wrapping_mul(SPREAD).to_le_bytes());
     let mut dice = crate::dice::Dice::new(id ^ 0x5eed_0000);
     while bytes.len() < len {
         bytes.extend_from_slice(&dice.roll().to_le_bytes());
@@ -234,7 +239,7 @@ pub(crate) fn bytes_of(id: WriteId, len: usize) -> Vec<u8> {
 
 /// The write that these bytes name.
 pub(crate) fn write_of(bytes: &[u8]) -> Option<WriteId> {
-    bytes.first_chunk().map(|id| WriteId::from_le_bytes(*id))
+    bytes.first_chunk().map(|id| WriteId::from_le_bytes(*id).wrapping_mul(GATHER))
 }
 
 #[cfg(test)]

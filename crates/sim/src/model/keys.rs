@@ -293,7 +293,6 @@ impl Keys {
         }
         if let Some(denial) = self.confirmed(of.node, of.account)
             && settled(denial, SETTLES_WITHIN)
-            && self.record_was_readable(of, denial)
         {
             let what = format!(
                 "node {} buffered a write of {} though it saw a denial at {:?}",
@@ -316,16 +315,6 @@ impl Keys {
             return Err((Check::BufferedUnderRevocation, what));
         }
         Ok(())
-    }
-
-    /// Whether a node could authenticate the account's record when it saw a denial: only then it is a revocation.
-    fn record_was_readable(&self, of: &Use, denial: Moment) -> bool {
-        let service = self.calls(of.node, of.account, Provider::Service);
-        service.iter().any(|call| {
-            call.verdict == Verdict::Verified
-                && call.answered.seq < denial.seq
-                && denial.clock.since(&call.sent.clock) + SETTLES_WITHIN < self.policy.unasked_for()
-        })
     }
 
     /// Whether an operation may have been refused because the key is revoked.

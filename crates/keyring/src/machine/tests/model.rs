@@ -26,7 +26,7 @@ pub(super) struct Model {
     /// The last verified attempt that began after that.
     verified: Option<Attempt>,
     /// The last attempt that failed since.
-    failed: Option<Attempt>,
+    failed: Option<(Attempt, Timestamp)>,
 }
 
 impl Model {
@@ -125,12 +125,12 @@ impl Model {
                 let newer = self.verified.is_none_or(|verified| verified.number < attempt.number);
                 if attempt.number > self.denied_through && newer {
                     self.verified = Some(attempt);
-                    self.failed = self.failed.filter(|failed| failed.number > attempt.number);
+                    self.failed = self.failed.filter(|(failed, _)| failed.number > attempt.number);
                 }
             }
             Event::Failed { attempt, kind, .. } => {
                 self.flight = None;
-                self.failed = Some(attempt);
+                self.failed = Some((attempt, self.now));
                 self.late = Some(attempt);
                 if kind.meaning() != cofferdam_vault::Meaning::Outage
                     && self.state.provider == Provider::Customer
@@ -141,12 +141,12 @@ impl Model {
             }
             Event::Record { .. } => self.reading = false,
             Event::RecordUnreadable => {
-                self.failed = self.flight.or(self.failed);
+                self.failed = self.flight.map(|flight| (flight, self.now)).or(self.failed);
                 (self.flight, self.reading) = (None, false);
             }
             Event::Persisted { .. } => self.persisting = None,
             Event::Abandoned => {
-                self.failed = self.flight.or(self.failed);
+                self.failed = self.flight.map(|flight| (flight, self.now)).or(self.failed);
                 (self.flight, self.reading, self.persisting) = (None, false, None);
             }
             Event::Forgotten | Event::RecordGone => {
@@ -222,8 +222,9 @@ impl Model {
         if served && self.now.since(&bounds.verified.sent) >= policy.usable_for() {
             return Err("serves past its bound".into());
         }
-        let retried =
-            self.failed.is_some_and(|failed| self.now.since(&failed.sent) < policy.failure_window());
+        let retried = self.failed.is_some_and(|(failed, at)| {
+            self.now.since(&failed.sent) < policy.failure_window() || self.now.since(&at) < policy.retry_max()
+        });
         if served && self.now.since(&bounds.verified.sent) >= policy.unasked_for() && !retried {
             return Err("serves without a question what was verified too long ago".into());
         }
