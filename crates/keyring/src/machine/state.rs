@@ -106,7 +106,7 @@ impl Revocation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Failure {
     pub(super) attempt: Attempt,
-    /// When its vault was asked, at the earliest: an attempt may first wait for the service's key.
+    /// When its vault was asked: later than it was begun, if it had to wait for its record, and the service's key.
     pub(super) asked: Timestamp,
     /// `None`: the record could not be read.
     pub(super) kind: Option<VaultErrorKind>,
@@ -118,6 +118,8 @@ pub struct State {
     pub(super) provider: Provider,
     pub(super) phase: Phase,
     pub(super) flight: Option<Attempt>,
+    /// When the last attempt had read its record, if it had to.
+    pub(super) asked: Option<Timestamp>,
     /// The number of the last attempt begun.
     pub(super) last: u64,
     /// Successes of attempts up to this number began before a denial: they are ignored.
@@ -143,6 +145,7 @@ impl State {
             provider,
             phase: Phase::Cold,
             flight: None,
+            asked: None,
             last: 0,
             barred: 0,
             failure: None,
