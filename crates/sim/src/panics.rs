@@ -29,8 +29,11 @@ impl Watch {
                 }
                 let place = info.location().map(ToString::to_string).unwrap_or_default();
                 if !place.contains("/redb-") {
-                    let said = info.payload_as_str().unwrap_or("no text");
-                    SEEN.with_borrow_mut(|seen| seen.push(format!("{place}: {said}")));
+                    let payload = info.payload();
+                    let text = payload.downcast_ref::<&str>().copied();
+                    let text = text.or(payload.downcast_ref::<String>().map(String::as_str));
+                    let said = format!("{place}: {}", text.unwrap_or("no text"));
+                    SEEN.with_borrow_mut(|seen| seen.push(said));
                 }
             }));
         });
