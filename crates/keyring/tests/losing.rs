@@ -93,6 +93,7 @@ async fn the_grace_ends_on_the_millisecond() {
     tokio::time::sleep_until(verified + 1800 * SECOND + MS).await;
     assert!(!key.still_usable());
     let refused = world.key(account).await.unwrap_err();
+    assert!(refused.is_outage());
     let KeyError::Unavailable { fault: Fault::Vault { kind, .. }, .. } = &refused else {
         panic!("{refused}");
     };
@@ -140,6 +141,7 @@ async fn a_cold_start_without_the_services_vault_is_unavailable_and_recovers_by_
     world.service.answer(Answer::Hang);
     let refused = world.key(account).await.unwrap_err();
     assert!(matches!(refused, KeyError::Unavailable { fault: Fault::ServiceKey(_), .. }), "{refused}");
+    assert!(!refused.is_outage(), "the service can seal nothing");
     world.service.answer(Answer::Work);
     let mut watch = world.keyring.watch(account, Provider::Customer);
     watch.wait_for(|&state| state == KeyState::Active).await.unwrap();
@@ -459,6 +461,18 @@ async fn a_wrong_key_is_never_used() {
         matches!(refused, KeyError::Unavailable { fault: Fault::Vault { kind: Kind::Corrupt, .. }, .. }),
         "{refused}"
     );
+    assert!(!refused.is_outage(), "nothing says that it ever worked: writes must not wait for it");
+
+    // Past the grace, for a key that was verified: an outage like any other.
+    world.use_for(account, 1800 * SECOND, SECOND).await;
+    let refused = world.key(account).await.unwrap_err();
+    assert!(
+        matches!(refused, KeyError::Unavailable { fault: Fault::Vault { kind: Kind::Corrupt, .. }, .. }),
+        "{refused}"
+    );
+    assert!(refused.is_outage());
+    world.keyring.forget(account);
+    assert!(!world.key(account).await.unwrap_err().is_outage(), "nothing of it is known any longer");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,10 @@
 
 mod common;
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
 
 use cofferdam_crypto::{AccountId, Epoch, Provider, SALT_LEN};
 use cofferdam_keyring::{KeyError, KeyState, Policy, RecordError, What};
@@ -64,6 +67,27 @@ async fn crowd(world: &World, account: AccountId) {
     for caller in callers {
         caller.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_answered_in_the_order_of_asking() {
+    let world = World::new();
+    let account = world.account(1).await;
+    world.customer.set_latency(SECOND);
+    let answered = Arc::new(Mutex::new(Vec::new()));
+    let callers: Vec<_> = (0..200)
+        .map(|n| {
+            let (keyring, answered) = (world.keyring.clone(), answered.clone());
+            tokio::spawn(async move {
+                keyring.sealing_key(account, Provider::Customer).await.unwrap();
+                answered.lock().unwrap().push(n);
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert!(answered.lock().unwrap().iter().copied().eq(0..200), "{answered:?}");
 }
 
 #[tokio::test(start_paused = true)]

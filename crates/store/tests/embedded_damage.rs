@@ -91,8 +91,8 @@ async fn use_it(bytes: Vec<u8>, blocks: &Blocks, tally: &mut Tally, what: &str) 
     };
     for ((owner, name), (version, sealed)) in blocks {
         match store.fetch(*owner, name).await {
-            Ok(Some((meta, found))) => {
-                assert_eq!((meta.version.number(), &found), (*version, sealed), "{what}");
+            Ok(Some((at, found))) => {
+                assert_eq!((at.meta.version.number(), &found), (*version, sealed), "{what}");
                 tally.right += 1;
             }
             Ok(None) => panic!("{what}: {name} is gone"),

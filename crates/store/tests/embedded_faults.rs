@@ -319,8 +319,7 @@ async fn damage_fails_the_block_that_has_it_and_no_other() {
             }
         }
         // Its other rows are sound.
-        let version = cofferdam_crypto::Version::new(7);
-        let part = store.read(account(1), &id("7"), version, &[0..100]).await.unwrap().unwrap();
+        let part = store.read(account(1), &id("7"), &stored(7, 130_000), &[0..100]).await.unwrap().unwrap();
         assert_eq!(part[0], bytes_of(7, 130_000)[..100]);
     }
     for n in 21..=40u64 {

@@ -101,7 +101,7 @@ impl Task {
         let at = self.entry.now();
         self.conclude(generation, event, |desk| {
             if gone {
-                desk.record = None;
+                desk.forget_record();
             }
             desk.wanted.clear();
             desk.note_failure(error.clone(), at);
@@ -142,6 +142,7 @@ impl Task {
                 account: self.entry.account,
                 provider: self.entry.provider,
                 fault: Fault::ServiceKey(Box::new(error)),
+                proven: self.entry.desk().is_proven(),
                 retry: self.shared.parts.policy.retry_max(),
             },
         }
@@ -161,6 +162,7 @@ impl Task {
             account: self.entry.account,
             provider: self.entry.provider,
             fault,
+            proven: self.entry.desk().is_proven(),
             retry: self.shared.parts.policy.retry_max(),
         }
     }

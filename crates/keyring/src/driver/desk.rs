@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use cofferdam_crypto::{Epoch, KeyId, Provider};
+use cofferdam_crypto::{Epoch, KeyCheckValue, KeyId, Provider};
 use cofferdam_vault::{Meaning, Timestamp};
 
 use super::{
@@ -32,6 +32,8 @@ pub(super) struct Desk {
     pub(super) record: Option<Arc<KeyRecord>>,
     /// What is live, by epoch.
     pub(super) keys: Vec<Arc<Material>>,
+    /// The AEK of the newest epoch that was verified.
+    proven: Option<(Epoch, KeyCheckValue)>,
     /// What a verified attempt unwrapped, until the machine publishes it.
     pub(super) candidate: Option<Vec<Arc<Material>>>,
     /// Epochs that callers wait for.
@@ -42,6 +44,8 @@ pub(super) struct Desk {
     pub(super) generation: u64,
     pub(super) failure: Option<(KeyError, LastFailure)>,
     pub(super) denied: Option<KeyId>,
+    /// Counts what was concluded: those who wait look again at each.
+    pub(super) round: u64,
     /// What a round said to who waited in it, if not by the state.
     pub(super) said: Option<(u64, KeyError)>,
     pub(super) said_of: BTreeMap<Epoch, (u64, KeyError)>,
@@ -80,12 +84,14 @@ impl Desk {
             machine: State::new(provider),
             record: None,
             keys: Vec::new(),
+            proven: None,
             candidate: None,
             wanted: BTreeSet::new(),
             unknown: VecDeque::new(),
             generation: 0,
             failure: None,
             denied: None,
+            round: 0,
             said: None,
             said_of: BTreeMap::new(),
             asked: false,
@@ -109,6 +115,12 @@ impl Desk {
         self.wanted.iter().copied().filter(|&epoch| !has(epoch)).collect()
     }
 
+    /// Nothing that was known of the account holds any longer.
+    pub(super) fn forget_record(&mut self) {
+        self.record = None;
+        self.proven = None;
+    }
+
     fn note_unknown(&mut self, epoch: Epoch) {
         if self.unknown.len() == UNKNOWN_KEPT {
             self.unknown.pop_front();
@@ -129,6 +141,16 @@ impl Desk {
         };
         let message = error.to_string();
         self.failure = Some((error, LastFailure { kind, message, at }));
+    }
+
+    /// Whether the record's newest AEK was verified since the account was last forgotten.
+    pub(super) fn is_proven(&self) -> bool {
+        let newest = self.record.as_ref().and_then(|record| record.epochs.last());
+        match (&self.proven, newest) {
+            (Some((epoch, check)), Some(newest)) => *epoch == newest.scope.epoch && *check == newest.check,
+            (proven, None) => proven.is_some(),
+            (None, _) => false,
+        }
     }
 
     pub(super) fn key_id(&self) -> Option<KeyId> {
@@ -183,6 +205,7 @@ impl Entry {
             return;
         }
         if let Some(keys) = desk.candidate.take() {
+            desk.proven = keys.last().map(|newest| (newest.epoch(), newest.check()));
             desk.keys = keys;
             desk.used = desk.waiting > 0;
             desk.failure = None;
@@ -201,7 +224,8 @@ impl Entry {
     /// Lets everybody who waits look again.
     pub(super) fn end_round(&self, desk: &mut Desk) {
         desk.asked = false;
-        self.rounds.send_modify(|round| *round += 1);
+        desk.round += 1;
+        self.round_ended.notify_waiters();
         if desk.waiting == 0 {
             desk.said = None;
             desk.said_of.clear();
@@ -210,12 +234,12 @@ impl Entry {
 
     /// The same with something to say to them. Ends no round yet.
     pub(super) fn say(&self, desk: &mut Desk, error: KeyError) {
-        desk.said = Some((*self.rounds.borrow() + 1, error));
+        desk.said = Some((desk.round + 1, error));
     }
 
     /// The same to those who wait for one epoch.
     pub(super) fn say_of(&self, desk: &mut Desk, epoch: Epoch, error: KeyError) {
-        desk.said_of.insert(epoch, (*self.rounds.borrow() + 1, error));
+        desk.said_of.insert(epoch, (desk.round + 1, error));
     }
 
     /// What a reading of the record means to those who wait for epochs that it lacked: what it still lacks does
@@ -378,7 +402,7 @@ impl Entry {
         let mut told = Vec::new();
         let mut desk = self.desk();
         desk.generation += 1;
-        desk.record = None;
+        desk.forget_record();
         desk.unknown.clear();
         desk.failure = None;
         self.feed(&mut desk, shared, Event::Forgotten, &mut told);

@@ -40,8 +40,8 @@ pub(super) struct Entry {
     pub(super) live: ArcSwapOption<Live>,
     pub(super) activity: AtomicU8,
     pub(super) state: watch::Sender<KeyState>,
-    /// Counts what was concluded: those who wait look again at each.
-    pub(super) rounds: watch::Sender<u64>,
+    /// Wakes those who wait, in the order of waiting, when a round ends.
+    pub(super) round_ended: Notify,
     /// Wakes the task.
     pub(super) wake: Notify,
     desk: Mutex<Desk>,
@@ -62,7 +62,7 @@ impl Entry {
             live: ArcSwapOption::empty(),
             activity: AtomicU8::new(activity::UNUSED),
             state: watch::Sender::new(KeyState::Cold),
-            rounds: watch::Sender::new(0),
+            round_ended: Notify::new(),
             wake: Notify::new(),
             desk: Mutex::new(desk),
         }
@@ -96,12 +96,11 @@ impl Entry {
         shared: &Arc<Shared>,
         epoch: Option<Epoch>,
     ) -> Result<LiveKey, KeyError> {
-        let mut rounds = self.rounds.subscribe();
         let mut waiting: Option<Waiting<'_>> = None;
         loop {
-            let verdict = {
+            let (verdict, round_ended) = {
                 let mut desk = self.desk();
-                let round = *rounds.borrow_and_update();
+                let round = desk.round;
                 let since = waiting.as_ref().map_or(round, |waiting| waiting.since);
                 let verdict = self.judge(&mut desk, shared, epoch, since);
                 let waits = matches!(verdict, Verdict::Wait);
@@ -115,14 +114,14 @@ impl Entry {
                     desk.running = true;
                     task::spawn(shared.clone(), self.clone());
                 }
-                verdict
+                // Made under the lock that ends rounds: told of the end of this one.
+                (verdict, self.round_ended.notified())
             };
             match verdict {
                 Verdict::Answer(answer) => return answer,
                 Verdict::Wait => self.wake.notify_one(),
             }
-            // The sender is ours: it lives as long as this entry.
-            let _ = rounds.changed().await;
+            round_ended.await;
         }
     }
 
@@ -183,7 +182,8 @@ impl Entry {
             },
             (_, Some((error, _))) => error.clone(),
             (_, None) => {
-                KeyError::Unavailable { account, provider, fault: Fault::Overdue, retry: policy.retry_max() }
+                let (fault, proven, retry) = (Fault::Overdue, desk.is_proven(), policy.retry_max());
+                KeyError::Unavailable { account, provider, fault, proven, retry }
             }
         }
     }

@@ -11,6 +11,7 @@ mod desk;
 mod entry;
 mod live;
 mod map;
+mod signal;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,11 @@ use cofferdam_vault::{Clock, Entropy, Timestamp, VaultErrorKind, VaultRegistry};
 use tokio::sync::{broadcast, watch};
 
 pub use self::live::LiveKey;
-use self::{entry::Entry, map::Entries};
+use self::{
+    entry::Entry,
+    map::Entries,
+    signal::{Count, Flag},
+};
 use crate::{KeyError, KeyEvent, KeyRecords, KeyState, Policy, Salts};
 
 /// How many events a slow listener can be behind before it misses some.
@@ -58,9 +63,9 @@ pub(super) struct Shared {
     salts: Salts,
     entries: Entries,
     events: broadcast::Sender<KeyEvent>,
-    closing: watch::Sender<bool>,
+    closing: Flag,
     /// How many tasks there are.
-    tasks: watch::Sender<usize>,
+    tasks: Count,
 }
 
 impl Keyring {
@@ -71,8 +76,8 @@ impl Keyring {
             parts,
             entries: Entries::new(),
             events: broadcast::Sender::new(EVENTS_KEPT),
-            closing: watch::Sender::new(false),
-            tasks: watch::Sender::new(0),
+            closing: Flag::default(),
+            tasks: Count::default(),
         });
         Self { _closes: Arc::new(CloseOnDrop(shared.clone())), shared }
     }
@@ -143,8 +148,7 @@ impl Keyring {
     /// [`KeyError::Closed`], and so does whoever asks later.
     pub async fn close(&self) {
         self.shared.shut();
-        // The sender lives as long as `self.shared`.
-        let _ = self.shared.tasks.subscribe().wait_for(|&tasks| tasks == 0).await;
+        self.shared.tasks.wait_for_none().await;
     }
 }
 
@@ -182,11 +186,11 @@ impl Shared {
     }
 
     fn is_closing(&self) -> bool {
-        *self.closing.borrow()
+        self.closing.is_up()
     }
 
     fn shut(&self) {
-        self.closing.send_replace(true);
+        self.closing.raise();
         for entry in self.entries.all() {
             entry.shut();
         }

@@ -1,5 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use cofferdam_crypto::{Epoch, PageSize, Provider};
 use cofferdam_vault::Inline;
 
@@ -7,7 +8,7 @@ use super::{
     super::{EmbeddedOptions, EmbeddedStore, faulty::FaultyFile},
     *,
 };
-use crate::block_store::BlockStore;
+use crate::block_store::{BlockStore, Located, Place};
 
 fn account() -> AccountId {
     AccountId::from_bytes([1; 16])
@@ -26,6 +27,10 @@ fn meta(version: u64, sealed_len: u64) -> BlockMeta {
         epoch: Epoch::FIRST,
         provider: Provider::Customer,
     }
+}
+
+fn located(version: u64, sealed_len: u64) -> Located {
+    Located { place: Place::Store, meta: meta(version, sealed_len) }
 }
 
 fn put(name: &str, version: u64, len: usize) -> BlockOp {
@@ -56,7 +61,7 @@ async fn a_stored_length_that_nothing_bears_out_is_damage_of_that_block_alone() 
         let whole = store.fetch(account(), &id("bad")).await.unwrap_err();
         assert_eq!(whole.kind(), StoreErrorKind::Corrupt, "{len}: {whole}");
         let ranges = [0..10, 100_000..len];
-        let parts = store.read(account(), &id("bad"), Version::new(2), &ranges).await.unwrap_err();
+        let parts = store.read(account(), &id("bad"), &located(2, len), &ranges).await.unwrap_err();
         assert_eq!(parts.kind(), StoreErrorKind::Corrupt, "{len}: {parts}");
         let removal = BlockOp::Delete { account: account(), id: id("bad"), version: Version::new(3) };
         // Two rows too few for the first lengths, a wrong last one for the last: only what is missing is met.
