@@ -18,11 +18,14 @@ use cofferdam::{
     },
     vault::{LocalVault, LocalVaultOptions, Principal, SystemClock, SystemEntropy, VaultRegistry},
 };
+use futures_util::future::join_all;
 use paired::{Bench, Side, Time};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 const SIZES: [(&str, usize); 3] = [("4KiB", 4 << 10), ("64KiB", 64 << 10), ("1MiB", 1 << 20)];
+/// Writers that share commits.
+const WRITERS: usize = 16;
 /// Different blocks written in turn: a put replaces one of them, so that the file does not grow without end.
 const BLOCKS: u64 = 64;
 
@@ -94,6 +97,29 @@ fn put(bench: &Bench, runtime: &Runtime, world: &World, name: &str, len: usize) 
     bench.compare(("put", name, len), Time::Wall, &mut (), vec![plain, sealed.against(&["plain"])]);
 }
 
+/// Many at once share a commit: what is left is what the bytes cost.
+fn put_many(bench: &Bench, runtime: &Runtime, world: &World, name: &str, len: usize) {
+    if !bench.wants("put-16-at-once", name) {
+        return;
+    }
+    let data = Bytes::from(vec![7; len]);
+    let n = Cell::new(0);
+    let next = || n.replace(n.get() + 1);
+    let plain = Side::new("plain", |_| {
+        let puts = (0..WRITERS).map(|_| world.put_plain(next(), data.clone()));
+        runtime.block_on(join_all(puts));
+    });
+    let sealed = Side::new("sealed", |_| {
+        let puts = (0..WRITERS).map(|_| {
+            let (id, data) = (World::id(next()), data.clone());
+            async move { world.account.put(&id, data).await.unwrap() }
+        });
+        runtime.block_on(join_all(puts));
+    });
+    let sides = vec![plain, sealed.against(&["plain"])];
+    bench.compare(("put-16-at-once", name, WRITERS * len), Time::Wall, &mut (), sides);
+}
+
 fn get(bench: &Bench, runtime: &Runtime, world: &World, name: &str, len: usize) {
     if !bench.wants("get", name) {
         return;
@@ -122,6 +148,7 @@ fn main() {
     let world = runtime.block_on(World::new());
     for (name, len) in SIZES {
         put(&bench, &runtime, &world, name, len);
+        put_many(&bench, &runtime, &world, name, len);
         get(&bench, &runtime, &world, name, len);
     }
 }

@@ -130,6 +130,11 @@ impl Bench {
         self.smoke
     }
 
+    /// How long one comparison may take.
+    pub(crate) fn budget(&self) -> Duration {
+        self.budget
+    }
+
     /// Whether the command line asks for this comparison.
     pub(crate) fn wants(&self, group: &str, size: &str) -> bool {
         let name = format!("{group} {size}");
@@ -164,25 +169,27 @@ impl Bench {
                 break;
             }
         }
-        self.report((group, size, bytes), &sides, &taken);
+        let rows: Vec<_> = sides
+            .iter()
+            .zip(taken)
+            .map(|(side, nanos)| Row { name: side.name, baselines: side.baselines, nanos })
+            .collect();
+        self.report((group, size, bytes), &rows);
     }
 
-    fn report<M>(
-        &self,
-        (group, size, bytes): (&str, &str, usize),
-        sides: &[Side<'_, M>],
-        taken: &[Vec<f64>],
-    ) {
-        println!("\n{group} {size}, {} rounds", taken[0].len());
-        for (side, times) in sides.iter().zip(taken) {
-            let Some(nanos) = Median::of(times) else { continue };
+    /// Prints what was measured, and appends it to the file of `--lines`.
+    pub(crate) fn report(&self, (group, size, bytes): (&str, &str, usize), rows: &[Row]) {
+        println!("\n{group} {size}, {} rounds", rows.first().map_or(0, |row| row.nanos.len()));
+        for row in rows {
+            let Some(nanos) = Median::of(&row.nanos) else { continue };
             let rate = match bytes {
                 0 => String::new(),
                 bytes => format!("{:.3} GB/s", bytes as f64 / nanos.point),
             };
-            println!("  {:<24} {:>13.1} ns {rate:>12}", side.name, nanos.point);
+            let Median { point, low, high } = nanos;
+            println!("  {:<24} {point:>12.1} ns ({low:.1} to {high:.1})  {rate}", row.name);
             let mut shares = Vec::new();
-            for (baseline, share) in shares_of(side, times, sides, taken) {
+            for (baseline, share) in row.shares(rows) {
                 let Median { point, low, high } = share;
                 let is_noisy = share.margin() > WIDE;
                 let noisy = if is_noisy { "  TOO NOISY: the interval is wide" } else { "" };
@@ -195,10 +202,10 @@ impl Bench {
                 "group": group,
                 "size": size,
                 "bytes": (bytes > 0).then_some(bytes),
-                "function": side.name,
-                "rounds": times.len(),
-                "nanos": { "median": nanos.point, "low": nanos.low, "high": nanos.high },
-                "gigabytes_per_second": (bytes > 0).then_some(bytes as f64 / nanos.point),
+                "function": row.name,
+                "rounds": row.nanos.len(),
+                "nanos": { "median": point, "low": low, "high": high },
+                "gigabytes_per_second": (bytes > 0).then_some(bytes as f64 / point),
                 "share": shares,
             }));
         }
@@ -211,24 +218,33 @@ impl Bench {
     }
 }
 
-/// The side's rate as a percentage of each of its baselines', round by round.
-fn shares_of<'a, M>(
-    side: &'a Side<'_, M>,
-    times: &'a [f64],
-    sides: &'a [Side<'_, M>],
-    taken: &'a [Vec<f64>],
-) -> impl Iterator<Item = (&'static str, Median)> + 'a {
-    side.baselines.iter().filter_map(move |name| {
-        let baseline = sides.iter().position(|other| other.name == *name).expect("no such baseline");
-        let shares: Vec<f64> =
-            taken[baseline].iter().zip(times).map(|(base, own)| 100.0 * base / own).collect();
-        Some((*name, Median::of(&shares)?))
-    })
+/// What was measured of one side.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    /// Whose rates its own is shown as a percentage of.
+    pub(crate) baselines: &'static [&'static str],
+    /// The time for one, in each round.
+    pub(crate) nanos: Vec<f64>,
+}
+
+impl Row {
+    fn shares<'a>(&'a self, rows: &'a [Row]) -> impl Iterator<Item = (&'static str, Median)> + 'a {
+        self.baselines.iter().filter_map(|name| {
+            let baseline = rows.iter().find(|other| other.name == *name).expect("no such baseline");
+            Some((*name, share(&baseline.nanos, &self.nanos)?))
+        })
+    }
+}
+
+/// A rate as a percentage of a baseline's, round by round.
+fn share(baseline: &[f64], own: &[f64]) -> Option<Median> {
+    Median::of(&baseline.iter().zip(own).map(|(base, own)| 100.0 * base / own).collect::<Vec<_>>())
 }
 
 fn is_narrow<M>(sides: &[Side<'_, M>], taken: &[Vec<f64>]) -> bool {
-    sides
-        .iter()
-        .zip(taken)
-        .all(|(side, times)| shares_of(side, times, sides, taken).all(|(_, share)| share.margin() <= NARROW))
+    let nanos_of = |name| sides.iter().position(|side| side.name == name).map(|at| &taken[at]);
+    sides.iter().zip(taken).all(|(side, own)| {
+        let shares = side.baselines.iter().filter_map(|name| share(nanos_of(*name)?, own));
+        shares.into_iter().all(|share| share.margin() <= NARROW)
+    })
 }

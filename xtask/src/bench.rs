@@ -20,7 +20,13 @@ struct Measured {
     group: String,
     size: String,
     function: String,
+    nanos: Nanos,
     share: Vec<Share>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Nanos {
+    median: f64,
 }
 
 /// A rate as a percentage of another, with its interval.
@@ -65,17 +71,19 @@ fn read<T: for<'a> Deserialize<'a>>(lines: &str) -> Result<Vec<T>> {
     lines.lines().map(parse).collect()
 }
 
+/// A line for each side, with its rates as percentages of others' in the same rounds.
 fn summary(measured: &[Measured]) -> String {
-    let mut text = "\nrates, as percentages of a baseline's in the same rounds (95% interval)\n".to_owned();
+    let mut text = String::from("\nmedians, with 95% intervals of percentages\n");
     let mut noisy = 0;
-    for Measured { group, size, function, share } in measured {
+    for Measured { group, size, function, nanos, share } in measured {
+        let line = format!("{group:<16} {size:>8}  {function:<24} {:>12.1} ns", nanos.median);
+        text += &line;
         for Share { baseline, percent, low, high, too_noisy } in share {
-            let mark = if *too_noisy { "  too noisy" } else { "" };
+            let mark = if *too_noisy { "too noisy: " } else { "" };
             noisy += usize::from(*too_noisy);
-            text += &format!(
-                "{group:<16} {size:>6}  {function:<24} {percent:>6.2}% of {baseline:<17} ({low:.2} to {high:.2}){mark}\n"
-            );
+            text += &format!("  {percent:.2}% of {baseline} ({mark}{low:.2} to {high:.2})");
         }
+        text += "\n";
     }
     if noisy > 0 {
         text += &format!("{noisy} are too noisy to be believed: run them again when the machine is idle\n");
@@ -88,9 +96,9 @@ mod tests {
     use super::*;
 
     const LINES: &str = concat!(
-        r#"{"group":"seal","size":"4KiB","bytes":4096,"function":"raw","rounds":200,"share":[]}"#,
+        r#"{"group":"seal","size":"4KiB","bytes":4096,"function":"raw","rounds":200,"nanos":{"median":1700.25},"share":[]}"#,
         "\n",
-        r#"{"group":"seal","size":"4KiB","bytes":4096,"function":"seal_to","rounds":200,"share":["#,
+        r#"{"group":"seal","size":"4KiB","bytes":4096,"function":"seal_to","rounds":200,"nanos":{"median":1700.25},"share":["#,
         r#"{"baseline":"raw","percent":61.5,"low":61.25,"high":61.75,"too_noisy":false},"#,
         r#"{"baseline":"raw too","percent":50.0,"low":40.0,"high":60.0,"too_noisy":true}]}"#,
         "\n",
@@ -99,8 +107,11 @@ mod tests {
     #[test]
     fn every_share_is_shown_with_its_interval_and_noise_is_called_noise() {
         let text = summary(&read(LINES).unwrap());
-        assert!(text.contains("61.50% of raw               (61.25 to 61.75)\n"), "{text}");
-        assert!(text.contains("(40.00 to 60.00)  too noisy\n"), "{text}");
+        assert!(
+            text.contains("seal_to                        1700.2 ns  61.50% of raw (61.25 to 61.75)"),
+            "{text}"
+        );
+        assert!(text.contains("  50.00% of raw too (too noisy: 40.00 to 60.00)\n"), "{text}");
         assert!(text.contains("\n1 are too noisy"), "{text}");
         let quiet = LINES.replace("true", "false");
         assert!(!summary(&read(&quiet).unwrap()).contains("too noisy"));
