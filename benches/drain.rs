@@ -1,8 +1,8 @@
 //! What a drain leaves of the rate of foreground writes.
 //!
 //! Eight writers put blocks of 4 KiB under one account's key, all the time. Meanwhile another account, whose vault was
-//! away, has blocks in the buffer: in one window its vault stays away, in the next it is back and the buffer is
-//! drained. A round is one window of each; the windows' order changes from round to round.
+//! away, has blocks in the buffer. A round is four windows: its vault is away, is back and the buffer is drained, the
+//! same once more, is away again.
 
 #![allow(
     missing_docs,
@@ -122,13 +122,25 @@ impl World {
 
     /// Gives the vault back, and waits until the drain has begun.
     async fn begin_drain(&self) {
-        let before = self.drained.status().await.unwrap().buffer.drained.blocks;
+        let before = self.drained().await;
         self.customer.set_offline(false).await.unwrap();
         self.clock.advance(FORGOTTEN);
         self.drained.check_key().await.unwrap();
-        while self.drained.status().await.unwrap().buffer.drained.blocks == before {
+        while self.drained().await == before {
             sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    /// Takes the vault away, and waits until the drain has stopped. Whether something was left to drain.
+    async fn stop_drain(&self) -> bool {
+        self.customer.set_offline(true).await.unwrap();
+        self.clock.advance(PAST_GRACE);
+        self.drained.drain().await.unwrap().left.is_some()
+    }
+
+    /// How many blocks were drained so far.
+    async fn drained(&self) -> u64 {
+        self.drained.status().await.unwrap().buffer.drained.blocks
     }
 
     /// Puts blocks for so long: how many nanoseconds one took.
@@ -152,14 +164,17 @@ impl World {
         began.elapsed().as_nanos() as f64 / puts as f64
     }
 
-    /// One window beside a drain, which must last longer than it: its nanoseconds, and how many blocks were drained.
-    async fn put_beside_drain(&self, window: Duration) -> (f64, u64) {
+    /// Four windows: nanoseconds without and beside a drain; `None` if the drain ended before them.
+    async fn round(&self, window: Duration, blocks: u64) -> Option<(f64, f64)> {
+        self.buffer(blocks).await;
+        let mut without = self.put_for(window).await;
         self.begin_drain().await;
-        let before = self.drained.status().await.unwrap().buffer;
-        let nanos = self.put_for(window).await;
-        let after = self.drained.status().await.unwrap().buffer;
-        assert!(after.blocks > 0, "the drain ended within the window: it needs more blocks");
-        (nanos, after.drained.blocks - before.drained.blocks)
+        let beside = self.put_for(window).await + self.put_for(window).await;
+        if !self.stop_drain().await {
+            return None;
+        }
+        without += self.put_for(window).await;
+        Some((without / 2.0, beside / 2.0))
     }
 }
 
@@ -168,35 +183,28 @@ fn main() {
     if !bench.wants("drain", "4KiB") {
         return;
     }
-    let (window, blocks) = match bench.is_smoke() {
+    let (window, mut blocks) = match bench.is_smoke() {
         true => (Duration::from_millis(20), 64),
-        false => (Duration::from_secs(2), 1500),
+        false => (Duration::from_secs(1), 600),
     };
     Runtime::new().unwrap().block_on(async {
         let world = World::new().await;
-        let (mut without, mut beside, mut drained) = (Vec::new(), Vec::new(), 0);
-        // A window is thousands of turns, so a few rounds say as much as hundreds elsewhere.
-        let enough = Instant::now() + 8 * bench.budget();
-        loop {
-            world.buffer(blocks).await;
-            let drains_first = without.len() % 2 == 1;
-            if !drains_first {
-                without.push(world.put_for(window).await);
-            }
-            let (nanos, moved) = world.put_beside_drain(window).await;
-            beside.push(nanos);
-            drained += moved;
-            let report = world.drained.drain().await.unwrap();
-            assert_eq!((report.left, report.blocked), (None, None));
-            if drains_first {
-                without.push(world.put_for(window).await);
-            }
-            if bench.is_smoke() || Instant::now() > enough {
-                break;
+        let (mut without, mut beside) = (Vec::new(), Vec::new());
+        // A window is as long as hundreds of turns elsewhere, so fewer rounds say as much.
+        let enough = Instant::now() + 10 * bench.budget();
+        while without.is_empty() || !bench.is_smoke() && Instant::now() < enough {
+            match world.round(window, blocks).await {
+                Some((one, other)) => {
+                    without.push(one);
+                    beside.push(other);
+                }
+                None if bench.is_smoke() => break,
+                None => blocks *= 2,
             }
         }
+        let drained = world.drained().await;
         world.engine.close().await.unwrap();
-        println!("{drained} blocks of 64 KiB were drained in {} windows of {window:?}", beside.len());
+        println!("{drained} blocks of 64 KiB were drained in {} windows of {window:?}", 2 * beside.len());
         if !bench.is_smoke() {
             let rows = [
                 Row { name: "without a drain", baselines: &[], nanos: without },
