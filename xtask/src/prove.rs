@@ -33,6 +33,12 @@ const PROOFS: &[Proof] = &[
     proof("cofferdam-vault", "local_vault_file", "whatever is wrong with a vault's file is a typed error"),
     proof("cofferdam-vault", "local_vault_keys", "any sequence of changes to keys answers what a model says"),
     proof(
+        "cofferdam-keyring",
+        "bounds",
+        "no key in use is older than refresh and time-out while its vault answers, nor than its grace",
+    ),
+    proof("cofferdam-keyring", "room", "never more keys are held than allowed, and those in Grace go last"),
+    proof(
         "cofferdam-store",
         "embedded_crash",
         "what was acknowledged outlives a power failure at any moment",

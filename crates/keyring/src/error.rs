@@ -128,6 +128,8 @@ fn of_key(key_id: &Option<KeyId>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
 
     fn account() -> AccountId {
@@ -142,49 +144,67 @@ mod tests {
         Fault::Vault { kind, message: "said".into(), key_id: None }
     }
 
-    /// The table of `docs/vault-errors.md`: what is refused with, whether the key was proven, whether it is one.
-    fn table() -> Vec<(String, KeyError, bool)> {
+    /// What is refused with, by the row of `docs/vault-errors.md` that it falls under.
+    fn refusals() -> Vec<(&'static str, KeyError)> {
         use VaultErrorKind as Kind;
         let (account, provider) = (account(), Provider::Customer);
-        let mut rows = Vec::new();
+        let poll = Duration::from_secs(30);
+        let mut refusals = vec![
+            ("it is revoked", KeyError::Revoked { account, provider, key_id: None, poll }),
+            ("its record fails", KeyError::Record(Arc::new(RecordError::Tampered("tag".into())))),
+            ("there is no such account", KeyError::UnknownAccount { account, provider }),
+            ("no vault is registered", KeyError::NoVault { account, principal: None }),
+            ("the keyring is closed", KeyError::Closed),
+        ];
         for proven in [false, true] {
-            for (kind, is_outage) in [
-                (Kind::AccessDenied, false),
-                (Kind::KeyDisabled, false),
-                (Kind::KeyNotFound, true),
-                (Kind::Throttled { retry_after: None }, true),
-                (Kind::Unavailable, true),
-                (Kind::Unauthenticated, true),
-                (Kind::Untrusted, true),
-                (Kind::Corrupt, proven),
-                (Kind::Other, true),
+            let corrupt = if proven {
+                "its wrap is corrupt, of a key verified before"
+            } else {
+                "its wrap is corrupt, and the key was never verified"
+            };
+            let outage = "its vault fails as an outage";
+            for (row, kind) in [
+                ("its vault says \"not found\", unconfirmed", Kind::KeyNotFound),
+                (outage, Kind::Throttled { retry_after: None }),
+                (outage, Kind::Unavailable),
+                (outage, Kind::Unauthenticated),
+                (outage, Kind::Untrusted),
+                (corrupt, Kind::Corrupt),
+                (outage, Kind::Other),
             ] {
-                let name = format!("{kind}, proven: {proven}");
-                rows.push((name, unavailable(provider, vault(kind), proven), is_outage));
+                refusals.push((row, unavailable(provider, vault(kind), proven)));
             }
             let service = Box::new(unavailable(Provider::Service, vault(Kind::Unavailable), true));
-            rows.push((
-                "service key".into(),
-                unavailable(provider, Fault::ServiceKey(service), proven),
-                false,
-            ));
-            rows.push(("panicked".into(), unavailable(provider, Fault::Panicked, proven), true));
-            rows.push(("overdue".into(), unavailable(provider, Fault::Overdue, proven), true));
+            refusals.extend([
+                ("the service's vault fails", (*service).clone()),
+                ("the service's vault fails", unavailable(provider, Fault::ServiceKey(service), proven)),
+                ("foreign code panicked", unavailable(provider, Fault::Panicked, proven)),
+                ("it could not be verified in time", unavailable(provider, Fault::Overdue, proven)),
+            ]);
         }
-        let poll = Duration::from_secs(30);
-        rows.push(("revoked".into(), KeyError::Revoked { account, provider, key_id: None, poll }, false));
-        rows.push(("unknown account".into(), KeyError::UnknownAccount { account, provider }, false));
-        rows.push(("no vault".into(), KeyError::NoVault { account, principal: None }, false));
-        rows.push(("record".into(), KeyError::Record(Arc::new(RecordError::Tampered("tag".into()))), false));
-        rows.push(("closed".into(), KeyError::Closed, false));
-        rows
+        refusals
     }
 
     #[test]
-    fn writes_may_wait_for_the_customers_vault_alone() {
-        for (name, error, is_outage) in table() {
-            assert_eq!(error.is_outage(), is_outage, "{name}");
+    fn the_documented_table_says_when_writes_may_wait() {
+        let text = include_str!("../../../docs/vault-errors.md");
+        let table = text.split("| writes may wait | why |").nth(1).unwrap();
+        let rows: BTreeMap<&str, &str> = table
+            .lines()
+            .skip(2)
+            .take_while(|line| line.starts_with('|'))
+            .map(|line| {
+                let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+                (cells[0], cells[1])
+            })
+            .collect();
+        let refusals = refusals();
+        for (row, error) in &refusals {
+            let documented = rows.get(row).unwrap_or_else(|| panic!("no row {row:?}"));
+            assert_eq!(error.is_outage(), *documented == "yes", "{row}: {error:?}");
         }
+        let said: BTreeSet<&str> = refusals.iter().map(|(row, _)| *row).collect();
+        assert_eq!(said, rows.into_keys().collect());
     }
 
     #[test]

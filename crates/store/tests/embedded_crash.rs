@@ -11,7 +11,7 @@
 
 mod embedded_support;
 
-use std::sync::Arc;
+use std::{process::Command, sync::Arc};
 
 use cofferdam_crypto::AccountId;
 use cofferdam_store::{
@@ -77,8 +77,9 @@ struct Tally {
     kept_unacknowledged: u64,
 }
 
-/// Works on a store until the power fails, several times over, and checks what is there each time.
-async fn run(seed: u64, tally: &mut Tally) {
+/// Works on a store until the power fails, several times over, and checks what is there each time; the file as it is
+/// at last.
+async fn run(seed: u64, tally: &mut Tally) -> Vec<u8> {
     let mut rng = Rng(seed);
     let mut file = FaultyFile::new();
     drop(EmbeddedStore::create_on(Arc::new(file.clone()), options_of(&mut rng)).unwrap());
@@ -147,6 +148,7 @@ async fn run(seed: u64, tally: &mut Tally) {
             model = found;
         }
     }
+    file.bytes()
 }
 
 #[tokio::test]
@@ -181,4 +183,28 @@ async fn an_acknowledged_write_is_on_the_disk_at_that_moment() {
         let after = EmbeddedStore::open_on(Arc::new(crashed), options_of(&mut rng)).unwrap();
         assert!(lay_open(&after, &accounts()).await == model, "version {version}");
     }
+}
+
+const CHILD: &str = "COFFERDAM_TEST_SAME_BYTES";
+
+/// The other process: this test, run again.
+#[tokio::test]
+async fn the_same_seeds_leave_the_same_bytes_in_another_process() {
+    let mut tally = Tally { acknowledged: 0, crashes: 0, kept_unacknowledged: 0 };
+    let mut sums = Vec::new();
+    for seed in 1_000_000..1_000_012 {
+        sums.push(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&run(seed, &mut tally).await)));
+    }
+    let said = format!("{sums:?} after {} commits", tally.acknowledged);
+    if std::env::var_os(CHILD).is_some() {
+        println!("left {said}");
+        return;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["the_same_seeds_leave_the_same_bytes_in_another_process", "--exact", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let other = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && other.contains(&format!("left {said}")), "{said}: {other}");
 }

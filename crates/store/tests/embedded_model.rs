@@ -171,6 +171,10 @@ async fn a_file_of_format_1_still_opens() {
     // Not `copy`: the fixture may be read-only, and its copy would be.
     std::fs::write(&path, std::fs::read(fixture).unwrap()).unwrap();
     let store = EmbeddedStore::open(&path, inline()).unwrap();
+    // It is older than the buffer's tables.
+    assert_eq!(store.buffered(account(0), None, 9).await.unwrap(), []);
+    assert_eq!(store.buffer_usage(account(0)).await.unwrap(), None);
+    assert_eq!(store.buffering(None, 9).await.unwrap(), []);
     for (n, len) in [(1, 0), (3, 5000), (4, 61_441)] {
         let found = store.fetch(account(n as u8 % 2), &id(format!("block {n}"))).await.unwrap().unwrap();
         assert_eq!(found, (stored(n, len), bytes_of(n, len)));
@@ -180,7 +184,9 @@ async fn a_file_of_format_1_still_opens() {
     assert_eq!((record.bytes.as_ref(), record.revision.as_str()), (&b"a record"[..], "1"));
     assert_eq!(store.last_version().await.unwrap(), Version::new(5));
     assert!(store.verify().await.unwrap().is_sound());
-    store.commit(vec![put(account(0), "new", 6, bytes_of(6, 100_000))]).await.unwrap();
+    store.commit(vec![buffer(account(0), "new", 6, bytes_of(6, 100_000))]).await.unwrap();
+    assert_eq!(store.buffer_usage(account(0)).await.unwrap().unwrap().bytes, 100_000);
+    assert!(store.verify().await.unwrap().is_sound());
     store.close().await.unwrap();
 }
 

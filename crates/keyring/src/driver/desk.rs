@@ -16,6 +16,7 @@ use super::{
     LastFailure, Shared,
     entry::{Entry, activity},
     live::{Live, Material},
+    seats::{Claim, Seat},
     task,
 };
 use crate::{
@@ -36,6 +37,10 @@ pub(super) struct Desk {
     proven: Option<(Epoch, KeyCheckValue)>,
     /// What a verified attempt unwrapped, until the machine publishes it.
     pub(super) candidate: Option<Vec<Arc<Material>>>,
+    /// Where the keys are held.
+    pub(super) seat: Option<Seat>,
+    /// For the seat of the keys that are about to be published.
+    pub(super) claim: Option<Claim>,
     /// Epochs that callers wait for.
     pub(super) wanted: BTreeSet<Epoch>,
     /// Epochs that the record was found to lack since the last attempt began: they are not looked for again.
@@ -86,6 +91,8 @@ impl Desk {
             keys: Vec::new(),
             proven: None,
             candidate: None,
+            seat: None,
+            claim: None,
             wanted: BTreeSet::new(),
             unknown: VecDeque::new(),
             generation: 0,
@@ -197,6 +204,11 @@ impl Entry {
         if !desk.machine.is_restoring() {
             desk.candidate = None;
         }
+        desk.claim = None;
+        let recovery = desk.machine.recovery();
+        if let Some(seat) = &mut desk.seat {
+            seat.rank(recovery, self.used_at());
+        }
         work
     }
 
@@ -211,6 +223,10 @@ impl Entry {
             desk.failure = None;
             desk.denied = None;
         }
+        if let Some(claim) = desk.claim.take() {
+            let (who, recovery) = (Arc::downgrade(self), desk.machine.recovery());
+            desk.seat = Some(claim.sit(who, recovery, self.used_at()));
+        }
         let live = Live { keys: desk.keys.clone(), bounds, entry: Arc::downgrade(self) };
         self.live.store(Some(Arc::new(live)));
     }
@@ -219,6 +235,7 @@ impl Entry {
         self.live.store(None);
         desk.keys.clear();
         desk.candidate = None;
+        desk.seat = None;
     }
 
     /// Lets everybody who waits look again.
@@ -406,6 +423,25 @@ impl Entry {
         desk.unknown.clear();
         desk.failure = None;
         self.feed(&mut desk, shared, Event::Forgotten, &mut told);
+        self.end_round(&mut desk);
+        drop(desk);
+        self.wake.notify_one();
+        shared.tell(told);
+    }
+
+    /// Gives up the key in this seat, for another to sit there.
+    pub(super) fn displace(self: &Arc<Self>, shared: &Shared, seat: u64) {
+        let mut told = Vec::new();
+        let mut desk = self.desk();
+        if desk.seat.as_ref().is_none_or(|own| own.number() != seat) {
+            return;
+        }
+        desk.generation += 1;
+        self.feed(&mut desk, shared, Event::Displaced, &mut told);
+        // Read again with the next attempt.
+        desk.record = None;
+        desk.unknown.clear();
+        desk.failure = None;
         self.end_round(&mut desk);
         drop(desk);
         self.wake.notify_one();

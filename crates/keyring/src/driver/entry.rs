@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-    atomic::{AtomicU8, Ordering},
+    atomic::{AtomicU8, AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwapOption;
@@ -39,6 +39,8 @@ pub(super) struct Entry {
     clock: Arc<dyn Clock>,
     pub(super) live: ArcSwapOption<Live>,
     pub(super) activity: AtomicU8,
+    /// When the key was last used, in seconds since boot.
+    used_at: AtomicU64,
     pub(super) state: watch::Sender<KeyState>,
     /// Wakes those who wait, in the order of waiting, when a round ends.
     pub(super) round_ended: Notify,
@@ -61,6 +63,7 @@ impl Entry {
             clock,
             live: ArcSwapOption::empty(),
             activity: AtomicU8::new(activity::UNUSED),
+            used_at: AtomicU64::new(0),
             state: watch::Sender::new(KeyState::Cold),
             round_ended: Notify::new(),
             wake: Notify::new(),
@@ -71,14 +74,20 @@ impl Entry {
     /// The key, if it may be used now without a question. The hot path: no lock, no allocation.
     pub(super) fn current(&self, epoch: Option<Epoch>) -> Option<LiveKey> {
         let live = self.live.load_full()?;
-        if !live.bounds.serves(self.clock.now()) {
+        let now = self.clock.now();
+        if !live.bounds.serves(now) {
             return None;
         }
-        self.note_use();
+        self.note_use(now);
         LiveKey::of(live, epoch)
     }
 
-    fn note_use(&self) {
+    fn note_use(&self, now: Timestamp) {
+        let second = now.boot.as_secs();
+        // Read mostly: threads that use one key write once a second.
+        if self.used_at.load(Ordering::Relaxed) != second {
+            self.used_at.store(second, Ordering::Relaxed);
+        }
         match self.activity.load(Ordering::Relaxed) {
             activity::USED => {}
             activity::UNUSED => self.activity.store(activity::USED, Ordering::Relaxed),
@@ -133,6 +142,7 @@ impl Entry {
         let now = self.clock.now();
         desk.used = true;
         desk.last_used = now;
+        self.used_at.store(now.boot.as_secs(), Ordering::Relaxed);
         match desk.machine.serving(now, &shared.parts.policy) {
             Serving::Use => {
                 if let Some(key) = self.current(epoch) {
@@ -201,6 +211,10 @@ impl Entry {
         }
     }
 
+    pub(super) fn used_at(&self) -> u64 {
+        self.used_at.load(Ordering::Relaxed)
+    }
+
     pub(super) fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -227,6 +241,7 @@ impl Entry {
         KeyStatus {
             state: machine.reported(),
             verified_at: bounds.map(|bounds| bounds.verified.sent),
+            unasked_until: bounds.map(|bounds| bounds.unasked_until),
             fresh_until: bounds.map(|bounds| bounds.fresh_until),
             usable_until: bounds.map(|bounds| bounds.usable_until),
             key_id: desk.key_id(),

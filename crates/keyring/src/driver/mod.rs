@@ -11,6 +11,7 @@ mod desk;
 mod entry;
 mod live;
 mod map;
+mod seats;
 mod signal;
 mod task;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use self::live::LiveKey;
 use self::{
     entry::Entry,
     map::Entries,
+    seats::{Claim, Claimed, Seats},
     signal::{Count, Flag},
 };
 use crate::{KeyError, KeyEvent, KeyRecords, KeyState, Policy, Salts};
@@ -62,6 +64,7 @@ pub(super) struct Shared {
     parts: KeyringParts,
     salts: Salts,
     entries: Entries,
+    seats: Arc<Seats>,
     events: broadcast::Sender<KeyEvent>,
     closing: Flag,
     /// How many tasks there are.
@@ -73,6 +76,7 @@ impl Keyring {
     pub fn new(parts: KeyringParts) -> Self {
         let shared = Arc::new(Shared {
             salts: Salts::new(parts.entropy.clone(), parts.clock.clone()),
+            seats: Seats::new(parts.policy.max_keys()),
             parts,
             entries: Entries::new(),
             events: broadcast::Sender::new(EVENTS_KEPT),
@@ -120,6 +124,11 @@ impl Keyring {
             .entries
             .with((account, provider), |entry| entry.status(&self.shared))
             .unwrap_or_else(KeyStatus::unknown)
+    }
+
+    /// How many keys are held, one for each account and provider: never more than the policy's `max_keys`.
+    pub fn held_keys(&self) -> usize {
+        self.shared.seats.taken()
     }
 
     /// Everything that happens from now on, to all accounts.
@@ -182,6 +191,21 @@ impl Shared {
             }
             // Who retired it is about to do the same.
             self.entries.remove(key, &entry);
+        }
+    }
+
+    /// Room for one more key, made by taking one away where there is none. No desk's lock may be held.
+    fn make_room(&self) -> Claim {
+        loop {
+            match self.seats.claim() {
+                Claimed::Free(claim) => return claim,
+                Claimed::From(claim, entry, seat) => {
+                    entry.displace(self, seat);
+                    return claim;
+                }
+                // Only on another thread, between two lines that nothing waits in.
+                Claimed::Later => std::thread::yield_now(),
+            }
         }
     }
 
@@ -253,6 +277,8 @@ pub struct KeyStatus {
     /// When the last verified attempt was begun, if a key is held.
     pub verified_at: Option<Timestamp>,
     /// Until when the key is used without a question.
+    pub unasked_until: Option<Timestamp>,
+    /// Until when it counts as active; it is in Grace from then on if its vault fails.
     pub fresh_until: Option<Timestamp>,
     /// From when on the key is not used.
     pub usable_until: Option<Timestamp>,
@@ -267,6 +293,7 @@ impl KeyStatus {
         Self {
             state: KeyState::Cold,
             verified_at: None,
+            unasked_until: None,
             fresh_until: None,
             usable_until: None,
             key_id: None,

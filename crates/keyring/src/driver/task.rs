@@ -43,6 +43,13 @@ pub(super) fn spawn(shared: Arc<Shared>, entry: Arc<Entry>) {
     tokio::spawn(run(Task { shared, entry, ended: false }));
 }
 
+#[cfg(test)]
+pub(super) fn size_of_task(shared: Arc<Shared>, entry: Arc<Entry>) -> usize {
+    let mut task = Task { shared, entry, ended: true };
+    task.shared.tasks.add();
+    size_of_val(&task.run())
+}
+
 /// Boxed, because a task can start another: a customer key's record needs the service key.
 fn run(mut task: Task) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move { task.run().await })
