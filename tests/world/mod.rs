@@ -17,8 +17,8 @@ use cofferdam::{
     crypto::{Aek, BlockId, KeyId, WrappedKey},
     keyring::{KeyState, Policy},
     store::{
-        Account, AccountKey, AccountName, BlockStore, EmbeddedOptions, EmbeddedStore, Engine, EngineBuilder,
-        EngineError, EngineErrorKind, FaultyFile, Outcome, PutReceipt,
+        Account, AccountKey, AccountName, BlockStore, Catalog, EmbeddedOptions, EmbeddedStore, Engine,
+        EngineBuilder, EngineError, EngineErrorKind, FaultyFile, Outcome, PutReceipt,
     },
     vault::{
         Clock, Executor, Inline, Job, KeyProperties, KeyVault, LocalVault, LocalVaultOptions, Principal,
@@ -141,7 +141,10 @@ impl World {
     }
 
     /// An engine over a store of one's own.
-    pub(crate) async fn engine_over(&self, store: &EmbeddedStore, clock: Arc<dyn Clock>) -> Engine {
+    pub(crate) async fn engine_over<S>(&self, store: &S, clock: Arc<dyn Clock>) -> Engine
+    where
+        S: BlockStore + Catalog + Clone + 'static,
+    {
         let parts = (self.vaults.clone(), &self.service_kek, &self.entropy, &self.executor);
         (self.settings)(builder(store, parts, clock)).open().await.unwrap()
     }
@@ -221,11 +224,14 @@ impl World {
 
 type Parts<'a> = (VaultRegistry, &'a KeyId, &'a Arc<SeededEntropy>, &'a Arc<dyn Executor>);
 
-fn builder(
-    store: &EmbeddedStore,
+fn builder<S>(
+    store: &S,
     (vaults, service_kek, entropy, executor): Parts<'_>,
     clock: Arc<dyn Clock>,
-) -> EngineBuilder {
+) -> EngineBuilder
+where
+    S: BlockStore + Catalog + Clone + 'static,
+{
     Engine::builder(Arc::new(store.clone()), vaults, service_kek.clone())
         .clock(clock)
         .entropy(entropy.clone())

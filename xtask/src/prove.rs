@@ -53,7 +53,12 @@ const PROOFS: &[Proof] = &[
     proof(
         "cofferdam",
         "any_interleaving_reads_what_a_model_says",
-        "any interleaving of put, get, disable, enable and restart reads what a model says",
+        "any interleaving of put, get, outages, disable, enable and restart reads what a model says",
+    ),
+    proof(
+        "cofferdam",
+        "writes_are_buffered_through_an_outage",
+        "10,000 puts of an hour of outage are all there after it, each once, never in the clear",
     ),
 ];
 

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{AccountId, BlockId, Epoch, Provider, Version, plaintext_len, sealed_len};
-use cofferdam_keyring::{KeyError, KeyHandle, KeyState, KeyStatus, LiveKey, RecordError};
+use cofferdam_keyring::{Fault, KeyError, KeyHandle, KeyState, KeyStatus, LiveKey, RecordError};
 use tokio::sync::OnceCell;
 
 use super::{
@@ -334,6 +334,17 @@ impl Account {
 
     pub(super) fn damaged(&self, id: &BlockId) -> EngineError {
         EngineError::Damaged { account: self.shared.name.clone(), block: id.clone() }
+    }
+
+    /// A key was to be had, and never for long enough.
+    pub(super) fn overdue(&self, provider: Provider) -> EngineError {
+        self.key_error(KeyError::Unavailable {
+            account: self.shared.id,
+            provider,
+            fault: Fault::Overdue,
+            proven: true,
+            retry: self.engine.policy.retry_max(),
+        })
     }
 
     /// Why the buffer took nothing.

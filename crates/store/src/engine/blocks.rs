@@ -27,6 +27,8 @@ const INLINE: usize = 256 << 10;
 pub(super) const VERSION_TRIES: usize = 8;
 /// How often a range is looked up again because its block was replaced meanwhile.
 const RANGE_TRIES: usize = 3;
+/// How often a block is opened anew because a key lapsed meanwhile.
+const LAPSES: usize = 8;
 
 /// What became of work with a key.
 pub(super) enum Used<T> {
@@ -226,7 +228,7 @@ impl Account {
         open: impl Fn(&LiveKey, BlockRef<'_>) -> Result<Vec<u8>, OpenError> + Send + Sync + 'static,
     ) -> Result<Bytes, EngineError> {
         let open = Arc::new(open);
-        loop {
+        for _ in 0..LAPSES {
             let key = self.opening_key(id, &at.meta).await?;
             // What is buffered is the account's all the same: without its own key, the service's opens nothing.
             let owner = match at.place {
@@ -239,6 +241,8 @@ impl Account {
                 return opened.map(Bytes::from).map_err(|_| self.damaged(id));
             }
         }
+        // Each time there was a key, and each time it was gone before its use: there is no room for it.
+        Err(self.overdue(at.meta.provider))
     }
 
     /// The account's own key, which every read needs, whatever key it opens with.

@@ -44,7 +44,7 @@ pub(super) struct Drain {
     wake: Arc<Notify>,
     reported: BTreeSet<(BlockId, Version)>,
     pub(super) revocation: Revocation,
-    /// The buffer was walked through since something new was heard of.
+    /// The buffer was looked through since something new was heard of: the next time can wait.
     walked: bool,
     /// The foreground operations that were seen.
     seen: u64,
@@ -113,22 +113,22 @@ impl Drain {
         if engine.blocks.buffer_usage(self.account).await?.is_none() {
             return Ok(engine.drains.finish(&engine, self.account));
         }
-        if self.walked {
-            // Something is left that nobody told of: another engine's, or what is of no use to try at once.
-            sleep(backoff.next()).await;
-        }
         let key = match engine.keyring.sealing_key(self.account, Provider::Customer).await {
             Ok(key) => key,
             Err(KeyError::Closed) => return Err(StoreError::new(StoreErrorKind::Closed).into()),
             Err(error) => {
                 self.wait_for_key(state, error).await?;
+                self.walked = false;
                 return Ok(false);
             }
         };
         self.revocation = Revocation::default();
         engine.drains.enter(self.account, Phase::Draining);
+        if std::mem::replace(&mut self.walked, true) {
+            // Something is left that nobody told of: another engine's, or what is of no use to try at once.
+            sleep(backoff.next()).await;
+        }
         let Walk::Ended { drained, damaged } = self.walk(&key).await? else { return Ok(false) };
-        self.walked = true;
         if drained > 0 {
             backoff.reset();
         }
