@@ -1,6 +1,8 @@
 //! Runs the program as a user would.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod strace;
+
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
@@ -127,6 +129,18 @@ impl Home {
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// A copy of this home, which nobody has open, in a folder of its own.
+    pub(crate) fn copy(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("home");
+        std::fs::create_dir(&path).unwrap();
+        for file in std::fs::read_dir(&self.path).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), path.join(file.file_name())).unwrap();
+        }
+        Self { folder, path }
     }
 }
 
