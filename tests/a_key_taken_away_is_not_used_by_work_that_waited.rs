@@ -4,52 +4,12 @@
 
 mod world;
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use cofferdam::{
-    crypto::BlockId,
-    store::{BlockStore, EmbeddedOptions},
-    vault::{Executor, Inline, Job},
-};
+use cofferdam::{crypto::BlockId, store::BlockStore};
 use world::{NOTICED, World, is_revoked, name};
-
-/// Keeps jobs back while it is told to.
-#[derive(Default)]
-struct Held(Mutex<Option<Vec<Job>>>);
-
-impl Held {
-    fn hold(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
-    }
-
-    fn release(&self) -> usize {
-        let jobs = self.0.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
-        let held = jobs.len();
-        jobs.into_iter().for_each(|job| job());
-        held
-    }
-}
-
-impl std::fmt::Debug for Held {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Held")
-    }
-}
-
-impl Executor for Held {
-    fn execute(&self, job: Job) {
-        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(jobs) => jobs.push(job),
-            None => job(),
-        }
-    }
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_get_and_a_put_that_waited_through_a_denial_are_refused() {
-    let held = Arc::new(Held::default());
-    let options = EmbeddedOptions { executor: Arc::new(Inline), ..EmbeddedOptions::default() };
-    let world = World::with(31, options, held.clone()).await;
+    let (world, held) = World::held(31).await;
     let account = world.engine.create_account(&name("contoso"), world.customer_key()).await.unwrap();
     let (id, other) = (BlockId::new("large").unwrap(), BlockId::new("other").unwrap());
     account.put(&id, vec![7; 900_000].into()).await.unwrap();

@@ -1,14 +1,19 @@
-//! Any interleaving of put, get, delete, list, disable, enable and restart answers exactly what a model says.
+//! Any interleaving of put, get, delete, list, disable, enable, outages and restart answers exactly what a model says:
+//! whether a write was stored or buffered is never to be seen in what is read.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod world;
 
 use std::collections::BTreeMap;
 
-use cofferdam::{crypto::BlockId, store::EngineError};
+use cofferdam::{
+    crypto::BlockId,
+    store::{Account, BlockStore, EngineError, Outcome, PutReceipt},
+};
 use proptest::prelude::*;
-use world::{NOTICED, World, is_revoked, name};
+use tokio::time::{Instant, sleep};
+use world::{GRACE, NOTICED, World, is_revoked, is_unavailable, name, scale};
 
 const ACCOUNTS: [&str; 3] = ["contoso", "fabrikam", "under-the-service-key"];
 
@@ -22,6 +27,8 @@ enum Step {
     List { account: usize, limit: usize },
     Disable,
     Enable,
+    Offline,
+    Online,
     Restart,
     Wait { seconds: u64 },
 }
@@ -41,10 +48,14 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (account, 1..8usize).prop_map(|(account, limit)| Step::List { account, limit }),
         2 => Just(Step::Disable),
         2 => Just(Step::Enable),
+        2 => Just(Step::Offline),
+        2 => Just(Step::Online),
         1 => Just(Step::Restart),
-        2 => (0..300u64).prop_map(|seconds| Step::Wait { seconds }),
+        2 => prop_oneof![0..300u64, 0..2400u64].prop_map(|seconds| Step::Wait { seconds }),
     ]
 }
+
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
 
 type Model = [BTreeMap<BlockId, Vec<u8>>; ACCOUNTS.len()];
 
@@ -56,31 +67,87 @@ fn content(seed: usize, len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 31 + seed * 7 + i / 256) as u8).collect()
 }
 
+/// What the customer did, and what was seen of it.
+struct Truth {
+    enabled: bool,
+    offline: Option<Instant>,
+    /// By account: it was refused as revoked since the key was last enabled within reach.
+    seen_revoked: [bool; ACCOUNTS.len()],
+}
+
+/// How an account's key is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Key {
+    Usable,
+    Unavailable,
+    Revoked,
+}
+
+impl Truth {
+    /// The key as the engine sees it, which must be as it can be seen.
+    async fn key(&mut self, handle: &Account, account: usize, context: &str) -> Key {
+        let answer = handle.check_key().await;
+        let key = match &answer {
+            Ok(()) => Key::Usable,
+            answer if is_revoked(answer) => Key::Revoked,
+            answer if is_unavailable(answer) => Key::Unavailable,
+            answer => panic!("{context}: {answer:?}"),
+        };
+        let expected = match self.offline {
+            _ if account == 2 => key == Key::Usable,
+            None => key == if self.enabled { Key::Usable } else { Key::Revoked },
+            Some(_) if self.seen_revoked[account] => key == Key::Revoked,
+            Some(since) => key != Key::Usable || since.elapsed() < GRACE,
+        };
+        assert!(expected, "{context}: {answer:?}");
+        self.seen_revoked[account] |= key == Key::Revoked;
+        key
+    }
+}
+
+impl Key {
+    /// Whether the write came through, as this key demands.
+    fn wrote(self, answer: Result<Vec<PutReceipt>, EngineError>, context: &str) -> bool {
+        let outcome = match self {
+            Self::Usable => Outcome::Stored,
+            Self::Unavailable => Outcome::Buffered,
+            Self::Revoked => {
+                assert!(is_revoked(&answer), "{context}: {answer:?}");
+                return false;
+            }
+        };
+        assert!(answer.unwrap().iter().all(|receipt| receipt.outcome == outcome), "{context}");
+        true
+    }
+
+    /// Whether a read is to be looked at; else it was refused as this key demands.
+    fn reads<T: std::fmt::Debug>(self, answer: &Result<T, EngineError>, context: &str) -> bool {
+        match self {
+            Self::Usable => return true,
+            Self::Unavailable => assert!(is_unavailable(answer), "{context}: {answer:?}"),
+            Self::Revoked => assert!(is_revoked(answer), "{context}: {answer:?}"),
+        }
+        false
+    }
+}
+
 async fn run(seed: u64, steps: Vec<Step>) {
-    let mut world = World::new(seed).await;
+    let mut world = World::set_up(seed, |builder| builder.buffer_time(48 * HOUR)).await;
     let mut model = Model::default();
-    let mut enabled = true;
+    let mut truth = Truth { enabled: true, offline: None, seen_revoked: [false; ACCOUNTS.len()] };
     for (i, account) in ACCOUNTS.iter().enumerate() {
         let key = if i == 2 { cofferdam::store::AccountKey::Service } else { world.customer_key() };
         world.engine.create_account(&name(account), key).await.unwrap();
     }
     for (n, step) in steps.into_iter().enumerate() {
-        let context = format!("step {n}, {step:?}, enabled {enabled}");
-        let refused = |account: usize| account != 2 && !enabled;
+        let context = format!("step {n}, {step:?}, enabled {}, offline {:?}", truth.enabled, truth.offline);
         match step {
             Step::Put { account, block, len } => {
                 let data = content(n, len);
-                let answer = world
-                    .engine
-                    .account(&name(ACCOUNTS[account]))
-                    .await
-                    .unwrap()
-                    .put(&id(block), data.clone().into())
-                    .await;
-                if refused(account) {
-                    assert!(is_revoked(&answer), "{context}: {answer:?}");
-                } else {
-                    answer.unwrap();
+                let handle = world.engine.account(&name(ACCOUNTS[account])).await.unwrap();
+                let key = truth.key(&handle, account, &context).await;
+                let answer = handle.put(&id(block), data.clone().into()).await;
+                if key.wrote(answer.map(|receipt| vec![receipt]), &context) {
                     model[account].insert(id(block), data);
                 }
             }
@@ -88,20 +155,18 @@ async fn run(seed: u64, steps: Vec<Step>) {
                 let blocks: Vec<_> =
                     blocks.iter().enumerate().map(|(i, (b, len))| (id(*b), content(n + i, *len))).collect();
                 let batch = blocks.iter().map(|(id, data)| (id.clone(), data.clone().into())).collect();
-                let answer =
-                    world.engine.account(&name(ACCOUNTS[account])).await.unwrap().put_batch(batch).await;
-                if refused(account) {
-                    assert!(is_revoked(&answer), "{context}: {answer:?}");
-                } else {
-                    assert_eq!(answer.unwrap().len(), blocks.len(), "{context}");
+                let handle = world.engine.account(&name(ACCOUNTS[account])).await.unwrap();
+                let key = truth.key(&handle, account, &context).await;
+                if key.wrote(handle.put_batch(batch).await, &context) {
                     model[account].extend(blocks);
                 }
             }
             Step::Get { account, block } => {
-                let answer =
-                    world.engine.account(&name(ACCOUNTS[account])).await.unwrap().get(&id(block)).await;
+                let handle = world.engine.account(&name(ACCOUNTS[account])).await.unwrap();
+                let key = truth.key(&handle, account, &context).await;
+                let answer = handle.get(&id(block)).await;
                 match model[account].get(&id(block)) {
-                    _ if refused(account) => assert!(is_revoked(&answer), "{context}: {answer:?}"),
+                    _ if !key.reads(&answer, &context) => {}
                     Some(data) => assert_eq!(answer.unwrap(), data, "{context}"),
                     None => {
                         assert!(matches!(answer, Err(EngineError::NoBlock { .. })), "{context}: {answer:?}")
@@ -109,10 +174,11 @@ async fn run(seed: u64, steps: Vec<Step>) {
                 }
             }
             Step::GetRange { account, block, start, end } => {
-                let account_handle = world.engine.account(&name(ACCOUNTS[account])).await.unwrap();
-                let answer = account_handle.get_range(&id(block), start..end).await;
+                let handle = world.engine.account(&name(ACCOUNTS[account])).await.unwrap();
+                let key = truth.key(&handle, account, &context).await;
+                let answer = handle.get_range(&id(block), start..end).await;
                 match model[account].get(&id(block)) {
-                    _ if refused(account) => assert!(is_revoked(&answer), "{context}: {answer:?}"),
+                    _ if !key.reads(&answer, &context) => {}
                     None => {
                         assert!(matches!(answer, Err(EngineError::NoBlock { .. })), "{context}: {answer:?}")
                     }
@@ -147,21 +213,38 @@ async fn run(seed: u64, steps: Vec<Step>) {
             }
             Step::Disable => {
                 world.customer.disable(&world.kek).await.unwrap();
-                enabled = false;
-                tokio::time::sleep(NOTICED).await;
+                truth.enabled = false;
+                sleep(NOTICED).await;
             }
             Step::Enable => {
                 world.customer.enable(&world.kek).await.unwrap();
-                enabled = true;
-                tokio::time::sleep(NOTICED).await;
+                truth.enabled = true;
+                sleep(NOTICED).await;
+            }
+            Step::Offline => {
+                world.customer.set_offline(true).await.unwrap();
+                truth.offline.get_or_insert_with(Instant::now);
+            }
+            Step::Online => {
+                world.customer.set_offline(false).await.unwrap();
+                truth.offline = None;
+                sleep(NOTICED).await;
             }
             Step::Restart => world.restart().await,
-            Step::Wait { seconds } => tokio::time::sleep(std::time::Duration::from_secs(seconds)).await,
+            Step::Wait { seconds } => sleep(std::time::Duration::from_secs(seconds)).await,
+        }
+        if truth.offline.is_none() && truth.enabled {
+            truth.seen_revoked = [false; ACCOUNTS.len()];
         }
     }
     // Whatever happened, all of it is there once the key is back, also after a restart.
     world.customer.enable(&world.kek).await.unwrap();
-    tokio::time::sleep(NOTICED).await;
+    world.customer.set_offline(false).await.unwrap();
+    sleep(NOTICED).await;
+    for report in world.engine.drain().await.unwrap() {
+        assert_eq!((report.left, report.blocked), (None, None));
+    }
+    assert!(world.store.buffering(None, 10).await.unwrap().is_empty());
     world.restart().await;
     for (i, account) in ACCOUNTS.iter().enumerate() {
         let account = world.engine.account(&name(account)).await.unwrap();
@@ -174,7 +257,7 @@ async fn run(seed: u64, steps: Vec<Step>) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if std::env::var_os("COFFERDAM_FULL").is_some() { 2000 } else { 48 },
+        cases: scale(2000, 40) as u32,
         max_shrink_iters: 200,
         ..ProptestConfig::default()
     })]

@@ -35,9 +35,10 @@ async fn blocks_moved_rolled_back_or_changed_are_refused() {
     let fabrikam = world.engine.create_account(&name("fabrikam"), world.customer_key()).await.unwrap();
     let service = world.engine.create_account(&name("service"), AccountKey::Service).await.unwrap();
     contoso.put(&id("a"), "the first".into()).await.unwrap();
-    let (old_meta, old) = world.store.fetch(contoso.id(), &id("a")).await.unwrap().unwrap();
+    let (old_at, old) = world.store.fetch(contoso.id(), &id("a")).await.unwrap().unwrap();
     contoso.put(&id("a"), "the second".into()).await.unwrap();
-    let (meta, sealed) = world.store.fetch(contoso.id(), &id("a")).await.unwrap().unwrap();
+    let (at, sealed) = world.store.fetch(contoso.id(), &id("a")).await.unwrap().unwrap();
+    let meta = at.meta;
     let newer =
         |meta: BlockMeta, by: u64| BlockMeta { version: Version::new(meta.version.number() + by), ..meta };
 
@@ -67,6 +68,6 @@ async fn blocks_moved_rolled_back_or_changed_are_refused() {
         plant(&world.store, &service, &id("d"), meta, sealed.clone()).await;
         assert_damaged(&service, &id("d"), "under a key that the account does not have").await;
     }
-    assert!(old_meta.version < meta.version);
+    assert!(old_at.meta.version < meta.version);
     world.engine.close().await.unwrap();
 }

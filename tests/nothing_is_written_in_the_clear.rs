@@ -4,17 +4,8 @@
 
 mod world;
 
-use std::fs;
-
 use cofferdam::{crypto::BlockId, store::AccountKey};
-use world::{World, name};
-
-fn holds(path: &std::path::Path, needle: &[u8]) -> bool {
-    fs::read_dir(path).unwrap().any(|entry| {
-        let bytes = fs::read(entry.unwrap().path()).unwrap();
-        bytes.windows(needle.len()).any(|window| window == needle)
-    })
-}
+use world::{World, holds, name};
 
 #[tokio::test(start_paused = true)]
 async fn canaries_are_nowhere_on_disk() {

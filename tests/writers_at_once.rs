@@ -41,7 +41,11 @@ async fn each_reads_what_it_wrote_and_commits_are_shared() {
     }
     let (version, writer) = newest.unwrap();
     let kept = world.store.stat(account.id(), &shared).await.unwrap().unwrap();
-    assert_eq!(Some(kept.version), version, "the newest version of the shared block is the one that is kept");
+    assert_eq!(
+        Some(kept.meta.version),
+        version,
+        "the newest version of the shared block is the one that is kept"
+    );
     assert_eq!(account.get(&shared).await.unwrap(), vec![writer; 64]);
     let commits = world.store.activity().commits - before;
     println!("{} puts in {commits} transactions", 32 * 20 * 2);

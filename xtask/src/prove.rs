@@ -33,6 +33,12 @@ const PROOFS: &[Proof] = &[
     proof("cofferdam-vault", "local_vault_file", "whatever is wrong with a vault's file is a typed error"),
     proof("cofferdam-vault", "local_vault_keys", "any sequence of changes to keys answers what a model says"),
     proof(
+        "cofferdam-keyring",
+        "bounds",
+        "no key in use is older than refresh and time-out while its vault answers, nor than its grace",
+    ),
+    proof("cofferdam-keyring", "room", "never more keys are held than allowed, and those in Grace go last"),
+    proof(
         "cofferdam-store",
         "embedded_crash",
         "what was acknowledged outlives a power failure at any moment",
@@ -52,7 +58,12 @@ const PROOFS: &[Proof] = &[
     proof(
         "cofferdam",
         "any_interleaving_reads_what_a_model_says",
-        "any interleaving of put, get, disable, enable and restart reads what a model says",
+        "any interleaving of put, get, outages, disable, enable and restart reads what a model says",
+    ),
+    proof(
+        "cofferdam",
+        "writes_are_buffered_through_an_outage",
+        "10,000 puts of an hour of outage are all there after it, each once, never in the clear",
     ),
 ];
 

@@ -93,6 +93,7 @@ async fn the_grace_ends_on_the_millisecond() {
     tokio::time::sleep_until(verified + 1800 * SECOND + MS).await;
     assert!(!key.still_usable());
     let refused = world.key(account).await.unwrap_err();
+    assert!(refused.is_outage());
     let KeyError::Unavailable { fault: Fault::Vault { kind, .. }, .. } = &refused else {
         panic!("{refused}");
     };
@@ -140,6 +141,7 @@ async fn a_cold_start_without_the_services_vault_is_unavailable_and_recovers_by_
     world.service.answer(Answer::Hang);
     let refused = world.key(account).await.unwrap_err();
     assert!(matches!(refused, KeyError::Unavailable { fault: Fault::ServiceKey(_), .. }), "{refused}");
+    assert!(!refused.is_outage(), "the service can seal nothing");
     world.service.answer(Answer::Work);
     let mut watch = world.keyring.watch(account, Provider::Customer);
     watch.wait_for(|&state| state == KeyState::Active).await.unwrap();
@@ -459,6 +461,18 @@ async fn a_wrong_key_is_never_used() {
         matches!(refused, KeyError::Unavailable { fault: Fault::Vault { kind: Kind::Corrupt, .. }, .. }),
         "{refused}"
     );
+    assert!(!refused.is_outage(), "nothing says that it ever worked: writes must not wait for it");
+
+    // Past the grace, for a key that was verified: an outage like any other.
+    world.use_for(account, 1800 * SECOND, SECOND).await;
+    let refused = world.key(account).await.unwrap_err();
+    assert!(
+        matches!(refused, KeyError::Unavailable { fault: Fault::Vault { kind: Kind::Corrupt, .. }, .. }),
+        "{refused}"
+    );
+    assert!(refused.is_outage());
+    world.keyring.forget(account);
+    assert!(!world.key(account).await.unwrap_err().is_outage(), "nothing of it is known any longer");
 }
 
 #[tokio::test(start_paused = true)]
@@ -623,4 +637,58 @@ async fn a_record_store_that_panics_is_an_outage() {
     world.records.panics.store(false, Ordering::Relaxed);
     sleep(10 * SECOND).await;
     world.key(account).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_wrap_that_is_damaged_takes_the_newest_key_from_nobody() {
+    let world = World::new();
+    let account = world.account(1).await;
+    world.rewrap(account, 2).await;
+    world.add_epoch(account, 2).await;
+    world.records.change(account, |record| record.epochs[0].wraps[0].bytes[7] ^= 1);
+    let mut events = world.keyring.subscribe();
+    assert_eq!(world.use_for(account, 3600 * SECOND, SECOND).await.0, 0);
+    assert_eq!(world.state(account), KeyState::Active);
+    assert!(drain(&mut events).contains(&What::Alarm(Alarm::Corrupt)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_keks_that_answer_late_cost_one_wait() {
+    let world = World::new();
+    let account = world.account(1).await;
+    for version in [3, 2] {
+        world.rewrap(account, version).await;
+        world.add_epoch(account, 5 - version).await;
+    }
+    world.customer.set_latency(4 * SECOND);
+    let asked = Instant::now();
+    world.key(account).await.unwrap();
+    assert!(asked.elapsed() <= 4 * SECOND + 10 * MS, "{:?}", asked.elapsed());
+    assert_eq!(world.use_for(account, 600 * SECOND, SECOND).await, (0, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denial_by_one_kek_counts_although_another_can_not_be_asked() {
+    for (hangs, denies) in [(1, 2), (2, 1)] {
+        let world = World::new();
+        let account = world.account(1).await;
+        world.rewrap(account, 2).await;
+        world.add_epoch(account, 2).await;
+        world.key(account).await.unwrap();
+        world.customer.answer_for(&kek(hangs), Some(Answer::Hang));
+        world.customer.answer_for(&kek(denies), Some(Answer::Fail(Kind::AccessDenied)));
+        let calls = world.customer.calls().len();
+        while world.customer.calls().len() == calls {
+            world.key(account).await.unwrap();
+            sleep(10 * MS).await;
+        }
+        sleep(10 * MS).await;
+        let asked = Instant::now();
+        let refused = world.key(account).await.unwrap_err();
+        assert_eq!(asked.elapsed(), Duration::ZERO, "a denial is not held up by a vault that hangs");
+        assert!(
+            matches!(&refused, KeyError::Revoked { key_id: Some(id), .. } if *id == kek(denies)),
+            "{refused}"
+        );
+    }
 }

@@ -5,11 +5,14 @@
 
 mod common;
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
 
 use cofferdam_crypto::{AccountId, Epoch, Provider, SALT_LEN};
 use cofferdam_keyring::{KeyError, KeyState, Policy, RecordError, What};
-use cofferdam_vault::{VaultErrorKind as Kind, testing::Answer};
+use cofferdam_vault::{Clock as _, VaultErrorKind as Kind, testing::Answer};
 use common::{MS, SECOND, World};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -64,6 +67,27 @@ async fn crowd(world: &World, account: AccountId) {
     for caller in callers {
         caller.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_answered_in_the_order_of_asking() {
+    let world = World::new();
+    let account = world.account(1).await;
+    world.customer.set_latency(SECOND);
+    let answered = Arc::new(Mutex::new(Vec::new()));
+    let callers: Vec<_> = (0..200)
+        .map(|n| {
+            let (keyring, answered) = (world.keyring.clone(), answered.clone());
+            tokio::spawn(async move {
+                keyring.sealing_key(account, Provider::Customer).await.unwrap();
+                answered.lock().unwrap().push(n);
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert!(answered.lock().unwrap().iter().copied().eq(0..200), "{answered:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -271,7 +295,10 @@ async fn a_use_after_a_skipped_refresh_refreshes_behind() {
     let world = World::new();
     let account = world.account(1).await;
     world.key(account).await.unwrap();
-    sleep(85 * SECOND).await;
+    // Renewed once, as it was used before that, and let go by since.
+    sleep(31 * SECOND).await;
+    let unasked_until = world.keyring.status(account, Provider::Customer).unasked_until.unwrap();
+    sleep(unasked_until.boot - world.clock.now().boot - 2 * MS).await;
     let before = world.customer.unwraps();
     world.customer.set_latency(SECOND);
     let asked = Instant::now();
@@ -279,6 +306,35 @@ async fn a_use_after_a_skipped_refresh_refreshes_behind() {
     assert_eq!(asked.elapsed(), Duration::ZERO);
     sleep(2 * SECOND).await;
     assert_eq!(world.customer.unwraps() - before, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_use_of_a_key_that_was_idle_for_longer_waits_for_one_attempt() {
+    let world = World::new();
+    let account = world.account(1).await;
+    world.key(account).await.unwrap();
+    sleep(31 * SECOND).await;
+    let unasked_until = world.keyring.status(account, Provider::Customer).unasked_until.unwrap();
+    sleep(unasked_until.boot - world.clock.now().boot).await;
+    let before = world.customer.unwraps();
+    world.customer.set_latency(SECOND);
+    let asked = Instant::now();
+    world.key(account).await.unwrap();
+    assert!(asked.elapsed() >= SECOND, "{:?}", asked.elapsed());
+    assert_eq!(world.customer.unwraps() - before, 1);
+
+    // The same in an outage: one wait, and then nobody waits.
+    sleep(120 * SECOND).await;
+    world.customer.answer(Answer::Hang);
+    let asked = Instant::now();
+    world.key(account).await.unwrap();
+    assert!(
+        asked.elapsed() >= 5 * SECOND && asked.elapsed() <= 5 * SECOND + 10 * MS,
+        "{:?}",
+        asked.elapsed()
+    );
+    let (failed, longest) = world.use_for(account, 1500 * SECOND, SECOND).await;
+    assert_eq!((failed, longest), (0, Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]

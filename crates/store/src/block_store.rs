@@ -151,7 +151,8 @@ pub enum BlockOp {
         /// When, since the Unix epoch: the account's key is back, so its buffer's time counts anew from here.
         at: Duration,
     },
-    /// Removes a block from the buffer, if it holds exactly this version; what is stored stays.
+    /// Removes a block from the buffer, if it holds exactly this version; else the answer is that of a drain. What is
+    /// stored stays, and is the newest then.
     Discard {
         /// The account it belongs to.
         account: AccountId,
@@ -262,7 +263,8 @@ pub struct BufferUsage {
     pub since: Duration,
 }
 
-/// What an account's buffer may hold.
+/// What an account's buffer may hold. It is held against what the buffer holds once the batch's earlier operations are
+/// done, and only if there is something to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferLimit {
     /// The most sealed bytes.

@@ -10,8 +10,9 @@ pub use block_store::{Applied, BlockMeta, BlockOp, BlockStore, BufferLimit, Buff
 pub use catalog::{Catalog, Revision, Stored};
 pub use embedded::{Activity, EmbeddedOptions, EmbeddedStore, FileLayer, VerifyReport};
 pub use engine::{
-    Account, AccountKey, AccountName, AccountStatus, BlockInfo, BlockPage, Engine, EngineBuilder,
-    EngineError, EngineErrorKind, Outcome, PutReceipt,
+    Account, AccountKey, AccountKeyStatus, AccountName, AccountStatus, BlockInfo, BlockPage, BufferChange,
+    BufferEvent, BufferStatus, DrainBlocked, DrainReport, Engine, EngineBuilder, EngineError,
+    EngineErrorKind, Moved, Outcome, PutReceipt, Trouble, TroubleKind,
 };
 pub use error::{StoreError, StoreErrorKind};
 

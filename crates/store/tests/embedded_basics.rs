@@ -37,7 +37,7 @@ async fn blocks_of_every_length_around_a_row_come_back() {
     let store = EmbeddedStore::open(folder.path().join("a.store"), options()).unwrap();
     for (i, len) in lengths.into_iter().enumerate() {
         let (found, sealed) = store.fetch(account(1), &id(format!("b{len}"))).await.unwrap().unwrap();
-        assert_eq!(found, meta(1 + i as u64, len));
+        assert_eq!(found, stored(1 + i as u64, len));
         assert_eq!(sealed, bytes_of(i as u64, len));
         assert_eq!(store.stat(account(1), &id(format!("b{len}"))).await.unwrap(), Some(found));
     }
@@ -52,17 +52,17 @@ async fn ranges_come_from_exactly_the_version_asked_for() {
     store.commit(vec![put(account(1), "x", 5, sealed.clone())]).await.unwrap();
     let ranges =
         [0..0, 0..1, 61_439..61_441, 0..200_000, 199_999..200_000, 200_000..200_000, 61_440..122_880];
-    let found = store.read(account(1), &id("x"), Version::new(5), &ranges).await.unwrap().unwrap();
+    let found = store.read(account(1), &id("x"), &stored(5, 200_000), &ranges).await.unwrap().unwrap();
     for (range, bytes) in ranges.iter().zip(&found) {
         assert_eq!(bytes[..], sealed[range.start as usize..range.end as usize], "{range:?}");
     }
     #[expect(clippy::reversed_empty_ranges, reason = "that is what is refused")]
     for bad in [0..200_001, 200_001..200_001, 5..4, u64::MAX - 1..u64::MAX] {
-        let error = store.read(account(1), &id("x"), Version::new(5), &[0..1, bad]).await.unwrap_err();
+        let error = store.read(account(1), &id("x"), &stored(5, 200_000), &[0..1, bad]).await.unwrap_err();
         assert_eq!(error.kind(), StoreErrorKind::OutOfBounds);
     }
     store.commit(vec![put(account(1), "x", 6, bytes_of(2, 10))]).await.unwrap();
-    assert_eq!(store.read(account(1), &id("x"), Version::new(5), &[0..1]).await.unwrap(), None);
+    assert_eq!(store.read(account(1), &id("x"), &stored(5, 200_000), &[0..1]).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -33,8 +33,8 @@ fn inline() -> EmbeddedOptions {
     EmbeddedOptions { cache_bytes: 1 << 20, executor: Arc::new(Inline), ..EmbeddedOptions::default() }
 }
 
-/// A store with blocks of many sizes, replaced and deleted ones among them, as it lies after a crash or after
-/// it was closed.
+/// A store with blocks of many sizes, replaced, deleted, buffered and drained ones among them, as it lies after a
+/// crash or after it was closed.
 async fn filled(closed: bool) -> (Vec<u8>, Blocks) {
     let file = FaultyFile::new();
     let store = EmbeddedStore::create_on(Arc::new(file.clone()), inline()).unwrap();
@@ -49,9 +49,22 @@ async fn filled(closed: bool) -> (Vec<u8>, Blocks) {
         }
         let len = [10, 700, 5000, 30_000, 61_440, 150_000][rng.below(6) as usize];
         let sealed = bytes_of(version, len);
-        store.commit(vec![put(owner, name.as_bytes(), version, sealed.clone())]).await.unwrap();
+        let op = if rng.one_in(3) {
+            buffer(owner, name.as_bytes(), version, sealed.clone())
+        } else {
+            put(owner, name.as_bytes(), version, sealed.clone())
+        };
+        store.commit(vec![op]).await.unwrap();
+        if rng.one_in(8)
+            && let Some((id, meta)) = store.buffered(owner, None, 1).await.unwrap().pop()
+        {
+            let (_, sealed) = &blocks[&(owner, id.clone())];
+            let drain = drain(owner, id.as_bytes(), meta.version.number(), sealed.clone(), version);
+            store.commit(vec![drain]).await.unwrap();
+        }
         blocks.insert((owner, name), (version, sealed));
     }
+    assert!(store.buffering(None, 9).await.unwrap().len() == 3);
     for n in 0..5 {
         store.swap(&format!("record {n}"), None, Some(bytes_of(n, 300))).await.unwrap();
     }
@@ -91,8 +104,8 @@ async fn use_it(bytes: Vec<u8>, blocks: &Blocks, tally: &mut Tally, what: &str) 
     };
     for ((owner, name), (version, sealed)) in blocks {
         match store.fetch(*owner, name).await {
-            Ok(Some((meta, found))) => {
-                assert_eq!((meta.version.number(), &found), (*version, sealed), "{what}");
+            Ok(Some((at, found))) => {
+                assert_eq!((at.meta.version.number(), &found), (*version, sealed), "{what}");
                 tally.right += 1;
             }
             Ok(None) => panic!("{what}: {name} is gone"),
@@ -111,6 +124,32 @@ async fn use_it(bytes: Vec<u8>, blocks: &Blocks, tally: &mut Tally, what: &str) 
             }
             Err(error) => typed(&error),
         }
+    }
+    let mut buffered = Some(Vec::new());
+    for owner in 0..3 {
+        match store.buffered(account(owner), None, 1000).await {
+            Ok(found) => {
+                let bytes = found.iter().map(|(_, meta)| meta.sealed_len).sum();
+                let sum = (account(owner), found.len() as u64, bytes);
+                buffered.iter_mut().for_each(|buffered| buffered.push(sum));
+                for (id, meta) in found {
+                    let (version, sealed) = &blocks[&(account(owner), id)];
+                    assert_eq!((meta.version.number(), meta.sealed_len), (*version, sealed.len() as u64));
+                }
+            }
+            Err(error) => {
+                typed(&error);
+                buffered = None;
+            }
+        }
+    }
+    match (store.buffering(None, 9).await, buffered) {
+        (Ok(found), Some(buffered)) => {
+            let found: Vec<_> = found.iter().map(|(of, usage)| (*of, usage.blocks, usage.bytes)).collect();
+            assert_eq!(found, buffered, "{what}");
+        }
+        (Ok(_), None) => {}
+        (Err(error), _) => typed(&error),
     }
     for n in 0..5 {
         match store.load(&format!("record {n}")).await {

@@ -11,22 +11,36 @@
 
 mod embedded_support;
 
-use std::{collections::BTreeMap, process::Command, sync::Arc};
+use std::{process::Command, sync::Arc};
 
-use bytes::Bytes;
 use cofferdam_crypto::Version;
 use cofferdam_store::{
-    Applied, BlockOp, BlockStore, Catalog, EmbeddedOptions, EmbeddedStore, StoreErrorKind,
+    BlockOp, BlockStore, BufferLimit, Catalog, EmbeddedOptions, EmbeddedStore, StoreErrorKind,
 };
 use cofferdam_vault::Inline;
-use embedded_support::*;
+use embedded_support::{
+    model::{Model, lay_open},
+    *,
+};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+/// An operation on a block, by account and name.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Put(usize),
+    Delete,
+    /// With one of a few limits.
+    Buffer(usize, u8),
+    /// Whatever is buffered.
+    Drain(usize),
+    Discard,
+}
+
 #[derive(Clone, Debug)]
 enum Step {
-    /// Blocks by (account, name, length); a length of `None` deletes. `back` makes the version an old one.
-    Commit(Vec<(u8, u8, Option<usize>, bool)>),
+    /// `true` makes the version an old one, or for a drain and a discard another one than is buffered.
+    Commit(Vec<(u8, u8, What, bool)>),
     Swap(u8, Option<usize>),
     Reopen {
         closed: bool,
@@ -34,8 +48,15 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let len = prop_oneof![0usize..200, 4000usize..9000, 61_400usize..61_500, 0usize..200_000];
-    let op = (0u8..3, 0u8..6, prop::option::weighted(0.75, len), prop::bool::weighted(0.1));
+    let len = || prop_oneof![0usize..200, 4000usize..9000, 61_400usize..61_500, 0usize..200_000];
+    let what = prop_oneof![
+        3 => len().prop_map(What::Put),
+        2 => Just(What::Delete),
+        4 => (len(), 0u8..8).prop_map(|(len, limit)| What::Buffer(len, limit)),
+        3 => len().prop_map(What::Drain),
+        1 => Just(What::Discard),
+    ];
+    let op = (0u8..3, 0u8..6, what, prop::bool::weighted(0.1));
     prop_oneof![
         8 => prop::collection::vec(op, 1..5).prop_map(Step::Commit),
         2 => (0u8..4, prop::option::weighted(0.8, 0usize..5000)).prop_map(|(key, len)| Step::Swap(key, len)),
@@ -43,71 +64,70 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn inline() -> EmbeddedOptions {
-    EmbeddedOptions { cache_bytes: 1 << 20, executor: Arc::new(Inline), ..EmbeddedOptions::default() }
+/// The operation, given what is buffered now.
+fn op_of(model: &Model, step: (u8, u8, What, bool), version: u64) -> BlockOp {
+    let (owner, name, what, odd) = step;
+    let owner = account(owner);
+    let buffered = model.buffered.get(&(owner, id([name]))).map_or(0, |(meta, _)| meta.version.number());
+    // An old version that nothing had: the write is late.
+    let own = if odd { version - 1000 } else { version + 1000 };
+    let exact = if odd { buffered + 1 } else { buffered };
+    match what {
+        What::Put(len) => put(owner, [name], own, bytes_of(version, len)),
+        What::Delete => delete(owner, [name], own),
+        What::Buffer(len, limit) => {
+            let limit = match limit {
+                0 => BufferLimit { bytes: 100_000, ..UNBOUNDED },
+                1 => BufferLimit { since: time(version + 900), ..UNBOUNDED },
+                _ => UNBOUNDED,
+            };
+            buffer_within(limit, owner, [name], own, bytes_of(version, len))
+        }
+        What::Drain(len) => drain(owner, [name], exact, bytes_of(version, len), version + 1000),
+        What::Discard => discard(owner, [name], exact),
+    }
 }
 
-type Map = BTreeMap<(u8, Vec<u8>), (u64, Bytes)>;
-
-fn expect(map: &mut Map, op: &BlockOp, owner: u8) -> Applied {
-    let key = (owner, op.id().as_bytes().to_vec());
-    let version = op.version().number();
-    match map.get(&key) {
-        Some((stored, _)) if *stored >= version => return Applied::Superseded { by: Version::new(*stored) },
-        None if matches!(op, BlockOp::Delete { .. }) => return Applied::Absent,
-        _ => {}
-    }
-    match op {
-        BlockOp::Put { sealed, .. } => {
-            map.insert(key, (version, sealed.clone()));
-            Applied::Written
-        }
-        BlockOp::Delete { .. } => {
-            map.remove(&key);
-            Applied::Deleted
-        }
-    }
+fn inline() -> EmbeddedOptions {
+    EmbeddedOptions { cache_bytes: 1 << 20, executor: Arc::new(Inline), ..EmbeddedOptions::default() }
 }
 
 async fn check(steps: Vec<Step>) {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("a.store");
     let mut store = EmbeddedStore::create(&path, inline()).unwrap();
-    let (mut map, mut records) = (Map::new(), BTreeMap::<String, Bytes>::new());
-    let (mut version, mut highest) = (1000, 0);
-    for step in steps {
+    let accounts = [0, 1, 2].map(account);
+    let mut model = Model::default();
+    let mut version = 1000;
+    for (n, step) in steps.into_iter().enumerate() {
         match step {
             Step::Commit(ops) => {
-                let mut owners = Vec::new();
+                // Each as if the ones before it were done, so that a drain may follow its write in one batch.
+                let mut ahead = model.clone();
                 let batch: Vec<_> = ops
                     .into_iter()
-                    .map(|(owner, name, len, back)| {
+                    .map(|op| {
                         version += 1;
-                        // An old version that nothing had: the put is late.
-                        let version = if back { version - 1000 } else { version + 1000 };
-                        owners.push(owner);
-                        match len {
-                            Some(len) => put(account(owner), [name], version, bytes_of(version, len)),
-                            None => delete(account(owner), [name], version),
-                        }
+                        let op = op_of(&ahead, op, version);
+                        let _ = ahead.commit(std::slice::from_ref(&op));
+                        op
                     })
                     .collect();
-                let expected: Vec<_> =
-                    batch.iter().zip(&owners).map(|(op, owner)| expect(&mut map, op, *owner)).collect();
-                highest = batch.iter().map(|op| op.version().number()).fold(highest, u64::max);
-                assert_eq!(store.commit(batch).await.unwrap(), expected);
+                let expected = model.commit(&batch);
+                let found = store.commit(batch.clone()).await.map_err(|error| error.kind());
+                assert_eq!(found, expected, "step {n}: {batch:?}");
             }
             Step::Swap(key, len) => {
                 let key = format!("record {key}");
                 let stored = store.load(&key).await.unwrap();
-                assert_eq!(stored.as_ref().map(|stored| &stored.bytes), records.get(&key));
+                assert_eq!(stored.as_ref().map(|stored| &stored.bytes), model.records.get(&key));
                 version += 1;
                 let new = len.map(|len| bytes_of(version, len));
                 let revision = stored.map(|stored| stored.revision);
                 store.swap(&key, revision.as_ref(), new.clone()).await.unwrap();
                 match new {
-                    Some(new) => drop(records.insert(key, new)),
-                    None => drop(records.remove(&key)),
+                    Some(new) => drop(model.records.insert(key, new)),
+                    None => drop(model.records.remove(&key)),
                 }
             }
             Step::Reopen { closed } => {
@@ -118,26 +138,10 @@ async fn check(steps: Vec<Step>) {
                 store = EmbeddedStore::open(&path, inline()).unwrap();
             }
         }
-        assert_eq!(store.last_version().await.unwrap(), Version::new(highest));
+        model.assert_seen_in(&store, &accounts, &format!("step {n}")).await;
     }
-    for owner in 0..3 {
-        let listed = BlockStore::list(&store, account(owner), None, usize::MAX).await.unwrap();
-        let names: Vec<_> =
-            listed.iter().map(|(id, meta)| (id.as_bytes().to_vec(), meta.version.number())).collect();
-        let expected: Vec<_> = map
-            .iter()
-            .filter(|((of, _), _)| *of == owner)
-            .map(|((_, name), (version, _))| (name.clone(), *version))
-            .collect();
-        assert_eq!(names, expected);
-        for (id, meta) in listed {
-            let (_, sealed) = &map[&(owner, id.as_bytes().to_vec())];
-            assert_eq!(store.fetch(account(owner), &id).await.unwrap(), Some((meta, sealed.clone())));
-        }
-    }
-    let listed = Catalog::list(&store, "", None, usize::MAX).await.unwrap();
-    assert!(listed.into_iter().map(|(key, stored)| (key, stored.bytes)).eq(records));
-    assert!(store.verify().await.unwrap().is_sound());
+    model.assert_verifies(&store, "at the end").await;
+    assert_eq!(lay_open(&store, &accounts).await, model);
 }
 
 proptest! {
@@ -167,16 +171,22 @@ async fn a_file_of_format_1_still_opens() {
     // Not `copy`: the fixture may be read-only, and its copy would be.
     std::fs::write(&path, std::fs::read(fixture).unwrap()).unwrap();
     let store = EmbeddedStore::open(&path, inline()).unwrap();
+    // It is older than the buffer's tables.
+    assert_eq!(store.buffered(account(0), None, 9).await.unwrap(), []);
+    assert_eq!(store.buffer_usage(account(0)).await.unwrap(), None);
+    assert_eq!(store.buffering(None, 9).await.unwrap(), []);
     for (n, len) in [(1, 0), (3, 5000), (4, 61_441)] {
         let found = store.fetch(account(n as u8 % 2), &id(format!("block {n}"))).await.unwrap().unwrap();
-        assert_eq!(found, (meta(n, len), bytes_of(n, len)));
+        assert_eq!(found, (stored(n, len), bytes_of(n, len)));
     }
     assert_eq!(store.fetch(account(0), &id("block 2")).await.unwrap(), None);
     let record = store.load("account/one").await.unwrap().unwrap();
     assert_eq!((record.bytes.as_ref(), record.revision.as_str()), (&b"a record"[..], "1"));
     assert_eq!(store.last_version().await.unwrap(), Version::new(5));
     assert!(store.verify().await.unwrap().is_sound());
-    store.commit(vec![put(account(0), "new", 6, bytes_of(6, 100_000))]).await.unwrap();
+    store.commit(vec![buffer(account(0), "new", 6, bytes_of(6, 100_000))]).await.unwrap();
+    assert_eq!(store.buffer_usage(account(0)).await.unwrap().unwrap().bytes, 100_000);
+    assert!(store.verify().await.unwrap().is_sound());
     store.close().await.unwrap();
 }
 

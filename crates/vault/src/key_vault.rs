@@ -1,6 +1,6 @@
 //! The trait that a key vault implements.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use cofferdam_crypto::{Aek, KeyId, KeyScope, WrappedKey};
@@ -50,6 +50,26 @@ pub trait KeyVault: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`VaultError`] of the kind that the table gives.
     async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError>;
+}
+
+#[async_trait]
+impl<V: KeyVault + ?Sized> KeyVault for Arc<V> {
+    async fn wrap_key(
+        &self,
+        key_id: &KeyId,
+        aek: &Aek,
+        context: &WrapContext,
+    ) -> Result<WrappedKey, VaultError> {
+        (**self).wrap_key(key_id, aek, context).await
+    }
+
+    async fn unwrap_key(&self, wrapped: &WrappedKey, context: &WrapContext) -> Result<Aek, VaultError> {
+        (**self).unwrap_key(wrapped, context).await
+    }
+
+    async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
+        (**self).key_properties(key_id).await
+    }
 }
 
 /// What kind of key a KEK is.

@@ -12,6 +12,7 @@ mod error;
 pub mod executor;
 mod key_vault;
 mod local;
+mod reauthenticate;
 mod registry;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -25,4 +26,5 @@ pub use local::{
     Deletion, KeyInfo, LocalVault, LocalVaultError, LocalVaultOptions, Passphrase, PassphraseCost, Recovery,
     VersionInfo,
 };
+pub use reauthenticate::{Credential, CredentialError, KNOWN_GOOD_FOR, Reauthenticating};
 pub use registry::{Principal, VaultRegistry};

@@ -6,10 +6,11 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use cofferdam_crypto::{AccountId, Epoch, KeyId, Provider, WrappedAek};
-use cofferdam_vault::{KeyVault, VaultError, VaultErrorKind, WrapContext};
+use cofferdam_vault::{KeyVault, Meaning, VaultError, VaultErrorKind, WrapContext};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::timeout;
 
-use super::{live::Material, task::Task};
+use super::{live::Material, seats::Claim, task::Task};
 use crate::{
     Fault, KeyError, KeyRecord, RecordError, What,
     machine::{Alarm, Attempt, Effect, Event},
@@ -43,12 +44,16 @@ impl Task {
         };
         let jitter = self.jitter();
         match unwrapped {
-            Ok(keys) => self.conclude(generation, Event::Verified { attempt, jitter }, |desk| {
-                for key in &keys {
-                    desk.wanted.remove(&key.epoch());
-                }
-                desk.candidate = Some(keys);
-            }),
+            Ok(keys) => {
+                let claim = self.claim();
+                self.conclude(generation, Event::Verified { attempt, jitter }, |desk| {
+                    desk.claim = claim;
+                    for key in &keys {
+                        desk.wanted.remove(&key.epoch());
+                    }
+                    desk.candidate = Some(keys);
+                })
+            }
             Err(failed) => {
                 let kind = failed.kind();
                 let error = self.unavailable(failed);
@@ -78,7 +83,10 @@ impl Task {
         let result = self.shared.parts.records.set_revoked(self.entry.account, revoked).await;
         let generation = self.entry.desk().generation;
         match result {
-            Ok(()) => self.conclude(generation, Event::Persisted { revoked, ok: true }, |_| {}),
+            Ok(()) => {
+                let claim = if revoked { None } else { self.claim() };
+                self.conclude(generation, Event::Persisted { revoked, ok: true }, |desk| desk.claim = claim)
+            }
             Err(RecordError::NotFound) => {
                 self.conclude(generation, Event::Abandoned, |_| {});
                 self.record_failed(generation, self.unknown_account())
@@ -95,13 +103,19 @@ impl Task {
         }
     }
 
+    /// Room for the key, unless it is held. Who takes that away meanwhile begins another generation.
+    fn claim(&self) -> Option<Claim> {
+        let is_seated = self.entry.desk().seat.is_some();
+        if is_seated { None } else { Some(self.shared.make_room()) }
+    }
+
     fn record_failed(&self, generation: u64, error: KeyError) -> Option<Effect> {
         let gone = matches!(error, KeyError::UnknownAccount { .. });
         let event = if gone { Event::RecordGone } else { Event::RecordUnreadable };
         let at = self.entry.now();
         self.conclude(generation, event, |desk| {
             if gone {
-                desk.record = None;
+                desk.forget_record();
             }
             desk.wanted.clear();
             desk.note_failure(error.clone(), at);
@@ -142,6 +156,7 @@ impl Task {
                 account: self.entry.account,
                 provider: self.entry.provider,
                 fault: Fault::ServiceKey(Box::new(error)),
+                proven: self.entry.desk().is_proven(),
                 retry: self.shared.parts.policy.retry_max(),
             },
         }
@@ -161,6 +176,7 @@ impl Task {
             account: self.entry.account,
             provider: self.entry.provider,
             fault,
+            proven: self.entry.desk().is_proven(),
             retry: self.shared.parts.policy.retry_max(),
         }
     }
@@ -178,6 +194,9 @@ impl Task {
     }
 
     /// Unwraps what is missing, and something by every KEK of the record. Returns all keys, by epoch.
+    ///
+    /// KEKs are asked at the same time, so that an attempt takes one time-out however many there are; each KEK
+    /// is asked for one epoch after the other. A denial ends it at once, whatever the others would say.
     async fn unwrap_all(
         &self,
         vault: &dyn KeyVault,
@@ -190,38 +209,44 @@ impl Task {
         };
         let mut keys: Vec<Arc<Material>> =
             held.into_iter().filter(|key| record.epochs.iter().any(|of| key.is_of(of))).collect();
-        let newest = record.epochs.last().map(|of| of.scope.epoch);
-        let missing = |keys: &[Arc<Material>], of: &WrappedAek| keys.iter().all(|key| !key.is_of(of));
-        let mut asked = BTreeSet::new();
-
-        // First what somebody waits for; then, by the KEKs not asked yet, the newest epoch of each.
-        for of in record.epochs.iter().rev() {
-            let is_newest = Some(of.scope.epoch) == newest;
-            if !missing(&keys, of) || !(is_newest || wanted.contains(&of.scope.epoch)) {
-                continue;
+        let questions = questions(record, &keys, &wanted);
+        let ask = |question| self.ask(vault, record, question, generation);
+        let mut answers: FuturesUnordered<_> = questions.iter().map(ask).collect();
+        let mut outage = None;
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(unwrapped) => keys.extend(unwrapped),
+                Err(failed) if failed.kind().meaning() == Meaning::Outage => outage = outage.or(Some(failed)),
+                Err(denied) => return Err(denied),
             }
+        }
+        if let Some(failed) = outage {
+            return Err(failed);
+        }
+        keys.sort_by_key(|key| key.epoch());
+        keys.dedup_by_key(|key| key.epoch());
+        Ok(keys)
+    }
+
+    /// Asks one KEK for each of its epochs.
+    async fn ask(
+        &self,
+        vault: &dyn KeyVault,
+        record: &KeyRecord,
+        question: &Question<'_>,
+        generation: u64,
+    ) -> Result<Vec<Arc<Material>>, VaultError> {
+        let mut keys = Vec::new();
+        for of in question.epochs() {
             match self.unwrap(vault, of).await {
                 Ok(key) => keys.push(key),
                 // One old wrap is damaged: that says nothing of the KEK.
-                Err(failed) if failed.kind() == VaultErrorKind::Corrupt && !is_newest => {
+                Err(failed) if failed.kind() == VaultErrorKind::Corrupt && !is_newest(of, record) => {
                     self.old_wrap_is_corrupt(generation, of.scope.epoch, failed);
-                    continue;
                 }
                 Err(failed) => return Err(failed),
             }
-            asked.extend(key_id(of));
         }
-        for of in record.epochs.iter().rev() {
-            if let Some(key_id) = key_id(of)
-                && asked.insert(key_id)
-            {
-                let key = self.unwrap(vault, of).await?;
-                if missing(&keys, of) {
-                    keys.push(key);
-                }
-            }
-        }
-        keys.sort_by_key(|key| key.epoch());
         Ok(keys)
     }
 
@@ -263,6 +288,44 @@ impl Task {
         };
         self.shared.tell(vec![event]);
     }
+}
+
+/// What one KEK is asked for.
+struct Question<'a> {
+    /// The newest epoch under it.
+    newest: &'a WrappedAek,
+    /// What is missing and needed, the newest first.
+    needed: Vec<&'a WrappedAek>,
+}
+
+impl<'a> Question<'a> {
+    /// The epochs to ask for: if none is needed the newest, to hear whether the KEK still answers.
+    fn epochs(&self) -> impl Iterator<Item = &'a WrappedAek> {
+        let newest = if self.needed.is_empty() { Some(self.newest) } else { None };
+        newest.into_iter().chain(self.needed.iter().copied())
+    }
+}
+
+fn questions<'a>(
+    record: &'a KeyRecord,
+    held: &[Arc<Material>],
+    wanted: &BTreeSet<Epoch>,
+) -> Vec<Question<'a>> {
+    let mut questions: Vec<Question<'_>> = Vec::new();
+    for of in record.epochs.iter().rev() {
+        let is_missing = held.iter().all(|key| !key.is_of(of));
+        let is_needed = is_missing && (is_newest(of, record) || wanted.contains(&of.scope.epoch));
+        let needed = if is_needed { Some(of) } else { None };
+        match questions.iter_mut().find(|question| key_id(question.newest) == key_id(of)) {
+            Some(question) => question.needed.extend(needed),
+            None => questions.push(Question { newest: of, needed: needed.into_iter().collect() }),
+        }
+    }
+    questions
+}
+
+fn is_newest(of: &WrappedAek, record: &KeyRecord) -> bool {
+    record.epochs.last().is_some_and(|newest| newest.scope.epoch == of.scope.epoch)
 }
 
 fn key_id(of: &WrappedAek) -> Option<&KeyId> {

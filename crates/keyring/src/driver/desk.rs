@@ -9,13 +9,14 @@ use std::{
     time::Duration,
 };
 
-use cofferdam_crypto::{Epoch, KeyId, Provider};
+use cofferdam_crypto::{Epoch, KeyCheckValue, KeyId, Provider};
 use cofferdam_vault::{Meaning, Timestamp};
 
 use super::{
     LastFailure, Shared,
     entry::{Entry, activity},
     live::{Live, Material},
+    seats::{Claim, Seat},
     task,
 };
 use crate::{
@@ -32,8 +33,14 @@ pub(super) struct Desk {
     pub(super) record: Option<Arc<KeyRecord>>,
     /// What is live, by epoch.
     pub(super) keys: Vec<Arc<Material>>,
+    /// The AEK of the newest epoch that was verified.
+    proven: Option<(Epoch, KeyCheckValue)>,
     /// What a verified attempt unwrapped, until the machine publishes it.
     pub(super) candidate: Option<Vec<Arc<Material>>>,
+    /// Where the keys are held.
+    pub(super) seat: Option<Seat>,
+    /// For the seat of the keys that are about to be published.
+    pub(super) claim: Option<Claim>,
     /// Epochs that callers wait for.
     pub(super) wanted: BTreeSet<Epoch>,
     /// Epochs that the record was found to lack since the last attempt began: they are not looked for again.
@@ -42,6 +49,8 @@ pub(super) struct Desk {
     pub(super) generation: u64,
     pub(super) failure: Option<(KeyError, LastFailure)>,
     pub(super) denied: Option<KeyId>,
+    /// Counts what was concluded: those who wait look again at each.
+    pub(super) round: u64,
     /// What a round said to who waited in it, if not by the state.
     pub(super) said: Option<(u64, KeyError)>,
     pub(super) said_of: BTreeMap<Epoch, (u64, KeyError)>,
@@ -80,12 +89,16 @@ impl Desk {
             machine: State::new(provider),
             record: None,
             keys: Vec::new(),
+            proven: None,
             candidate: None,
+            seat: None,
+            claim: None,
             wanted: BTreeSet::new(),
             unknown: VecDeque::new(),
             generation: 0,
             failure: None,
             denied: None,
+            round: 0,
             said: None,
             said_of: BTreeMap::new(),
             asked: false,
@@ -109,6 +122,12 @@ impl Desk {
         self.wanted.iter().copied().filter(|&epoch| !has(epoch)).collect()
     }
 
+    /// Nothing that was known of the account holds any longer.
+    pub(super) fn forget_record(&mut self) {
+        self.record = None;
+        self.proven = None;
+    }
+
     fn note_unknown(&mut self, epoch: Epoch) {
         if self.unknown.len() == UNKNOWN_KEPT {
             self.unknown.pop_front();
@@ -129,6 +148,16 @@ impl Desk {
         };
         let message = error.to_string();
         self.failure = Some((error, LastFailure { kind, message, at }));
+    }
+
+    /// Whether the record's newest AEK was verified since the account was last forgotten.
+    pub(super) fn is_proven(&self) -> bool {
+        let newest = self.record.as_ref().and_then(|record| record.epochs.last());
+        match (&self.proven, newest) {
+            (Some((epoch, check)), Some(newest)) => *epoch == newest.scope.epoch && *check == newest.check,
+            (proven, None) => proven.is_some(),
+            (None, _) => false,
+        }
     }
 
     pub(super) fn key_id(&self) -> Option<KeyId> {
@@ -175,6 +204,11 @@ impl Entry {
         if !desk.machine.is_restoring() {
             desk.candidate = None;
         }
+        desk.claim = None;
+        let recovery = desk.machine.recovery();
+        if let Some(seat) = &mut desk.seat {
+            seat.rank(recovery, self.used_at());
+        }
         work
     }
 
@@ -183,10 +217,15 @@ impl Entry {
             return;
         }
         if let Some(keys) = desk.candidate.take() {
+            desk.proven = keys.last().map(|newest| (newest.epoch(), newest.check()));
             desk.keys = keys;
             desk.used = desk.waiting > 0;
             desk.failure = None;
             desk.denied = None;
+        }
+        if let Some(claim) = desk.claim.take() {
+            let (who, recovery) = (Arc::downgrade(self), desk.machine.recovery());
+            desk.seat = Some(claim.sit(who, recovery, self.used_at()));
         }
         let live = Live { keys: desk.keys.clone(), bounds, entry: Arc::downgrade(self) };
         self.live.store(Some(Arc::new(live)));
@@ -196,12 +235,14 @@ impl Entry {
         self.live.store(None);
         desk.keys.clear();
         desk.candidate = None;
+        desk.seat = None;
     }
 
     /// Lets everybody who waits look again.
     pub(super) fn end_round(&self, desk: &mut Desk) {
         desk.asked = false;
-        self.rounds.send_modify(|round| *round += 1);
+        desk.round += 1;
+        self.round_ended.notify_waiters();
         if desk.waiting == 0 {
             desk.said = None;
             desk.said_of.clear();
@@ -210,12 +251,12 @@ impl Entry {
 
     /// The same with something to say to them. Ends no round yet.
     pub(super) fn say(&self, desk: &mut Desk, error: KeyError) {
-        desk.said = Some((*self.rounds.borrow() + 1, error));
+        desk.said = Some((desk.round + 1, error));
     }
 
     /// The same to those who wait for one epoch.
     pub(super) fn say_of(&self, desk: &mut Desk, epoch: Epoch, error: KeyError) {
-        desk.said_of.insert(epoch, (*self.rounds.borrow() + 1, error));
+        desk.said_of.insert(epoch, (desk.round + 1, error));
     }
 
     /// What a reading of the record means to those who wait for epochs that it lacked: what it still lacks does
@@ -378,10 +419,29 @@ impl Entry {
         let mut told = Vec::new();
         let mut desk = self.desk();
         desk.generation += 1;
-        desk.record = None;
+        desk.forget_record();
         desk.unknown.clear();
         desk.failure = None;
         self.feed(&mut desk, shared, Event::Forgotten, &mut told);
+        self.end_round(&mut desk);
+        drop(desk);
+        self.wake.notify_one();
+        shared.tell(told);
+    }
+
+    /// Gives up the key in this seat, for another to sit there.
+    pub(super) fn displace(self: &Arc<Self>, shared: &Shared, seat: u64) {
+        let mut told = Vec::new();
+        let mut desk = self.desk();
+        if desk.seat.as_ref().is_none_or(|own| own.number() != seat) {
+            return;
+        }
+        desk.generation += 1;
+        self.feed(&mut desk, shared, Event::Displaced, &mut told);
+        // Read again with the next attempt.
+        desk.record = None;
+        desk.unknown.clear();
+        desk.failure = None;
         self.end_round(&mut desk);
         drop(desk);
         self.wake.notify_one();

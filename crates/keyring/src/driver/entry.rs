@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-    atomic::{AtomicU8, Ordering},
+    atomic::{AtomicU8, AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwapOption;
@@ -39,9 +39,11 @@ pub(super) struct Entry {
     clock: Arc<dyn Clock>,
     pub(super) live: ArcSwapOption<Live>,
     pub(super) activity: AtomicU8,
+    /// When the key was last used, in seconds since boot.
+    used_at: AtomicU64,
     pub(super) state: watch::Sender<KeyState>,
-    /// Counts what was concluded: those who wait look again at each.
-    pub(super) rounds: watch::Sender<u64>,
+    /// Wakes those who wait, in the order of waiting, when a round ends.
+    pub(super) round_ended: Notify,
     /// Wakes the task.
     pub(super) wake: Notify,
     desk: Mutex<Desk>,
@@ -61,8 +63,9 @@ impl Entry {
             clock,
             live: ArcSwapOption::empty(),
             activity: AtomicU8::new(activity::UNUSED),
+            used_at: AtomicU64::new(0),
             state: watch::Sender::new(KeyState::Cold),
-            rounds: watch::Sender::new(0),
+            round_ended: Notify::new(),
             wake: Notify::new(),
             desk: Mutex::new(desk),
         }
@@ -71,14 +74,20 @@ impl Entry {
     /// The key, if it may be used now without a question. The hot path: no lock, no allocation.
     pub(super) fn current(&self, epoch: Option<Epoch>) -> Option<LiveKey> {
         let live = self.live.load_full()?;
-        if !live.bounds.serves(self.clock.now()) {
+        let now = self.clock.now();
+        if !live.bounds.serves(now) {
             return None;
         }
-        self.note_use();
+        self.note_use(now);
         LiveKey::of(live, epoch)
     }
 
-    fn note_use(&self) {
+    fn note_use(&self, now: Timestamp) {
+        let second = now.boot.as_secs();
+        // Read mostly: threads that use one key write once a second.
+        if self.used_at.load(Ordering::Relaxed) != second {
+            self.used_at.store(second, Ordering::Relaxed);
+        }
         match self.activity.load(Ordering::Relaxed) {
             activity::USED => {}
             activity::UNUSED => self.activity.store(activity::USED, Ordering::Relaxed),
@@ -96,12 +105,11 @@ impl Entry {
         shared: &Arc<Shared>,
         epoch: Option<Epoch>,
     ) -> Result<LiveKey, KeyError> {
-        let mut rounds = self.rounds.subscribe();
         let mut waiting: Option<Waiting<'_>> = None;
         loop {
-            let verdict = {
+            let (verdict, round_ended) = {
                 let mut desk = self.desk();
-                let round = *rounds.borrow_and_update();
+                let round = desk.round;
                 let since = waiting.as_ref().map_or(round, |waiting| waiting.since);
                 let verdict = self.judge(&mut desk, shared, epoch, since);
                 let waits = matches!(verdict, Verdict::Wait);
@@ -115,14 +123,14 @@ impl Entry {
                     desk.running = true;
                     task::spawn(shared.clone(), self.clone());
                 }
-                verdict
+                // Made under the lock that ends rounds: told of the end of this one.
+                (verdict, self.round_ended.notified())
             };
             match verdict {
                 Verdict::Answer(answer) => return answer,
                 Verdict::Wait => self.wake.notify_one(),
             }
-            // The sender is ours: it lives as long as this entry.
-            let _ = rounds.changed().await;
+            round_ended.await;
         }
     }
 
@@ -134,6 +142,7 @@ impl Entry {
         let now = self.clock.now();
         desk.used = true;
         desk.last_used = now;
+        self.used_at.store(now.boot.as_secs(), Ordering::Relaxed);
         match desk.machine.serving(now, &shared.parts.policy) {
             Serving::Use => {
                 if let Some(key) = self.current(epoch) {
@@ -183,7 +192,8 @@ impl Entry {
             },
             (_, Some((error, _))) => error.clone(),
             (_, None) => {
-                KeyError::Unavailable { account, provider, fault: Fault::Overdue, retry: policy.retry_max() }
+                let (fault, proven, retry) = (Fault::Overdue, desk.is_proven(), policy.retry_max());
+                KeyError::Unavailable { account, provider, fault, proven, retry }
             }
         }
     }
@@ -199,6 +209,10 @@ impl Entry {
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
+    }
+
+    pub(super) fn used_at(&self) -> u64 {
+        self.used_at.load(Ordering::Relaxed)
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -227,6 +241,7 @@ impl Entry {
         KeyStatus {
             state: machine.reported(),
             verified_at: bounds.map(|bounds| bounds.verified.sent),
+            unasked_until: bounds.map(|bounds| bounds.unasked_until),
             fresh_until: bounds.map(|bounds| bounds.fresh_until),
             usable_until: bounds.map(|bounds| bounds.usable_until),
             key_id: desk.key_id(),

@@ -35,6 +35,10 @@ impl Material {
         self.sealer.scope().epoch
     }
 
+    pub(super) fn check(&self) -> KeyCheckValue {
+        self.check
+    }
+
     /// Whether it is the key of this record.
     pub(super) fn is_of(&self, record: &WrappedAek) -> bool {
         *self.sealer.scope() == record.scope && self.check == record.check

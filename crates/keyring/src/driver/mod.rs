@@ -11,6 +11,8 @@ mod desk;
 mod entry;
 mod live;
 mod map;
+mod seats;
+mod signal;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -22,7 +24,12 @@ use cofferdam_vault::{Clock, Entropy, Timestamp, VaultErrorKind, VaultRegistry};
 use tokio::sync::{broadcast, watch};
 
 pub use self::live::LiveKey;
-use self::{entry::Entry, map::Entries};
+use self::{
+    entry::Entry,
+    map::Entries,
+    seats::{Claim, Claimed, Seats},
+    signal::{Count, Flag},
+};
 use crate::{KeyError, KeyEvent, KeyRecords, KeyState, Policy, Salts};
 
 /// How many events a slow listener can be behind before it misses some.
@@ -57,10 +64,11 @@ pub(super) struct Shared {
     parts: KeyringParts,
     salts: Salts,
     entries: Entries,
+    seats: Arc<Seats>,
     events: broadcast::Sender<KeyEvent>,
-    closing: watch::Sender<bool>,
+    closing: Flag,
     /// How many tasks there are.
-    tasks: watch::Sender<usize>,
+    tasks: Count,
 }
 
 impl Keyring {
@@ -68,11 +76,12 @@ impl Keyring {
     pub fn new(parts: KeyringParts) -> Self {
         let shared = Arc::new(Shared {
             salts: Salts::new(parts.entropy.clone(), parts.clock.clone()),
+            seats: Seats::new(parts.policy.max_keys()),
             parts,
             entries: Entries::new(),
             events: broadcast::Sender::new(EVENTS_KEPT),
-            closing: watch::Sender::new(false),
-            tasks: watch::Sender::new(0),
+            closing: Flag::default(),
+            tasks: Count::default(),
         });
         Self { _closes: Arc::new(CloseOnDrop(shared.clone())), shared }
     }
@@ -117,6 +126,11 @@ impl Keyring {
             .unwrap_or_else(KeyStatus::unknown)
     }
 
+    /// How many keys are held, one for each account and provider: never more than the policy's `max_keys`.
+    pub fn held_keys(&self) -> usize {
+        self.shared.seats.taken()
+    }
+
     /// Everything that happens from now on, to all accounts.
     pub fn subscribe(&self) -> broadcast::Receiver<KeyEvent> {
         self.shared.events.subscribe()
@@ -143,8 +157,7 @@ impl Keyring {
     /// [`KeyError::Closed`], and so does whoever asks later.
     pub async fn close(&self) {
         self.shared.shut();
-        // The sender lives as long as `self.shared`.
-        let _ = self.shared.tasks.subscribe().wait_for(|&tasks| tasks == 0).await;
+        self.shared.tasks.wait_for_none().await;
     }
 }
 
@@ -181,12 +194,27 @@ impl Shared {
         }
     }
 
+    /// Room for one more key, made by taking one away where there is none. No desk's lock may be held.
+    fn make_room(&self) -> Claim {
+        loop {
+            match self.seats.claim() {
+                Claimed::Free(claim) => return claim,
+                Claimed::From(claim, entry, seat) => {
+                    entry.displace(self, seat);
+                    return claim;
+                }
+                // Only on another thread, between two lines that nothing waits in.
+                Claimed::Later => std::thread::yield_now(),
+            }
+        }
+    }
+
     fn is_closing(&self) -> bool {
-        *self.closing.borrow()
+        self.closing.is_up()
     }
 
     fn shut(&self) {
-        self.closing.send_replace(true);
+        self.closing.raise();
         for entry in self.entries.all() {
             entry.shut();
         }
@@ -249,6 +277,8 @@ pub struct KeyStatus {
     /// When the last verified attempt was begun, if a key is held.
     pub verified_at: Option<Timestamp>,
     /// Until when the key is used without a question.
+    pub unasked_until: Option<Timestamp>,
+    /// Until when it counts as active; it is in Grace from then on if its vault fails.
     pub fresh_until: Option<Timestamp>,
     /// From when on the key is not used.
     pub usable_until: Option<Timestamp>,
@@ -263,6 +293,7 @@ impl KeyStatus {
         Self {
             state: KeyState::Cold,
             verified_at: None,
+            unasked_until: None,
             fresh_until: None,
             usable_until: None,
             key_id: None,

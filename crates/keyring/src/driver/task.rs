@@ -16,7 +16,7 @@ use std::{
 };
 
 use cofferdam_crypto::Epoch;
-use tokio::{sync::watch, time::sleep};
+use tokio::time::sleep;
 
 use super::{
     Shared,
@@ -39,8 +39,15 @@ pub(super) struct Task {
 
 /// Starts the task; the caller has marked the entry as running.
 pub(super) fn spawn(shared: Arc<Shared>, entry: Arc<Entry>) {
-    shared.tasks.send_modify(|tasks| *tasks += 1);
+    shared.tasks.add();
     tokio::spawn(run(Task { shared, entry, ended: false }));
+}
+
+#[cfg(test)]
+pub(super) fn size_of_task(shared: Arc<Shared>, entry: Arc<Entry>) -> usize {
+    let mut task = Task { shared, entry, ended: true };
+    task.shared.tasks.add();
+    size_of_val(&task.run())
 }
 
 /// Boxed, because a task can start another: a customer key's record needs the service key.
@@ -50,7 +57,6 @@ fn run(mut task: Task) -> Pin<Box<dyn Future<Output = ()> + Send>> {
 
 impl Task {
     async fn run(&mut self) {
-        let mut closing = self.shared.closing.subscribe();
         let mut work = None;
         while !self.shared.is_closing() {
             let next = match work.take() {
@@ -58,13 +64,14 @@ impl Task {
                 None => self.entry.next(&self.shared),
             };
             match next {
-                Work::Do(effect) => work = self.perform(effect, &mut closing).await,
-                Work::Look(lacking) => work = self.look(&lacking, &mut closing).await,
+                Work::Do(effect) => work = self.perform(effect).await,
+                Work::Look(lacking) => work = self.look(&lacking).await,
                 Work::Sleep(time) => {
                     tokio::select! {
+                        biased;
+                        () = self.shared.closing.wait() => {}
                         () = self.entry.wake.notified() => {}
                         () = sleep(time.min(LONGEST_SLEEP)) => {}
-                        _ = closing.wait_for(|&closing| closing) => {}
                     }
                 }
                 Work::End => {
@@ -73,29 +80,29 @@ impl Task {
                 }
             }
         }
-        self.leave(work, &mut closing).await;
+        self.leave(work).await;
     }
 
     /// Persists what is known and not persisted yet, once: the process may end after this.
-    async fn leave(&self, mut work: Option<Effect>, closing: &mut watch::Receiver<bool>) {
+    async fn leave(&self, mut work: Option<Effect>) {
         if !matches!(work, Some(Effect::Persist { .. })) {
             work = self.entry.owed(&self.shared);
         }
         // One persisting can ask for another, but not for a third.
         for _ in 0..2 {
             let Some(effect @ Effect::Persist { .. }) = work else { return };
-            work = self.perform(effect, closing).await;
+            work = self.perform(effect).await;
         }
     }
 
-    async fn perform(&self, effect: Effect, closing: &mut watch::Receiver<bool>) -> Option<Effect> {
+    async fn perform(&self, effect: Effect) -> Option<Effect> {
         let generation = self.entry.desk().generation;
         let done = match effect {
             Effect::Attempt { attempt, reread } => {
                 let work = self.attempt(attempt, reread, generation);
-                self.during(generation, closing, work).await
+                self.during(generation, work).await
             }
-            Effect::ReadRecord => self.during(generation, closing, self.read_after_denial(generation)).await,
+            Effect::ReadRecord => self.during(generation, self.read_after_denial(generation)).await,
             // Not given up when the keyring closes: a revocation that is known is persisted.
             Effect::Persist { revoked } => {
                 unless_it_panics(self.persist(revoked)).await.ok_or(Ended::Panicked)
@@ -112,9 +119,9 @@ impl Task {
 
     /// Looks for epochs in the record without asking the vault: a block can claim any epoch, and whoever plants
     /// one must not be able to use up the vault's limit.
-    async fn look(&self, lacking: &BTreeSet<Epoch>, closing: &mut watch::Receiver<bool>) -> Option<Effect> {
+    async fn look(&self, lacking: &BTreeSet<Epoch>) -> Option<Effect> {
         let generation = self.entry.desk().generation;
-        let read = match self.during(generation, closing, self.read()).await {
+        let read = match self.during(generation, self.read()).await {
             Ok(read) => read,
             Err(Ended::GivenUp) => return None,
             Err(Ended::Displaced(by)) => return Some(by),
@@ -129,6 +136,7 @@ impl Task {
             account: self.entry.account,
             provider: self.entry.provider,
             fault: Fault::Panicked,
+            proven: self.entry.desk().is_proven(),
             retry: self.shared.parts.policy.retry_max(),
         }
     }
@@ -145,17 +153,20 @@ impl Task {
     }
 
     /// What the work brings, unless the keyring closes or what it is about is forgotten meanwhile.
-    async fn during<T>(
-        &self,
-        generation: u64,
-        closing: &mut watch::Receiver<bool>,
-        work: impl Future<Output = T>,
-    ) -> Result<T, Ended> {
+    async fn during<T>(&self, generation: u64, work: impl Future<Output = T>) -> Result<T, Ended> {
         let mut work = std::pin::pin!(unless_it_panics(work));
         loop {
             let wait = self.until_next_wake();
             tokio::select! {
+                biased;
+                // First: an answer that is there counts, also when the keyring closes.
                 done = &mut work => return done.ok_or(Ended::Panicked),
+                () = self.shared.closing.wait() => return Err(Ended::GivenUp),
+                () = self.entry.wake.notified() => {
+                    if self.entry.desk().generation != generation {
+                        return Err(Ended::GivenUp);
+                    }
+                }
                 () = sleep(wait) => {
                     match self.entry.tick(&self.shared, generation) {
                         Ticked::GoOn => {}
@@ -163,12 +174,6 @@ impl Task {
                         Ticked::Due(effect) => return Err(Ended::Displaced(effect)),
                     }
                 }
-                () = self.entry.wake.notified() => {
-                    if self.entry.desk().generation != generation {
-                        return Err(Ended::GivenUp);
-                    }
-                }
-                _ = closing.wait_for(|&closing| closing) => return Err(Ended::GivenUp),
             }
         }
     }
@@ -230,6 +235,6 @@ impl Drop for Task {
         if !self.ended {
             self.entry.abandon(&self.shared);
         }
-        self.shared.tasks.send_modify(|tasks| *tasks -= 1);
+        self.shared.tasks.remove();
     }
 }

@@ -1,6 +1,6 @@
 //! Handles and the entries behind them.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use cofferdam_crypto::{AccountId, Aek, Epoch, KeyId, KeyScope, Provider, RecordKey, WrappedAek};
@@ -39,6 +39,10 @@ impl KeyRecords for OneAccount {
 }
 
 async fn keyring() -> Keyring {
+    keyring_with(Policy::default()).await
+}
+
+async fn keyring_with(policy: Policy) -> Keyring {
     let (vault, entropy) = (Arc::new(ScriptedVault::new(SEED)), Arc::new(SeededEntropy::new(SEED)));
     let kek = KeyId::new("test://service/keys/accounts/1").unwrap();
     vault.create_key(&kek).unwrap();
@@ -51,7 +55,7 @@ async fn keyring() -> Keyring {
         records: Arc::new(OneAccount(KeyRecord { principal: None, epochs, revoked: false })),
         clock: Arc::new(TokioClock::new()),
         entropy,
-        policy: Policy::default(),
+        policy,
     })
 }
 
@@ -87,7 +91,7 @@ async fn a_handle_keeps_its_entry_through_idleness_and_serves_without_a_lock_aft
         handle.sealing_key().await.unwrap();
         sleep(Duration::from_secs(7200)).await;
         assert!(handle.entry.live.load().is_none(), "its key was dropped");
-        assert_eq!(*keyring.shared.tasks.borrow(), 0, "its task has ended");
+        assert_eq!(keyring.shared.tasks.now(), 0, "its task has ended");
         handle.sealing_key().await.unwrap();
         assert!(handle.entry.current(None).is_some());
         assert!(is_in_map(&handle));
@@ -119,4 +123,34 @@ async fn a_handle_that_is_held_is_of_the_entry_in_the_map_however_entries_come_a
     for maker in makers {
         maker.await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_displaced_key_is_dropped_from_memory_and_its_handle_serves_again() {
+    let keyring = keyring_with(Policy::default().with_max_keys(NonZeroUsize::MIN)).await;
+    let handle = keyring.handle(account(), Provider::Service);
+    handle.sealing_key().await.unwrap();
+    let material = Arc::downgrade(&handle.entry.live.load().as_ref().unwrap().keys[0]);
+    // As if another account needed the seat.
+    drop(keyring.shared.make_room());
+    assert!(material.upgrade().is_none(), "nothing holds the key");
+    assert!(handle.entry.desk().keys.is_empty() && handle.entry.current(None).is_none());
+    assert_eq!(keyring.held_keys(), 0);
+    assert_eq!(*handle.entry.state.borrow(), KeyState::Cold);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(keyring.shared.tasks.now(), 0, "its task has ended");
+
+    handle.sealing_key().await.unwrap();
+    assert!(is_in_map(&handle) && handle.entry.current(None).is_some());
+    assert_eq!(keyring.held_keys(), 1);
+}
+
+#[tokio::test]
+async fn an_account_takes_about_what_the_policy_says() {
+    let keyring = keyring().await;
+    let entry = keyring.shared.entry(account(), Provider::Service);
+    let task = task::size_of_task(keyring.shared.clone(), entry);
+    let sizes = [size_of::<Entry>(), size_of::<live::Material>(), size_of::<live::Live>(), task];
+    println!("entry, material, live, task: {sizes:?}");
+    assert!((1500..5000).contains(&sizes.iter().sum::<usize>()), "{sizes:?}");
 }

@@ -29,7 +29,9 @@ pub(crate) fn remaining(deadline: Timestamp, now: Timestamp) -> Duration {
 pub struct Bounds {
     /// The attempt that verified it; its age counts from when that was sent.
     pub verified: Attempt,
-    /// Until then it serves without a question.
+    /// Until then it serves without a question: a refresh in time has ended by then.
+    pub unasked_until: Timestamp,
+    /// Until then its state is Active.
     pub fresh_until: Timestamp,
     /// From then on it never serves.
     pub usable_until: Timestamp,
@@ -41,6 +43,7 @@ impl Bounds {
     pub(crate) fn new(verified: Attempt, failed: Option<Timestamp>, policy: &Policy) -> Self {
         Self {
             verified,
+            unasked_until: after(verified.sent, policy.unasked_for()),
             fresh_until: after(verified.sent, policy.fresh_for()),
             usable_until: after(verified.sent, policy.usable_for()),
             retried_until: failed.map(|sent| after(sent, policy.failure_window())),
@@ -49,7 +52,7 @@ impl Bounds {
 
     /// Whether the key may be used now, without waiting for anything.
     pub fn serves(&self, now: Timestamp) -> bool {
-        !reached(self.fresh_until, now)
+        !reached(self.unasked_until, now)
             || (self.retried_until.is_some_and(|until| !reached(until, now))
                 && !reached(self.usable_until, now))
     }

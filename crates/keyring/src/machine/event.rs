@@ -75,6 +75,9 @@ pub enum Event {
     },
     /// The owner says that what was known no longer holds. Results of what is under way are not delivered.
     Forgotten,
+    /// The key that is held is given up: room is needed for another. Results of what is under way are not
+    /// delivered.
+    Displaced,
     /// What was under way came to nothing; its result will not be delivered.
     Abandoned,
 }
@@ -140,6 +143,8 @@ pub enum Why {
     RecordGone,
     /// The owner asked to forget it.
     Forgotten,
+    /// Room was needed for another key.
+    Displaced,
 }
 
 /// What somebody should look at.

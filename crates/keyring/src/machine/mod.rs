@@ -18,5 +18,5 @@ mod tests;
 pub use bounds::Bounds;
 pub use event::{Alarm, Attempt, Effect, Event, Jitter, Why};
 pub use policy::{Policy, PolicyError};
-pub use state::{KeyState, Serving, State};
+pub use state::{KeyState, Recovery, Serving, State};
 pub use step::step;

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a [`Policy`] that exists is within every bound. Not its job: to act on it.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use thiserror::Error;
 
@@ -15,10 +15,14 @@ pub struct Policy {
     retry_max: Duration,
     revoked_poll: Duration,
     call_timeout: Duration,
+    max_keys: NonZeroUsize,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// Five times the accounts that one vault of the largest can keep verified within its limits, in about 160 MiB.
+const MAX_KEYS: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
 
 impl Default for Policy {
     fn default() -> Self {
@@ -29,6 +33,7 @@ impl Default for Policy {
             retry_max: 30 * SECOND,
             revoked_poll: 30 * SECOND,
             call_timeout: 5 * SECOND,
+            max_keys: MAX_KEYS,
         }
     }
 }
@@ -98,6 +103,15 @@ impl Policy {
         Ok(self)
     }
 
+    /// How many keys are held at once: one for each account and provider, with all its epochs in use. Beyond it
+    /// the least recently used go, those whose vault fails last; an account whose key went asks its vault again
+    /// at its next use. Default 32,768: one takes about 5 KiB with its task and record.
+    #[must_use]
+    pub fn with_max_keys(mut self, max_keys: NonZeroUsize) -> Self {
+        self.max_keys = max_keys;
+        self
+    }
+
     /// How old a verified key may grow before it is unwrapped again.
     pub fn refresh(&self) -> Duration {
         self.refresh
@@ -128,7 +142,19 @@ impl Policy {
         self.call_timeout
     }
 
-    /// How old a key may be to be used without a question: ceiling + time-out.
+    /// How many keys are held at once.
+    pub fn max_keys(&self) -> NonZeroUsize {
+        self.max_keys
+    }
+
+    /// How old a key may be to be used without a question: refresh + time-out. By then a refresh in time has
+    /// ended; where nobody used the key, or the runtime came late, there was none: who comes then waits for one.
+    /// So no key in use is older while its vault answers. A scheduler that stretches the refresh stretches this.
+    pub fn unasked_for(&self) -> Duration {
+        self.refresh + self.call_timeout
+    }
+
+    /// How old a key may be to count as active: ceiling + time-out.
     pub fn fresh_for(&self) -> Duration {
         self.ceiling + self.call_timeout
     }
@@ -207,6 +233,7 @@ mod tests {
     #[test]
     fn bounds_follow_from_the_settings() {
         let policy = Policy::default();
+        assert_eq!(policy.unasked_for(), Duration::from_secs(35));
         assert_eq!(policy.fresh_for(), Duration::from_secs(65));
         assert_eq!(policy.usable_for(), Duration::from_secs(1800));
         assert_eq!(policy.failure_window(), Duration::from_secs(35));

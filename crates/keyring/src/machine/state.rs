@@ -44,6 +44,17 @@ impl fmt::Display for KeyState {
     }
 }
 
+/// Whether a key that is held could be had again, if it were given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Recovery {
+    /// Its vault answered last time.
+    Likely,
+    /// Its vault failed since.
+    Doubtful,
+    /// It is in Grace: its vault has failed for longer.
+    Unlikely,
+}
+
 /// What a caller gets now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Serving {
@@ -198,6 +209,15 @@ impl State {
     /// Whether a key is held.
     pub fn holds_key(&self) -> bool {
         matches!(self.phase, Phase::Held { .. })
+    }
+
+    /// Whether the key could be had again, if it were given up.
+    pub fn recovery(&self) -> Recovery {
+        match self.phase {
+            Phase::Held { grace: true, .. } => Recovery::Unlikely,
+            _ if self.failure.is_some() => Recovery::Doubtful,
+            _ => Recovery::Likely,
+        }
     }
 
     /// Whether a verified key waits for the end of its revocation to be persisted.

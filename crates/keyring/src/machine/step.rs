@@ -20,7 +20,8 @@ use super::{
 pub fn step(state: State, event: Event, now: Timestamp, policy: &Policy) -> (State, Vec<Effect>) {
     let bounds = state.bounds(policy);
     let reported = state.reported();
-    let mut step = Step { state, now, policy, effects: Vec::new(), why: Why::Expired };
+    let held = bounds.is_some();
+    let mut step = Step { state, now, policy, held, effects: Vec::new(), why: Why::Expired };
     step.expire();
     step.apply(event);
     step.expire();
@@ -31,6 +32,8 @@ struct Step<'a> {
     state: State,
     now: Timestamp,
     policy: &'a Policy,
+    /// A key was held when the event came, even if its bound has passed.
+    held: bool,
     effects: Vec<Effect>,
     why: Why,
 }
@@ -47,6 +50,11 @@ impl Step<'_> {
             Event::Failed { attempt, kind, jitter } => self.failed(attempt, kind, jitter),
             Event::Persisted { revoked, ok } => self.persisted(revoked, ok),
             Event::Forgotten => self.forgotten(),
+            Event::Displaced => {
+                if self.held {
+                    self.start_over(Why::Displaced);
+                }
+            }
             Event::Abandoned => self.abandoned(),
         }
     }
@@ -107,7 +115,8 @@ impl Step<'_> {
                     self.begin(!self.state.holds_key());
                 } else if due {
                     self.state.idle = true;
-                    // Nobody asks any longer whether it still is: who comes back waits for an answer.
+                    // Nobody asks any longer whether it still is so: who comes back waits for an answer.
+                    self.state.failure = None;
                     if let Phase::Revoked { answered, .. } = &mut self.state.phase {
                         *answered = false;
                     }

@@ -1,9 +1,15 @@
 //! A file in memory that fails on demand, for tests and the simulator.
 //!
 //! Guarantees: the model of a disk that the store is built for. What was synced stays. A crash keeps, of what
-//! was not, any subset of its 512-byte sectors and any of the lengths that were set; sectors themselves are
-//! written whole. A sync that fails makes nothing durable, and what it covered is forgotten as not written
-//! (Linux drops dirty pages after a failed sync); reads still see it until the file is told to forget.
+//! was not, any subset of its 512-byte sectors (so writes are torn, lost and reordered) and any of the lengths that
+//! were set; sectors themselves are written whole. A sync that fails makes nothing or some of it durable, and what it
+//! covered is forgotten as not written (Linux drops dirty pages after a failed sync); reads still see it until the
+//! file is told to forget.
+//!
+//! The same seed leaves the same bytes, in whatever order the writes between two syncs come: what a crash or a failed
+//! sync keeps of a sector depends on where it is, not on when it was written, and a power failure amid writes lets
+//! those up to the next sync be tried, too. Only which page the `nth` write of [`FaultyFile::fail`] hits is a matter
+//! of order (redb 4.6 has one, its hash maps being unseeded).
 //!
 //! Not its job: locks.
 
@@ -12,6 +18,8 @@ use std::{
     fmt, io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::layer::FileLayer;
 
@@ -36,9 +44,9 @@ pub enum FileOp {
 pub enum Fault {
     /// With this error, having done nothing.
     Error(io::ErrorKind),
-    /// A write: with this error, after some of it.
+    /// A write or a sync: with this error, after some of it.
     Short(io::ErrorKind),
-    /// A write: reported as done, never done.
+    /// A write: reported as done, never done, not even by a sync.
     Lost,
 }
 
@@ -56,12 +64,23 @@ struct Disk {
     /// How often each operation was asked for.
     asked: BTreeMap<FileOp, u64>,
     faults: Vec<(FileOp, u64, Fault)>,
-    /// Operations but reads until the power fails.
-    power: Option<u64>,
-    off: bool,
+    power: Power,
+    /// How often the power has failed.
+    crashes: u64,
     /// Blocks that may be allocated, and those that are.
     capacity: Option<u64>,
     allocated: BTreeMap<u64, ()>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Power {
+    #[default]
+    On,
+    /// For this many operations more, reads aside.
+    For(u64),
+    /// It failed amid writes. The next operation other than a read or a write learns of it.
+    Failing,
+    Off,
 }
 
 enum Change {
@@ -113,9 +132,15 @@ impl FaultyFile {
         self.disk().allocated.len() as u64 * BLOCK
     }
 
-    /// Turns the power off after this many operations other than reads; everything fails from then on.
+    /// Turns the power off after this many operations other than reads; everything fails from then on, or amid
+    /// writes from the next sync or change of the length on.
     pub fn power_off_after(&self, operations: u64) {
-        self.disk().power = Some(operations);
+        self.disk().power = Power::For(operations);
+    }
+
+    /// Whether the power has failed.
+    pub fn is_off(&self) -> bool {
+        matches!(self.disk().power, Power::Failing | Power::Off)
     }
 
     /// Flips one bit of what is stored.
@@ -130,7 +155,8 @@ impl FaultyFile {
         }
     }
 
-    /// The file as it is after the power has failed now and come back. `draw` decides what was kept.
+    /// The file as it is after the power has failed now and come back. `draw` decides what was kept, and is asked
+    /// three times: how many of the lengths set, what share of the sectors written (0: none), and which of them.
     pub fn after_crash(&self, mut draw: impl FnMut() -> u64) -> Self {
         let disk = self.disk();
         let mut bytes = disk.durable.clone();
@@ -149,25 +175,10 @@ impl FaultyFile {
         }
         // Sometimes everything or nothing, sometimes some sectors.
         let odds = [0, 1, 2, 8, u64::MAX][(draw() % 5) as usize];
-        for change in &disk.unsynced {
-            let Change::Write { offset, data } = change else { continue };
-            let mut at = *offset as usize;
-            let mut rest = &data[..];
-            while !rest.is_empty() {
-                let (piece, after) = rest.split_at(rest.len().min(SECTOR - at % SECTOR));
-                let keep = match odds {
-                    0 => false,
-                    u64::MAX => true,
-                    odds => draw() % (odds + 1) < odds,
-                };
-                if keep && let Some(place) = bytes.get_mut(at..at + piece.len()) {
-                    place.copy_from_slice(piece);
-                }
-                at += piece.len();
-                rest = after;
-            }
-        }
-        Self::from_bytes(bytes)
+        keep_some(&mut bytes, &disk.unsynced, odds, draw() ^ disk.crashes.rotate_left(32));
+        let after = Self::from_bytes(bytes);
+        after.disk().crashes = disk.crashes + 1;
+        after
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
@@ -181,16 +192,17 @@ impl Disk {
         let asked = self.asked.entry(op).or_default();
         let number = *asked;
         *asked += 1;
-        if op != FileOp::Read
-            && let Some(power) = &mut self.power
-        {
-            match power.checked_sub(1) {
-                Some(left) => *power = left,
-                None => self.off = true,
-            }
-        }
-        if self.off {
-            return Err(io::Error::other("the power is off"));
+        self.power = match (self.power, op) {
+            (Power::For(left), FileOp::Write | FileOp::SetLen | FileOp::Sync) => match left.checked_sub(1) {
+                Some(left) => Power::For(left),
+                None if op == FileOp::Write => Power::Failing,
+                None => Power::Off,
+            },
+            (Power::Failing, FileOp::SetLen | FileOp::Sync) => Power::Off,
+            (power, _) => power,
+        };
+        if self.power == Power::Off {
+            return Err(power_is_off());
         }
         match self.faults.iter().position(|(kind, at, _)| *kind == op && *at == number) {
             Some(found) => match self.faults.swap_remove(found).2 {
@@ -198,6 +210,17 @@ impl Disk {
                     if op == FileOp::Sync {
                         self.drop_dirty();
                     }
+                    Err(kind.into())
+                }
+                Fault::Short(kind) if op == FileOp::Sync => {
+                    let Self { durable, unsynced, .. } = self;
+                    for change in unsynced.iter() {
+                        if let Change::SetLen(len) = change {
+                            durable.resize(*len as usize, 0);
+                        }
+                    }
+                    keep_some(durable, unsynced, 1, number);
+                    self.drop_dirty();
                     Err(kind.into())
                 }
                 fault => Ok(Some(fault)),
@@ -233,6 +256,37 @@ impl Disk {
     }
 }
 
+/// Of what was written, keeps sectors at odds of `odds` to one: none at 0, all at `u64::MAX`.
+fn keep_some(bytes: &mut [u8], unsynced: &[Change], odds: u64, seed: u64) {
+    // How often a sector was written: each time may be the last that was kept.
+    let mut times = BTreeMap::<usize, u64>::new();
+    for change in unsynced {
+        let Change::Write { offset, data } = change else { continue };
+        let mut at = *offset as usize;
+        let mut rest = &data[..];
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(rest.len().min(SECTOR - at % SECTOR));
+            let time = times.entry(at).or_default();
+            *time += 1;
+            let drawn = || xxh3_64_with_seed(&[(at as u64).to_le_bytes(), time.to_le_bytes()].concat(), seed);
+            let keep = match odds {
+                0 => false,
+                u64::MAX => true,
+                odds => drawn() % (odds + 1) < odds,
+            };
+            if keep && let Some(place) = bytes.get_mut(at..at + piece.len()) {
+                place.copy_from_slice(piece);
+            }
+            at += piece.len();
+            rest = after;
+        }
+    }
+}
+
+fn power_is_off() -> io::Error {
+    io::Error::other("the power is off")
+}
+
 impl FileLayer for FaultyFile {
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut disk = self.disk();
@@ -249,24 +303,16 @@ impl FileLayer for FaultyFile {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut disk = self.disk();
-        let off_before = disk.off;
-        match disk.ask(FileOp::Write) {
-            Ok(None) => {
+        match disk.ask(FileOp::Write)? {
+            None => {
                 disk.allocate(offset, data.len())?;
                 disk.write(offset, data);
                 Ok(())
             }
-            Ok(Some(Fault::Lost)) => Ok(()),
-            Ok(Some(Fault::Short(kind) | Fault::Error(kind))) => {
+            Some(Fault::Lost) => Ok(()),
+            Some(Fault::Short(kind) | Fault::Error(kind)) => {
                 disk.write(offset, &data[..data.len() / 2]);
                 Err(kind.into())
-            }
-            Err(error) => {
-                // The power failed in the middle of this write.
-                if disk.off && !off_before {
-                    disk.write(offset, data);
-                }
-                Err(error)
             }
         }
     }
@@ -318,8 +364,8 @@ impl FileLayer for FaultyFile {
 
     fn size(&self) -> io::Result<u64> {
         let disk = self.disk();
-        if disk.off {
-            return Err(io::Error::other("the power is off"));
+        if disk.power == Power::Off {
+            return Err(power_is_off());
         }
         Ok(disk.current.len() as u64)
     }

@@ -52,7 +52,7 @@ use self::{
     tables::{Done, Work},
 };
 use crate::{
-    block_store::{Applied, BlockMeta, BlockOp, BlockStore},
+    block_store::{Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Located},
     catalog::{Catalog, Revision, Stored},
     error::{StoreError, StoreErrorKind},
 };
@@ -212,7 +212,10 @@ impl BlockStore for EmbeddedStore {
         let mut bytes = 0;
         for op in &batch {
             bytes += 128 + op.id().as_bytes().len() as u64;
-            if let BlockOp::Put { id, meta, sealed, .. } = op {
+            if let BlockOp::Put { id, meta, sealed, .. }
+            | BlockOp::Buffer { id, meta, sealed, .. }
+            | BlockOp::Drain { id, meta, sealed, .. } = op
+            {
                 check_len(id, meta, sealed)?;
                 bytes += sealed.len() as u64;
             }
@@ -223,16 +226,12 @@ impl BlockStore for EmbeddedStore {
         }
     }
 
-    async fn stat(&self, account: AccountId, id: &BlockId) -> Result<Option<BlockMeta>, StoreError> {
+    async fn stat(&self, account: AccountId, id: &BlockId) -> Result<Option<Located>, StoreError> {
         let id = id.clone();
         self.reading(move |database| tables::stat(database, account, &id)).await
     }
 
-    async fn fetch(
-        &self,
-        account: AccountId,
-        id: &BlockId,
-    ) -> Result<Option<(BlockMeta, Bytes)>, StoreError> {
+    async fn fetch(&self, account: AccountId, id: &BlockId) -> Result<Option<(Located, Bytes)>, StoreError> {
         let id = id.clone();
         self.reading(move |database| tables::fetch(database, account, &id)).await
     }
@@ -241,11 +240,11 @@ impl BlockStore for EmbeddedStore {
         &self,
         account: AccountId,
         id: &BlockId,
-        version: Version,
+        of: &Located,
         ranges: &[Range<u64>],
     ) -> Result<Option<Vec<Bytes>>, StoreError> {
-        let (id, ranges) = (id.clone(), ranges.to_vec());
-        self.reading(move |database| tables::read(database, account, &id, version, &ranges)).await
+        let (id, of, ranges) = (id.clone(), *of, ranges.to_vec());
+        self.reading(move |database| tables::read(database, account, &id, &of, &ranges)).await
     }
 
     async fn list(
@@ -253,9 +252,31 @@ impl BlockStore for EmbeddedStore {
         account: AccountId,
         after: Option<&BlockId>,
         limit: usize,
-    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError> {
+    ) -> Result<Vec<(BlockId, Located)>, StoreError> {
         let after = after.cloned();
         self.reading(move |database| tables::list(database, account, after.as_ref(), limit)).await
+    }
+
+    async fn buffered(
+        &self,
+        account: AccountId,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError> {
+        let after = after.cloned();
+        self.reading(move |database| tables::buffered(database, account, after.as_ref(), limit)).await
+    }
+
+    async fn buffer_usage(&self, account: AccountId) -> Result<Option<BufferUsage>, StoreError> {
+        self.reading(move |database| tables::buffer_usage(database, account)).await
+    }
+
+    async fn buffering(
+        &self,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> Result<Vec<(AccountId, BufferUsage)>, StoreError> {
+        self.reading(move |database| tables::buffering(database, after, limit)).await
     }
 
     async fn last_version(&self) -> Result<Version, StoreError> {

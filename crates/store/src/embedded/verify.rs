@@ -1,7 +1,7 @@
 //! Reads everything that a store holds, and says what does not read.
 //!
 //! Guarantees: every page that a block, a record or redb's own trees use is read from the file and verified;
-//! nothing that can be read is changed. redb mends its own account of free pages where that is wrong, and the
+//! the tables agree on which rows are whose; nothing that can be read is changed. redb mends its own account of free pages where that is wrong, and the
 //! report says so. Not its job: to mend anything else, or whether blocks open: that takes keys.
 
 use std::sync::atomic::Ordering;
@@ -23,20 +23,25 @@ const NAMES_AT_ONCE: usize = 256;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// Blocks that read whole.
+    /// Blocks in the store proper that read whole, also those of which a newer version is buffered.
     pub blocks: u64,
     /// Their sealed bytes.
     pub bytes: u64,
+    /// Blocks in the fallback buffer that read whole.
+    pub buffered_blocks: u64,
+    /// Their sealed bytes.
+    pub buffered_bytes: u64,
     /// Catalog records that read.
     pub records: u64,
     /// Pages of 4 KiB that were read and verified; a page that several reads met counts for each.
     pub pages_verified: u64,
     /// Pages met that did not verify.
     pub pages_damaged: u64,
-    /// Blocks that do not read.
+    /// Blocks that do not read, in one place or the other.
     pub damaged_blocks: Vec<(AccountId, BlockId)>,
-    /// What is wrong with the trees that lead to the blocks, if anything, or was until redb mended it; some
-    /// blocks may then be missing from this report.
+    /// What is wrong with the trees that lead to the blocks, if anything, or was until redb mended it (some blocks
+    /// may then be missing from this report); or with how the tables agree: a row that is no block's or two blocks',
+    /// a usage of a buffer that is not what it holds.
     pub structure: Option<StoreError>,
 }
 
@@ -64,6 +69,8 @@ fn verify(joint: &Joint) -> Result<VerifyReport, StoreError> {
     let mut report = VerifyReport {
         blocks: 0,
         bytes: 0,
+        buffered_blocks: 0,
+        buffered_bytes: 0,
         records: 0,
         pages_verified: 0,
         pages_damaged: 0,
@@ -76,6 +83,7 @@ fn verify(joint: &Joint) -> Result<VerifyReport, StoreError> {
     damage(names, &mut report)?;
     let records = walk_records(joint, &mut report);
     damage(records, &mut report)?;
+    damage(joint.run(tables::check), &mut report)?;
     report.pages_verified = counters.sound.load(Ordering::Relaxed) - sound;
     report.pages_damaged = counters.damaged.load(Ordering::Relaxed) - damaged;
     Ok(report)
@@ -96,13 +104,14 @@ fn walk_blocks(joint: &Joint, report: &mut VerifyReport) -> Result<(), StoreErro
         let names = joint.run(|database| tables::walk(database, after.as_ref(), NAMES_AT_ONCE))?;
         let Some(last) = names.last().cloned() else { return Ok(()) };
         for (account, id) in names {
-            match joint.run(|database| tables::fetch(database, account, &id)) {
-                Ok(Some((_, sealed))) => {
-                    report.blocks += 1;
-                    report.bytes += sealed.len() as u64;
+            match joint.run(|database| tables::read_through(database, account, &id)) {
+                // Where it was deleted or drained meanwhile, it counts no more.
+                Ok([stored, buffered]) => {
+                    report.blocks += u64::from(stored.is_some());
+                    report.bytes += stored.unwrap_or(0);
+                    report.buffered_blocks += u64::from(buffered.is_some());
+                    report.buffered_bytes += buffered.unwrap_or(0);
                 }
-                // Deleted meanwhile.
-                Ok(None) => {}
                 // Too large for the memory, and so unread as well.
                 Err(error) if matches!(error.kind(), StoreErrorKind::Corrupt | StoreErrorKind::TooLarge) => {
                     report.damaged_blocks.push((account, id));

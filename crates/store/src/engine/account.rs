@@ -2,22 +2,24 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{AccountId, BlockId, Epoch, Provider, Version, plaintext_len, sealed_len};
-use cofferdam_keyring::{KeyError, KeyHandle, KeyState, KeyStatus, LiveKey, RecordError};
+use cofferdam_keyring::{Fault, KeyError, KeyHandle, KeyState, KeyStatus, LiveKey, RecordError};
 use tokio::sync::OnceCell;
 
 use super::{
-    AccountName, EngineError, Inner,
+    AccountName, EngineError, Handle,
     account_record::AccountRecord,
     admission::{AccountAdmission, Admission},
     blocks::VERSION_TRIES,
+    buffer::{BufferStatus, DrainReport},
 };
-use crate::{Applied, BlockMeta, BlockOp, StoreError, StoreErrorKind};
+use crate::{Applied, BlockMeta, BlockOp, Place, StoreError, StoreErrorKind};
 
 /// An account of an engine. Cheap to clone; keep one for as long as its blocks are worked with.
 #[derive(Clone)]
 pub struct Account {
-    pub(super) engine: Arc<Inner>,
+    pub(super) engine: Arc<Handle>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -52,6 +54,9 @@ struct CurrentKey {
 pub enum Outcome {
     /// In the store, sealed under the account's key.
     Stored,
+    /// In the fallback buffer, sealed under the service's key for the account, whose own is unavailable. It is moved to
+    /// the store once that is back.
+    Buffered,
 }
 
 /// An acknowledgement: the block is durable.
@@ -78,6 +83,8 @@ pub struct BlockInfo {
     pub provider: Provider,
     /// The epoch of that key.
     pub epoch: Epoch,
+    /// Whether it is stored, or still in the buffer.
+    pub place: Place,
 }
 
 /// A page of a list.
@@ -104,10 +111,23 @@ pub struct AccountStatus {
     pub blocks: u64,
     /// Their bytes, as they were put.
     pub bytes: u64,
+    /// What of it is in the buffer.
+    pub buffer: BufferStatus,
+}
+
+/// The state of an account's key and of its buffer, as this engine sees them now.
+#[derive(Clone, Debug)]
+pub struct AccountKeyStatus {
+    /// Whose key new blocks are sealed under.
+    pub provider: Provider,
+    /// The state of that key.
+    pub key: KeyStatus,
+    /// What waits for it.
+    pub buffer: BufferStatus,
 }
 
 impl Account {
-    pub(super) fn new(engine: Arc<Inner>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(engine: Arc<Handle>, shared: Arc<Shared>) -> Self {
         Self { engine, shared }
     }
 
@@ -127,6 +147,7 @@ impl Account {
     /// [`EngineError::Store`].
     pub async fn delete(&self, id: &BlockId) -> Result<bool, EngineError> {
         self.engine.check_open()?;
+        let _under_way = self.engine.pace.foreground();
         for _ in 0..VERSION_TRIES {
             let version = self.engine.next_version();
             let op = BlockOp::Delete { account: self.shared.id, id: id.clone(), version };
@@ -143,15 +164,16 @@ impl Account {
     /// [`EngineError::Store`]; [`EngineError::Damaged`] when a length in the store makes no sense.
     pub async fn list(&self, after: Option<&BlockId>, limit: usize) -> Result<BlockPage, EngineError> {
         self.engine.check_open()?;
+        let _under_way = self.engine.pace.foreground();
         let limit = limit.max(1);
         let rows = self.engine.blocks.list(self.shared.id, after, limit).await?;
         let next = if rows.len() < limit { None } else { rows.last().map(|(id, _)| id.clone()) };
         let blocks = rows
             .into_iter()
-            .map(|(id, meta)| {
-                let len = self.plaintext_len(&id, &meta)? as u64;
-                let BlockMeta { version, stored_at, provider, epoch, .. } = meta;
-                Ok(BlockInfo { id, version, len, stored_at, provider, epoch })
+            .map(|(id, at)| {
+                let len = self.plaintext_len(&id, &at.meta)? as u64;
+                let BlockMeta { version, stored_at, provider, epoch, .. } = at.meta;
+                Ok(BlockInfo { id, version, len, stored_at, provider, epoch, place: at.place })
             })
             .collect::<Result<_, EngineError>>()?;
         Ok(BlockPage { blocks, next })
@@ -162,15 +184,7 @@ impl Account {
     /// # Errors
     /// As [`Self::list`].
     pub async fn status(&self) -> Result<AccountStatus, EngineError> {
-        self.engine.check_open()?;
-        let provider = match self.shared.key.get() {
-            Some(current) => current.provider,
-            None => self.engine.records.load(&self.shared.name).await?.unverified().provider(),
-        };
-        let mut key = self.engine.keyring.status(self.shared.id, provider);
-        if key.state == KeyState::Cold && self.engine.records.is_revoked(self.shared.id).await? {
-            key.state = KeyState::Revoked;
-        }
+        let AccountKeyStatus { provider, key, buffer } = self.key_status().await?;
         let (mut blocks, mut bytes, mut after) = (0, 0, None);
         loop {
             let page = self.list(after.as_ref(), 1000).await?;
@@ -181,7 +195,45 @@ impl Account {
                 break;
             }
         }
-        Ok(AccountStatus { name: self.shared.name.clone(), id: self.shared.id, provider, key, blocks, bytes })
+        let (name, id) = (self.shared.name.clone(), self.shared.id);
+        Ok(AccountStatus { name, id, provider, key, blocks, bytes, buffer })
+    }
+
+    /// The state of the account's key and of its buffer. Asks no vault and walks nothing: cheap.
+    ///
+    /// # Errors
+    /// [`EngineError::Store`]; [`EngineError::NoAccount`] and [`EngineError::BadRecord`] before the first use.
+    pub async fn key_status(&self) -> Result<AccountKeyStatus, EngineError> {
+        self.engine.check_open()?;
+        let id = self.shared.id;
+        let provider = match self.shared.key.get() {
+            Some(current) => current.provider,
+            None => self.engine.records.load(&self.shared.name).await?.unverified().provider(),
+        };
+        let mut key = self.engine.keyring.status(id, provider);
+        if key.state == KeyState::Cold && self.engine.records.is_revoked(id).await? {
+            key.state = KeyState::Revoked;
+        }
+        let usage = self.engine.blocks.buffer_usage(id).await?;
+        let (drained, trouble) = self.engine.drains.progress(id);
+        let buffer = BufferStatus {
+            blocks: usage.map_or(0, |usage| usage.blocks),
+            bytes: usage.map_or(0, |usage| usage.bytes),
+            since: usage.map(|usage| usage.since),
+            drained,
+            trouble: trouble.filter(|_| usage.is_some()),
+        };
+        Ok(AccountKeyStatus { provider, key, buffer })
+    }
+
+    /// Waits until what the account has buffered is drained, or can't be drained now.
+    ///
+    /// # Errors
+    /// [`EngineError::Store`].
+    pub async fn drain(&self) -> Result<DrainReport, EngineError> {
+        self.engine.check_open()?;
+        self.engine.drains.settled(Some(self.shared.id)).await;
+        self.engine.drains.report(&self.engine, self.shared.id).await
     }
 
     /// Makes sure that the account's key can be used now, unwrapping it if need be.
@@ -196,6 +248,39 @@ impl Account {
     pub(super) async fn sealing_key(&self) -> Result<LiveKey, EngineError> {
         let current = self.current_key().await?;
         current.handle.sealing_key().await.map_err(|e| self.key_error(e))
+    }
+
+    /// The key to seal a write under, and where the write goes.
+    pub(super) async fn writing_key(&self) -> Result<(LiveKey, Outcome), EngineError> {
+        let current = self.current_key().await?;
+        let buffers = self.engine.buffer.is_on() && current.provider == Provider::Customer;
+        let mut own = std::pin::pin!(current.handle.sealing_key());
+        let mut service = None;
+        let own = tokio::select! {
+            biased;
+            own = &mut own => own,
+            // Asked for at the same time: who writes in an outage waits for one time-out, not for two.
+            key = self.service_key(), if buffers => {
+                service = Some(key);
+                own.await
+            }
+        };
+        let refusal = match own {
+            Ok(key) => return Ok((key, Outcome::Stored)),
+            Err(refusal) => refusal,
+        };
+        if !buffers || !may_buffer(&refusal) {
+            return Err(self.key_error(refusal));
+        }
+        let service = match service {
+            Some(Ok(key)) if key.still_usable() => Ok(key),
+            _ => self.service_key().await,
+        };
+        Ok((service.map_err(|e| self.key_error(e))?, Outcome::Buffered))
+    }
+
+    async fn service_key(&self) -> Result<LiveKey, KeyError> {
+        self.engine.keyring.sealing_key(self.shared.id, Provider::Service).await
     }
 
     pub(super) async fn opening_key(&self, id: &BlockId, meta: &BlockMeta) -> Result<LiveKey, EngineError> {
@@ -222,8 +307,7 @@ impl Account {
     /// Whose key the account is under, from a record that was found genuine: who can write to the catalog must
     /// not be able to move an account off its customer's key.
     async fn verify_record(&self) -> Result<CurrentKey, EngineError> {
-        let service = self.engine.keyring.sealing_key(self.shared.id, Provider::Service).await;
-        let service = service.map_err(|e| self.key_error(e))?;
+        let service = self.service_key().await.map_err(|e| self.key_error(e))?;
         let record = self.engine.records.load_verified(&self.shared.name, service.record_key()).await?;
         let provider = record.provider();
         Ok(CurrentKey { provider, handle: self.engine.keyring.handle(self.shared.id, provider) })
@@ -252,6 +336,31 @@ impl Account {
         EngineError::Damaged { account: self.shared.name.clone(), block: id.clone() }
     }
 
+    /// A key was to be had, and never for long enough.
+    pub(super) fn overdue(&self, provider: Provider) -> EngineError {
+        self.key_error(KeyError::Unavailable {
+            account: self.shared.id,
+            provider,
+            fault: Fault::Overdue,
+            proven: true,
+            retry: self.engine.policy.retry_max(),
+        })
+    }
+
+    /// Why the buffer took nothing.
+    pub(super) async fn buffer_full(&self) -> Result<EngineError, EngineError> {
+        let usage = self.engine.blocks.buffer_usage(self.shared.id).await?;
+        let settings = &self.engine.buffer;
+        Ok(EngineError::BufferFull {
+            account: self.shared.name.clone(),
+            blocks: usage.map_or(0, |usage| usage.blocks),
+            bytes: usage.map_or(0, |usage| usage.bytes),
+            since: usage.map(|usage| usage.since),
+            max_bytes: settings.max_bytes,
+            max_time: settings.max_time,
+        })
+    }
+
     fn key_error(&self, e: KeyError) -> EngineError {
         let account = self.shared.name.clone();
         match e {
@@ -267,6 +376,12 @@ impl Account {
             e => EngineError::KeyUnavailable { account, source: e },
         }
     }
+}
+
+/// Whether a write may be buffered that was refused the account's key so: only in an outage.
+fn may_buffer(refusal: &KeyError) -> bool {
+    refusal.is_outage()
+        || (is_planted(Bug::BufferedWhileRevoked) && matches!(refusal, KeyError::Revoked { .. }))
 }
 
 impl fmt::Debug for Account {

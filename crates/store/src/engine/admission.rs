@@ -58,6 +58,11 @@ impl Admission {
         }
     }
 
+    /// Waits for what is under way, and for what waits to be.
+    pub(super) async fn flush(&self) {
+        drop(self.all.acquire_many(self.units).await);
+    }
+
     /// Waits for what is under way and admits nothing more.
     pub(super) async fn close(&self) {
         let all = self.all.acquire_many(self.units).await;

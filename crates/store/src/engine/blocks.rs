@@ -1,7 +1,9 @@
 //! Writing and reading an account's blocks.
 //!
 //! Guarantees: a key is used only while the keyring lets it be, also by work that had to wait for a thread; a read
-//! that does not open gives nothing; a put is acknowledged only for what a later read finds.
+//! that does not open gives nothing; a put is acknowledged only for what a later read finds. While the account's key
+//! is unavailable, and only then, a put goes to the buffer, sealed under the service's key for this account; what is
+//! there is read only while the account's own key may be used, too.
 
 use std::{
     ops::Range,
@@ -9,14 +11,15 @@ use std::{
 };
 
 use bytes::Bytes;
+use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{
     AccountId, BlockId, BlockRef, HEADER_LEN, OpenError, PageSpan, SealError, sealed_len,
 };
 use cofferdam_keyring::LiveKey;
-use cofferdam_vault::executor;
+use cofferdam_vault::{WorkLost, executor};
 
 use super::{Account, EngineError, Inner, Outcome, PutReceipt, admission::Admitted};
-use crate::{Applied, BlockMeta, BlockOp, StoreError, StoreErrorKind};
+use crate::{Applied, BlockMeta, BlockOp, BufferLimit, Located, Place, StoreError, StoreErrorKind};
 
 /// Up to this many bytes are sealed or opened where the caller runs; more is handed to a thread that may block.
 const INLINE: usize = 256 << 10;
@@ -24,22 +27,33 @@ const INLINE: usize = 256 << 10;
 pub(super) const VERSION_TRIES: usize = 8;
 /// How often a range is looked up again because its block was replaced meanwhile.
 const RANGE_TRIES: usize = 3;
+/// How often a block is opened anew because a key lapsed meanwhile.
+const LAPSES: usize = 8;
 
 /// What became of work with a key.
-enum Used<T> {
+pub(super) enum Used<T> {
     Done(T),
     /// The key was taken away or ran out before the work, or before its end.
     Lapsed,
 }
 
+/// Blocks that are sealed and not yet committed.
+struct Sealed {
+    admitted: Admitted,
+    ops: Vec<BlockOp>,
+    outcome: Outcome,
+}
+
 impl Account {
     /// Seals a block and stores it; once this returns, it is durable. An older block of that id is replaced.
     ///
-    /// If the future is dropped, the block is stored or it is not, whole either way.
+    /// While the account's key is unavailable the block is buffered, within the bounds of the buffer, and moved to the
+    /// store once the key is back: the receipt says so. If the future is dropped, the block is stored or it is not,
+    /// whole either way.
     ///
     /// # Errors
-    /// [`EngineError::KeyRevoked`], [`EngineError::KeyUnavailable`], [`EngineError::BlockTooLarge`],
-    /// [`EngineError::Store`].
+    /// [`EngineError::KeyRevoked`], [`EngineError::KeyUnavailable`], [`EngineError::BufferFull`],
+    /// [`EngineError::BlockTooLarge`], [`EngineError::Store`].
     pub async fn put(&self, id: &BlockId, data: Bytes) -> Result<PutReceipt, EngineError> {
         let receipts = self.put_batch(vec![(id.clone(), data)]).await?;
         receipts.first().copied().ok_or(EngineError::Closed)
@@ -51,6 +65,7 @@ impl Account {
     /// As [`Self::put`]; [`EngineError::BatchTooLarge`].
     pub async fn put_batch(&self, blocks: Vec<(BlockId, Bytes)>) -> Result<Vec<PutReceipt>, EngineError> {
         self.engine.check_open()?;
+        let _under_way = self.engine.pace.foreground();
         let mut total = 0usize;
         for (_, data) in &blocks {
             total = total.saturating_add(self.sealed_len(data.len())?);
@@ -60,15 +75,20 @@ impl Account {
             return Err(EngineError::BatchTooLarge { len: total, max });
         }
         // First, so that who waits for a vault keeps nobody else from writing.
-        self.sealing_key().await?;
+        self.writing_key().await?;
         let mut admitted = self.engine.admission.admit(&self.shared.admission, total).await?;
         let blocks = Arc::new(blocks);
         for _ in 0..VERSION_TRIES {
-            let ops;
-            (admitted, ops) = self.seal(admitted, blocks.clone(), total).await?;
+            let sealed = self.seal(admitted, blocks.clone(), total).await?;
+            let outcome = sealed.outcome;
             let receipts =
-                ops.iter().map(|op| PutReceipt { version: op.version(), outcome: Outcome::Stored }).collect();
-            if self.commit(ops).await?.is_some() {
+                sealed.ops.iter().map(|op| PutReceipt { version: op.version(), outcome }).collect();
+            let applied;
+            (admitted, applied) = match outcome {
+                Outcome::Stored => (sealed.admitted, self.commit(sealed.ops).await?),
+                Outcome::Buffered => self.commit_to_buffer(sealed).await?,
+            };
+            if applied.is_some() {
                 return Ok(receipts);
             }
         }
@@ -81,19 +101,41 @@ impl Account {
         mut admitted: Admitted,
         blocks: Arc<Vec<(BlockId, Bytes)>>,
         total: usize,
-    ) -> Result<(Admitted, Vec<BlockOp>), EngineError> {
+    ) -> Result<Sealed, EngineError> {
         loop {
-            let key = self.sealing_key().await?;
+            let (key, outcome) = self.writing_key().await?;
             let (engine, account, blocks) = (self.engine.clone(), self.shared.id, blocks.clone());
             let work = move |key: &LiveKey| {
-                let seal = |(id, data): &(BlockId, Bytes)| engine.seal(key, account, id, data);
+                let seal = |(id, data): &(BlockId, Bytes)| engine.seal(key, account, id, data, outcome);
                 (admitted, blocks.iter().map(seal).collect::<Result<_, SealError>>())
             };
-            match self.with_key(key, total, work).await? {
-                Used::Done((admitted, ops)) => return Ok((admitted, ops?)),
+            match self.engine.with_keys(key, None, total, work).await? {
+                Used::Done((still_admitted, ops)) => {
+                    admitted = still_admitted;
+                    // The last moment to learn that the account's key is back, or that it is revoked.
+                    if outcome == Outcome::Stored || self.writing_key().await?.1 == Outcome::Buffered {
+                        return Ok(Sealed { admitted, ops: ops?, outcome });
+                    }
+                }
                 Used::Lapsed => admitted = self.engine.admission.admit(&self.shared.admission, total).await?,
             }
         }
+    }
+
+    /// Commits to the buffer and sees to it that it will be drained, even if the caller gives up meanwhile.
+    async fn commit_to_buffer(
+        &self,
+        sealed: Sealed,
+    ) -> Result<(Admitted, Option<Vec<Applied>>), EngineError> {
+        let account = self.clone();
+        let commit = tokio::spawn(async move {
+            let applied = account.commit(sealed.ops).await?;
+            if applied.is_some() {
+                account.engine.drains.buffered(&account.engine.0, account.shared.id);
+            }
+            Ok((sealed.admitted, applied))
+        });
+        commit.await.map_err(|_| WorkLost)?
     }
 
     /// Commits, unless somebody else's newer versions are in the way: then `None`, and newer ones are there to be had.
@@ -104,6 +146,7 @@ impl Account {
         let applied = match self.engine.blocks.commit(ops).await {
             Ok(applied) => applied,
             Err(e) if e.kind() == StoreErrorKind::Conflict => return Ok(None),
+            Err(e) if e.kind() == StoreErrorKind::BufferFull => return Err(self.buffer_full().await?),
             Err(e) => return Err(e.into()),
         };
         let mut in_the_way = false;
@@ -123,11 +166,16 @@ impl Account {
     /// [`EngineError::Damaged`], [`EngineError::Store`].
     pub async fn get(&self, id: &BlockId) -> Result<Bytes, EngineError> {
         self.engine.check_open()?;
-        self.sealing_key().await?;
-        let (meta, sealed) =
+        let _under_way = self.engine.pace.foreground();
+        self.owner().await?;
+        self.get_whole(id).await
+    }
+
+    async fn get_whole(&self, id: &BlockId) -> Result<Bytes, EngineError> {
+        let (at, sealed) =
             self.engine.blocks.fetch(self.shared.id, id).await?.ok_or_else(|| self.no_block(id))?;
-        let len = self.plaintext_len(id, &meta)?;
-        self.open(id, &meta, len, move |key, block| {
+        let len = self.plaintext_len(id, &at.meta)?;
+        self.open(id, &at, len, move |key, block| {
             let mut out = vec![0; len];
             key.open_to(block, &sealed, &mut out).map(|_| out)
         })
@@ -140,28 +188,30 @@ impl Account {
     /// [`EngineError::Range`] when the block doesn't have them; else as [`Self::get`].
     pub async fn get_range(&self, id: &BlockId, range: Range<u64>) -> Result<Bytes, EngineError> {
         self.engine.check_open()?;
-        self.sealing_key().await?;
+        let _under_way = self.engine.pace.foreground();
+        self.owner().await?;
         let outside = |len| EngineError::Range { block: id.clone(), range: range.clone(), len };
         for _ in 0..RANGE_TRIES {
-            let meta = self.engine.blocks.stat(self.shared.id, id).await?.ok_or_else(|| self.no_block(id))?;
+            let at = self.engine.blocks.stat(self.shared.id, id).await?.ok_or_else(|| self.no_block(id))?;
+            let meta = at.meta;
             let len = self.plaintext_len(id, &meta)? as u64;
             let span =
                 PageSpan::locate(meta.sealed_len, meta.page_size, range.clone()).map_err(|_| outside(len))?;
             let parts = [0..HEADER_LEN as u64, span.bytes()];
-            let read = self.engine.blocks.read(self.shared.id, id, meta.version, &parts).await?;
-            // None: a newer version took its place since it was looked up.
+            let read = self.engine.blocks.read(self.shared.id, id, &at, &parts).await?;
+            // None: a newer version took its place since it was looked up, or it was drained.
             let Some(parts) = read else { continue };
             let [header, pages] = <[Bytes; 2]>::try_from(parts).map_err(|_| self.damaged(id))?;
             let wanted = usize::try_from(range.end - range.start).map_err(|_| self.damaged(id))?;
             return self
-                .open(id, &meta, pages.len(), move |key, block| {
+                .open(id, &at, pages.len(), move |key, block| {
                     let mut out = vec![0; wanted];
                     key.open_span(block, &header, &span, &pages, &mut out).map(|_| out)
                 })
                 .await;
         }
         // It is written faster than it can be looked up: take all of it in one snapshot.
-        let whole = self.get(id).await?;
+        let whole = self.get_whole(id).await?;
         let wanted = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
         match wanted.filter(|(start, end)| start <= end && *end <= whole.len()) {
             Some((start, end)) => Ok(whole.slice(start..end)),
@@ -173,63 +223,112 @@ impl Account {
     async fn open(
         &self,
         id: &BlockId,
-        meta: &BlockMeta,
+        at: &Located,
         len: usize,
         open: impl Fn(&LiveKey, BlockRef<'_>) -> Result<Vec<u8>, OpenError> + Send + Sync + 'static,
     ) -> Result<Bytes, EngineError> {
         let open = Arc::new(open);
-        loop {
-            let key = self.opening_key(id, meta).await?;
-            let (open, id_of_block, version) = (open.clone(), id.clone(), meta.version);
+        for _ in 0..LAPSES {
+            let key = self.opening_key(id, &at.meta).await?;
+            // What is buffered is the account's all the same: without its own key, the service's opens nothing.
+            let owner = match at.place {
+                Place::Store => None,
+                Place::Buffer => self.owner().await?,
+            };
+            let (open, id_of_block, version) = (open.clone(), id.clone(), at.meta.version);
             let work = move |key: &LiveKey| open(key, id_of_block.at(version));
-            if let Used::Done(opened) = self.with_key(key, len, work).await? {
+            if let Used::Done(opened) = self.engine.with_keys(key, owner, len, work).await? {
                 return opened.map(Bytes::from).map_err(|_| self.damaged(id));
             }
         }
+        // Each time there was a key, and each time it was gone before its use: there is no room for it.
+        Err(self.overdue(at.meta.provider))
     }
 
-    /// Works with a key: at once where it is short, else on a thread, where it may have to wait. What waited uses the
-    /// key, and its result is used, only if the key was not taken away meanwhile.
-    async fn with_key<T: Send + 'static>(
-        &self,
-        key: LiveKey,
-        len: usize,
-        work: impl FnOnce(&LiveKey) -> T + Send + 'static,
-    ) -> Result<Used<T>, EngineError> {
-        if len <= INLINE {
-            return Ok(Used::Done(work(&key)));
+    /// The account's own key, which every read needs, whatever key it opens with.
+    async fn owner(&self) -> Result<Option<LiveKey>, EngineError> {
+        if is_planted(Bug::BufferReadWithoutKey) {
+            return Ok(None);
         }
-        let work = move || {
-            if !key.still_usable() {
-                return Used::Lapsed;
-            }
-            let done = work(&key);
-            if key.still_usable() { Used::Done(done) } else { Used::Lapsed }
-        };
-        Ok(executor::run(&*self.engine.executor, work).await?)
+        self.sealing_key().await.map(Some)
     }
 }
 
 impl Inner {
-    /// Seals one block into the operation that stores it.
+    /// Works with a key: at once where it is short, else on a thread, where it may have to wait. What waited uses the
+    /// key, and its result is used, only if the key was not taken away meanwhile; the same goes for the key of the
+    /// data's `owner`, where that is another.
+    pub(super) async fn with_keys<T: Send + 'static>(
+        &self,
+        key: LiveKey,
+        owner: Option<LiveKey>,
+        len: usize,
+        work: impl FnOnce(&LiveKey) -> T + Send + 'static,
+    ) -> Result<Used<T>, EngineError> {
+        if len <= INLINE && owner.is_none() {
+            return Ok(Used::Done(work(&key)));
+        }
+        let work = move || {
+            let usable = || key.still_usable() && owner.as_ref().is_none_or(LiveKey::still_usable);
+            if !usable() {
+                return Used::Lapsed;
+            }
+            let done = work(&key);
+            if usable() { Used::Done(done) } else { Used::Lapsed }
+        };
+        if len <= INLINE { Ok(work()) } else { Ok(executor::run(&*self.executor, work).await?) }
+    }
+
+    /// Seals one block into the operation that stores or buffers it.
     fn seal(
         &self,
         key: &LiveKey,
         account: AccountId,
         id: &BlockId,
         data: &[u8],
+        outcome: Outcome,
     ) -> Result<BlockOp, SealError> {
         let version = self.next_version();
+        let now = self.clock.now().wall;
         let mut sealed = vec![0; sealed_len(data.len() as u64, self.page_size)? as usize];
         key.seal_to(id.at(version), self.page_size, data, &mut sealed, self.keyring.salts())?;
         let meta = BlockMeta {
             version,
             sealed_len: sealed.len() as u64,
             page_size: self.page_size,
-            stored_at: self.clock.now().wall,
+            stored_at: now,
             epoch: key.scope().epoch,
             provider: key.scope().provider,
         };
-        Ok(BlockOp::Put { account, id: id.clone(), meta, sealed: sealed.into() })
+        let (id, sealed) = (id.clone(), sealed.into());
+        Ok(match outcome {
+            Outcome::Stored => BlockOp::Put { account, id, meta, sealed },
+            Outcome::Buffered => {
+                let since = now.saturating_sub(self.buffer.max_time);
+                let limit = BufferLimit { bytes: self.buffer.max_bytes, since };
+                BlockOp::Buffer { account, id, meta, sealed, limit }
+            }
+        })
+    }
+
+    /// Seals a buffered block anew into the operation that drains it.
+    pub(super) fn reseal(
+        &self,
+        key: &LiveKey,
+        account: AccountId,
+        id: &BlockId,
+        meta: &BlockMeta,
+        plain: &[u8],
+    ) -> Result<BlockOp, SealError> {
+        let mut sealed = vec![0; sealed_len(plain.len() as u64, meta.page_size)? as usize];
+        key.seal_to(id.at(meta.version), meta.page_size, plain, &mut sealed, self.keyring.salts())?;
+        let meta = BlockMeta {
+            sealed_len: sealed.len() as u64,
+            epoch: key.scope().epoch,
+            provider: key.scope().provider,
+            ..*meta
+        };
+        let at = self.clock.now().wall;
+        Ok(BlockOp::Drain { account, id: id.clone(), meta, sealed: sealed.into(), at })
     }
 }

@@ -7,13 +7,18 @@ use std::{
         atomic::{AtomicBool, AtomicU64},
     },
     thread,
+    time::Duration,
 };
 
+use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{KeyId, PageSize, sealed_len};
 use cofferdam_keyring::{Keyring, KeyringParts, Policy};
 use cofferdam_vault::{Clock, Entropy, Executor, SystemClock, SystemEntropy, Threads, VaultRegistry};
 
-use super::{Admission, Engine, EngineError, Inner, Records};
+use super::{
+    Admission, Engine, EngineError, Handle, Inner, Records, buffer::BufferSettings, drains::Drains,
+    pace::Pace,
+};
 use crate::{BlockStore, Catalog};
 
 /// The settings of an engine.
@@ -31,6 +36,7 @@ pub struct EngineBuilder {
     page_size: PageSize,
     max_block_len: u64,
     in_flight: usize,
+    buffer: BufferSettings,
 }
 
 impl EngineBuilder {
@@ -52,6 +58,7 @@ impl EngineBuilder {
             page_size: PageSize::DEFAULT,
             max_block_len: 64 << 20,
             in_flight: 64 << 20,
+            buffer: BufferSettings::default(),
         }
     }
 
@@ -80,6 +87,26 @@ impl EngineBuilder {
         self
     }
 
+    /// How long an account's buffer takes writes while the account's key is unavailable, counted from the first one in
+    /// it. 6 h unless set, at most 48 h; zero turns buffering off. What was taken is kept until it is drained.
+    pub fn buffer_time(mut self, time: Duration) -> Self {
+        self.buffer.max_time = time;
+        self
+    }
+
+    /// The most sealed bytes of an account's buffer. 1 GiB unless set, at least 4096.
+    pub fn buffer_bytes(mut self, bytes: u64) -> Self {
+        self.buffer.max_bytes = bytes;
+        self
+    }
+
+    /// How long a revocation must have been observed before what was buffered for the account is discarded. 14 days
+    /// unless set, 1 minute to 10 years.
+    pub fn revoked_retention(mut self, time: Duration) -> Self {
+        self.buffer.revoked_retention = time;
+        self
+    }
+
     /// Another clock than the machine's, for tests.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -98,47 +125,54 @@ impl EngineBuilder {
         self
     }
 
-    /// Opens the engine, on a tokio runtime. Asks no vault anything.
+    /// Opens the engine, on a tokio runtime. Asks no vault anything: what an earlier process buffered is looked up, and
+    /// drained, in the background.
     ///
     /// # Errors
-    /// [`EngineError::BlockTooLarge`] when the largest block is larger than a sealed block can be;
+    /// [`EngineError::BadSetting`]; [`EngineError::BlockTooLarge`] when the largest block is larger than a sealed block can be;
     /// [`EngineError::Store`].
     pub async fn open(self) -> Result<Engine, EngineError> {
         let largest = sealed_len(self.max_block_len, self.page_size).map_err(|_| {
             EngineError::BlockTooLarge { len: self.max_block_len, max: cofferdam_crypto::MAX_PLAINTEXT_LEN }
         })?;
+        self.buffer.check()?;
         let last_version = self.blocks.last_version().await?;
         // A block of the largest kind goes alone where it is larger than the allowance.
         let max_batch_len = self.in_flight.max(usize::try_from(largest).unwrap_or(usize::MAX));
-        let call_timeout = self.policy.call_timeout();
         let records = Arc::new(Records::new(self.catalog, self.clock.clone()));
         let keyring = Keyring::new(KeyringParts {
             vaults: self.vaults.clone(),
             records: records.clone(),
             clock: self.clock.clone(),
             entropy: self.entropy.clone(),
-            policy: self.policy,
+            policy: self.policy.clone(),
         });
-        Ok(Engine {
-            inner: Arc::new(Inner {
-                blocks: self.blocks,
-                records,
-                keyring,
-                vaults: self.vaults,
-                service_kek: self.service_kek,
-                clock: self.clock,
-                entropy: self.entropy,
-                executor: self.executor,
-                page_size: self.page_size,
-                max_block_len: self.max_block_len,
-                max_batch_len,
-                call_timeout,
-                admission: Admission::new(self.in_flight),
-                last_version: AtomicU64::new(last_version.number()),
-                accounts: RwLock::new(BTreeMap::new()),
-                closed: AtomicBool::new(false),
-                closing: tokio::sync::Mutex::new(false),
-            }),
-        })
+        let admission = Admission::new(self.in_flight);
+        let inner = Arc::new(Inner {
+            blocks: self.blocks,
+            records,
+            keyring,
+            vaults: self.vaults,
+            service_kek: self.service_kek,
+            clock: self.clock,
+            entropy: self.entropy,
+            executor: self.executor,
+            policy: self.policy,
+            page_size: self.page_size,
+            max_block_len: self.max_block_len,
+            max_batch_len,
+            buffer: self.buffer,
+            drains: Drains::new(&admission),
+            pace: Pace::default(),
+            admission,
+            last_version: AtomicU64::new(last_version.number()),
+            accounts: RwLock::new(BTreeMap::new()),
+            closed: AtomicBool::new(false),
+            closing: tokio::sync::Mutex::new(false),
+        });
+        if !is_planted(Bug::DrainForgottenAtOpen) {
+            inner.drains.resume(&inner);
+        }
+        Ok(Engine { inner: Arc::new(Handle(inner)) })
     }
 }

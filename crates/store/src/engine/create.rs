@@ -99,7 +99,7 @@ async fn ask<T>(
     action: &'static str,
     call: impl Future<Output = Result<T, VaultError>>,
 ) -> Result<T, EngineError> {
-    let limit = inner.call_timeout;
+    let limit = inner.policy.call_timeout();
     let answer = tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
         let message = format!("no answer within {limit:?}: check the way to the vault, then try again");
         Err(VaultError::new(VaultErrorKind::Unavailable, message))

@@ -1,6 +1,6 @@
 //! What the engine refuses, and what to do about it.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use cofferdam_crypto::{BlockId, EntropyError, SealError};
 use cofferdam_keyring::{KeyError, RecordError};
@@ -29,6 +29,36 @@ pub enum EngineError {
         account: AccountName,
         /// What the keyring knows of it.
         source: KeyError,
+    },
+    /// The key's vault can't be reached, and the account's buffer takes no more. Nothing was kept.
+    #[error(
+        "account {account}: its key is unavailable and its buffer takes no more: it holds {blocks} blocks of \
+         {bytes} bytes{}; it may hold {max_bytes} bytes, for {max_time:?}; mend the way to the account's vault, or \
+         raise the bounds", held_since(.since)
+    )]
+    BufferFull {
+        /// The account.
+        account: AccountName,
+        /// How many blocks its buffer holds.
+        blocks: u64,
+        /// Their sealed bytes.
+        bytes: u64,
+        /// Since when it holds something, as time since the Unix epoch.
+        since: Option<Duration>,
+        /// The most sealed bytes that it may hold.
+        max_bytes: u64,
+        /// How long it takes writes.
+        max_time: Duration,
+    },
+    /// A setting of the engine is out of its range.
+    #[error("{setting} is {given}: set it to {allowed}")]
+    BadSetting {
+        /// The setting.
+        setting: &'static str,
+        /// The value given.
+        given: String,
+        /// What is allowed.
+        allowed: String,
     },
     /// No account of this name.
     #[error("there is no account {account}: create it first")]
@@ -209,7 +239,7 @@ impl EngineError {
         use EngineErrorKind as Kind;
         match self {
             Self::KeyRevoked { .. } => Kind::Revoked,
-            Self::KeyUnavailable { .. } => Kind::Unavailable,
+            Self::KeyUnavailable { .. } | Self::BufferFull { .. } => Kind::Unavailable,
             Self::Vault { source, .. } => match (source.kind(), source.kind().meaning()) {
                 (VaultErrorKind::KeyNotFound, _) => Kind::NotFound,
                 // Not an answer that waiting mends: a key id of another vault, say.
@@ -234,6 +264,7 @@ impl EngineError {
             | Self::BlockTooLarge { .. }
             | Self::BatchTooLarge { .. }
             | Self::Range { .. }
+            | Self::BadSetting { .. }
             | Self::UnfitKek { .. }
             | Self::NoVault { .. } => Kind::Invalid,
             Self::NewerRecord { .. }
@@ -244,4 +275,8 @@ impl EngineError {
             | Self::Closed => Kind::Other,
         }
     }
+}
+
+fn held_since(since: &Option<Duration>) -> String {
+    since.map(|since| format!(" since {} s after the Unix epoch", since.as_secs())).unwrap_or_default()
 }

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: nothing is written but sealed; a put that was acknowledged is durable; every read and write
 //! passes the keyring's check; what is under a revoked key is neither read nor added to; delete and list need
-//! no key. The memory of writes is bounded: those under way take from one allowance, and one account from a part
+//! no key. Writes that meet an outage of the account's vault wait in a buffer, within bounds, and are drained by
+//! themselves once the key is back, once each. The memory of writes is bounded: those under way take from one allowance, and one account from a part
 //! of it; how many reads are under way at once is the caller's to bound.
 //!
 //! Not its job: to keep bytes ([`BlockStore`]), to keep records ([`Catalog`]), to decide whether a key may be used
@@ -12,34 +13,45 @@ mod account;
 mod account_record;
 mod admission;
 mod blocks;
+mod buffer;
 mod builder;
 mod create;
+mod drain;
+mod drains;
 mod error;
+mod pace;
+mod purge;
 mod records;
 
 use std::{
     collections::BTreeMap,
     fmt,
+    ops::Deref,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use cofferdam_crypto::{KeyId, PageSize, Version};
-use cofferdam_keyring::{KeyEvent, Keyring};
+use cofferdam_keyring::{KeyEvent, Keyring, Policy};
 use cofferdam_vault::{Clock, Entropy, Executor, Principal, VaultRegistry};
 use tokio::sync::broadcast;
 
-pub use account::{Account, AccountStatus, BlockInfo, BlockPage, Outcome, PutReceipt};
+pub use account::{Account, AccountKeyStatus, AccountStatus, BlockInfo, BlockPage, Outcome, PutReceipt};
 pub use account_record::AccountName;
+pub use buffer::{
+    BufferChange, BufferEvent, BufferStatus, DrainBlocked, DrainReport, Moved, Trouble, TroubleKind,
+};
 pub use builder::EngineBuilder;
 pub use error::{EngineError, EngineErrorKind};
 
 use crate::{BlockStore, Catalog};
 use account_record::{AccountRecord, UnverifiedRecord};
 use admission::Admission;
+use buffer::BufferSettings;
+use drains::Drains;
+use pace::Pace;
 use records::Records;
 
 /// Which key a new account's blocks are sealed under.
@@ -58,6 +70,8 @@ pub enum AccountKey {
 
 /// Accounts and their encrypted blocks. Cheap to clone; all clones are one engine.
 ///
+/// When the last clone and the last [`Account`] are dropped, its tasks end; [`Self::close`] waits for that.
+///
 /// ```no_run
 /// # async fn example(engine: cofferdam_store::Engine) -> Result<(), cofferdam_store::EngineError> {
 /// use cofferdam_crypto::BlockId;
@@ -71,7 +85,24 @@ pub enum AccountKey {
 /// ```
 #[derive(Clone)]
 pub struct Engine {
-    inner: Arc<Inner>,
+    inner: Arc<Handle>,
+}
+
+/// What users of an engine hold: its tasks hold the rest, and end when this is dropped.
+struct Handle(Arc<Inner>);
+
+impl Deref for Handle {
+    type Target = Arc<Inner>;
+
+    fn deref(&self) -> &Arc<Inner> {
+        &self.0
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.drains.stop();
+    }
 }
 
 struct Inner {
@@ -87,7 +118,10 @@ struct Inner {
     max_block_len: u64,
     /// The most sealed bytes of a batch.
     max_batch_len: usize,
-    call_timeout: Duration,
+    policy: Policy,
+    buffer: BufferSettings,
+    drains: Drains,
+    pace: Pace,
     admission: Admission,
     last_version: AtomicU64,
     accounts: RwLock<BTreeMap<AccountName, Arc<account::Shared>>>,
@@ -153,8 +187,30 @@ impl Engine {
         self.inner.keyring.subscribe()
     }
 
+    /// What happens to buffers: when buffering begins, how far drains came, what went wrong.
+    pub fn buffer_events(&self) -> broadcast::Receiver<BufferEvent> {
+        self.inner.drains.subscribe()
+    }
+
+    /// Waits until everything that is buffered is drained or can't be drained now; how far each account came that had
+    /// something to drain since the engine was opened.
+    ///
+    /// # Errors
+    /// [`EngineError::Store`].
+    pub async fn drain(&self) -> Result<Vec<DrainReport>, EngineError> {
+        self.inner.check_open()?;
+        let drains = &self.inner.drains;
+        drains.settled(None).await;
+        let mut reports = Vec::new();
+        for account in drains.accounts() {
+            reports.push(drains.report(&self.inner, account).await?);
+        }
+        Ok(reports)
+    }
+
     /// Finishes the writes that are under way, takes nothing more, wipes every key and closes the store. Reads under
-    /// way finish or are refused.
+    /// way finish or are refused. What is being drained is drained, for at most as long as one call to a vault may take;
+    /// the rest is safe where it is.
     ///
     /// It may be called again: after a dropped future it goes on where that ended, and once it has returned, it is done.
     ///
@@ -166,6 +222,10 @@ impl Engine {
         if *done {
             return Ok(());
         }
+        self.inner.admission.flush().await;
+        self.inner.drains.quiet(self.inner.policy.call_timeout()).await;
+        self.inner.drains.stop();
+        self.inner.drains.ended().await;
         self.inner.admission.close().await;
         self.inner.keyring.close().await;
         self.inner.accounts.write().unwrap_or_else(PoisonError::into_inner).clear();

@@ -5,12 +5,14 @@
 //! before it serves anything, and with it as well.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{AccountId, RecordKey};
 use cofferdam_keyring::{KeyRecord, KeyRecords, RecordError};
 use cofferdam_vault::Clock;
@@ -20,6 +22,8 @@ use crate::{Catalog, StoreError, StoreErrorKind};
 
 const ACCOUNTS: &str = "account/";
 const REVOKED: &str = "revoked/";
+/// How many names are looked through at once.
+const NAMES_PAGE: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Records {
@@ -73,7 +77,64 @@ impl Records {
 
     /// Whether the account's key was found to be revoked, and not found to be restored.
     pub(super) async fn is_revoked(&self, account: AccountId) -> Result<bool, StoreError> {
+        if is_planted(Bug::RevokedForgotten) {
+            return Ok(false);
+        }
         Ok(self.catalog.load(&revoked_key(account)).await?.is_some())
+    }
+
+    /// Adds to how long the account's key was observed to be revoked, and tells how long that is in all; `None` when
+    /// it is not recorded as revoked.
+    ///
+    /// Never more is counted than has passed by the wall clock since somebody last counted, so that two engines don't
+    /// count the same time.
+    pub(super) async fn observe_revoked(
+        &self,
+        account: AccountId,
+        time: Duration,
+    ) -> Result<Option<Duration>, StoreError> {
+        let key = revoked_key(account);
+        loop {
+            let Some(stored) = self.catalog.load(&key).await? else { return Ok(None) };
+            let mut row = RevokedRow::parse(&stored.bytes);
+            let now = self.clock.now().wall;
+            row.observed += time.min(now.saturating_sub(row.counted_until));
+            row.counted_until = now;
+            match self.catalog.swap(&key, Some(&stored.revision), Some(row.encode())).await {
+                Ok(_) => return Ok(Some(row.observed)),
+                // Another task wrote it: look again.
+                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Looks through the catalog for the names of these accounts, for the keyring, until all are found.
+    pub(super) async fn learn_names(&self, wanted: &BTreeSet<AccountId>) -> Result<(), EngineError> {
+        let mut after = None;
+        loop {
+            let known = |id: &AccountId| self.name_of(*id).is_some();
+            if wanted.iter().all(known) {
+                return Ok(());
+            }
+            let names = self.list(after.as_ref(), NAMES_PAGE).await?;
+            let Some(last) = names.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for name in &names {
+                match self.load(name).await {
+                    // What is wrong with one record is told to who uses that account.
+                    Ok(_) | Err(EngineError::NoAccount { .. } | EngineError::BadRecord { .. }) => {}
+                    Err(EngineError::NewerRecord { .. }) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+    }
+
+    /// The name of this account, if its record was looked at.
+    pub(super) fn name_of(&self, id: AccountId) -> Option<AccountName> {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        names.get(&id).map(|known| known.name.clone())
     }
 
     /// Stores a new account's record.
@@ -122,15 +183,37 @@ impl Records {
         }
     }
 
-    fn name_of(&self, id: AccountId) -> Result<AccountName, RecordError> {
-        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        names.get(&id).map(|known| known.name.clone()).ok_or(RecordError::NotFound)
-    }
-
     async fn load_by_id(&self, id: AccountId) -> Result<UnverifiedRecord, RecordError> {
-        let name = self.name_of(id)?;
+        let name = self.name_of(id).ok_or(RecordError::NotFound)?;
         let record = self.load(&name).await.map_err(record_error)?;
         if record.unverified().id == id { Ok(record) } else { Err(RecordError::NotFound) }
+    }
+}
+
+/// A revocation as the catalog keeps it: three numbers of milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct RevokedRow {
+    /// When it was found, since the Unix epoch.
+    since: Duration,
+    /// How long it was seen to last.
+    observed: Duration,
+    /// When that was written, since the Unix epoch.
+    counted_until: Duration,
+}
+
+impl RevokedRow {
+    fn encode(self) -> Bytes {
+        let [since, observed, until] =
+            [self.since, self.observed, self.counted_until].map(|time| time.as_millis());
+        format!("{since} {observed} {until}").into()
+    }
+
+    /// What is not written so counts as nothing observed yet.
+    fn parse(bytes: &[u8]) -> Self {
+        let text = std::str::from_utf8(bytes).unwrap_or_default();
+        let mut numbers = text.split(' ').map(|n| n.parse().map_or(Duration::ZERO, Duration::from_millis));
+        let mut next = || numbers.next().unwrap_or_default();
+        Self { since: next(), observed: next(), counted_until: next() }
     }
 }
 
@@ -163,7 +246,7 @@ impl KeyRecords for Records {
     }
 
     async fn customer_keys(&self, account: AccountId, service: &RecordKey) -> Result<KeyRecord, RecordError> {
-        let name = self.name_of(account)?;
+        let name = self.name_of(account).ok_or(RecordError::NotFound)?;
         let record = self.load_verified(&name, service).await.map_err(record_error)?;
         let customer = record.customer.ok_or(RecordError::NotFound)?;
         let revoked = self.is_revoked(account).await.map_err(storage)?;
@@ -172,13 +255,14 @@ impl KeyRecords for Records {
 
     async fn set_revoked(&self, account: AccountId, revoked: bool) -> Result<(), RecordError> {
         let key = revoked_key(account);
-        let since = self.clock.now().wall.as_millis().to_string();
+        let now = self.clock.now().wall;
+        let row = RevokedRow { since: now, observed: Duration::ZERO, counted_until: now };
         loop {
             let stored = self.catalog.load(&key).await.map_err(storage)?;
             if stored.is_some() == revoked {
                 return Ok(());
             }
-            let new = revoked.then(|| Bytes::from(since.clone()));
+            let new = revoked.then(|| row.encode());
             match self.catalog.swap(&key, stored.as_ref().map(|s| &s.revision), new).await {
                 Ok(_) => return Ok(()),
                 // Another task wrote it: look again.
@@ -186,5 +270,20 @@ impl KeyRecords for Records {
                 Err(e) => return Err(storage(e)),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revocation_reads_as_it_was_written_and_an_older_one_as_not_yet_observed() {
+        let ms = Duration::from_millis;
+        let row = RevokedRow { since: ms(1_795_000_000_123), observed: ms(3_600_000), counted_until: ms(9) };
+        assert_eq!(RevokedRow::parse(&row.encode()), row);
+        let old = RevokedRow { since: ms(1_795_000_000_123), observed: ms(0), counted_until: ms(0) };
+        assert_eq!(RevokedRow::parse(b"1795000000123"), old);
+        assert_eq!(RevokedRow::parse(b"\xff"), RevokedRow { since: ms(0), ..old });
     }
 }

@@ -1,10 +1,12 @@
 //! What the tests of the embedded store share.
 
+pub mod model;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use cofferdam_crypto::{AccountId, BlockId, Epoch, Provider, Version};
-use cofferdam_store::{BlockMeta, BlockOp, EmbeddedOptions};
+use cofferdam_store::{BlockMeta, BlockOp, BufferLimit, EmbeddedOptions, Located, Place};
 
 pub fn account(n: u8) -> AccountId {
     AccountId::from_bytes([n; 16])
@@ -19,7 +21,7 @@ pub fn meta(version: u64, len: usize) -> BlockMeta {
         version: Version::new(version),
         sealed_len: len as u64,
         page_size: cofferdam_crypto::PageSize::DEFAULT,
-        stored_at: Duration::from_millis(1_764_000_000_000 + version),
+        stored_at: time(version),
         epoch: Epoch::FIRST,
         provider: Provider::Customer,
     }
@@ -32,6 +34,59 @@ pub fn put(account: AccountId, name: impl AsRef<[u8]>, version: u64, sealed: imp
 
 pub fn delete(account: AccountId, name: impl AsRef<[u8]>, version: u64) -> BlockOp {
     BlockOp::Delete { account, id: id(name), version: Version::new(version) }
+}
+
+/// What a stored block of this version and length is.
+pub fn stored(version: u64, len: usize) -> Located {
+    Located { place: Place::Store, meta: meta(version, len) }
+}
+
+/// What a buffered block of this version and length is.
+pub fn in_buffer(version: u64, len: usize) -> Located {
+    Located { place: Place::Buffer, meta: buffer_meta(version, len) }
+}
+
+/// Buffered under the service's key.
+pub fn buffer_meta(version: u64, len: usize) -> BlockMeta {
+    BlockMeta { provider: Provider::Service, ..meta(version, len) }
+}
+
+pub const UNBOUNDED: BufferLimit = BufferLimit { bytes: u64::MAX, since: Duration::ZERO };
+
+pub fn buffer(account: AccountId, name: impl AsRef<[u8]>, version: u64, sealed: impl Into<Bytes>) -> BlockOp {
+    buffer_within(UNBOUNDED, account, name, version, sealed)
+}
+
+pub fn buffer_within(
+    limit: BufferLimit,
+    account: AccountId,
+    name: impl AsRef<[u8]>,
+    version: u64,
+    sealed: impl Into<Bytes>,
+) -> BlockOp {
+    let sealed = sealed.into();
+    BlockOp::Buffer { account, id: id(name), meta: buffer_meta(version, sealed.len()), sealed, limit }
+}
+
+/// Drained at the millisecond `at` of the tests' time.
+pub fn drain(
+    account: AccountId,
+    name: impl AsRef<[u8]>,
+    version: u64,
+    sealed: impl Into<Bytes>,
+    at: u64,
+) -> BlockOp {
+    let sealed = sealed.into();
+    BlockOp::Drain { account, id: id(name), meta: meta(version, sealed.len()), sealed, at: time(at) }
+}
+
+pub fn discard(account: AccountId, name: impl AsRef<[u8]>, version: u64) -> BlockOp {
+    BlockOp::Discard { account, id: id(name), version: Version::new(version) }
+}
+
+/// A version is stored at the millisecond of its number.
+pub fn time(millis: u64) -> Duration {
+    Duration::from_millis(1_764_000_000_000 + millis)
 }
 
 /// Bytes that depend on the seed at every place.

@@ -9,4 +9,4 @@ mod scripted;
 
 pub use clock::{ManualClock, TokioClock};
 pub use entropy::SeededEntropy;
-pub use scripted::{Answer, Call, ScriptedVault};
+pub use scripted::{Answer, Call, Outcome, ScriptedCredential, ScriptedVault, Token, TokenService};

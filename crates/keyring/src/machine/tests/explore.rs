@@ -14,7 +14,7 @@ fn depth() -> usize {
 
 #[test]
 fn no_sequence_of_events_breaks_a_promise() {
-    let passes = [SECOND, 31 * SECOND, 66 * SECOND, 1800 * SECOND];
+    let passes = [SECOND, 31 * SECOND, 36 * SECOND, 1800 * SECOND];
     let kinds = [Kind::Unavailable, Kind::AccessDenied, Kind::KeyNotFound];
     for provider in [Provider::Customer, Provider::Service] {
         for policy in [Policy::default(), Policy::default().with_grace(Duration::ZERO).unwrap()] {

@@ -25,6 +25,8 @@ pub(super) struct Model {
     denied_through: u64,
     /// The last verified attempt that began after that.
     verified: Option<Attempt>,
+    /// The last attempt that failed since.
+    failed: Option<Attempt>,
 }
 
 impl Model {
@@ -41,6 +43,7 @@ impl Model {
             announced: KeyState::Cold,
             denied_through: 0,
             verified: None,
+            failed: None,
         }
     }
 
@@ -53,6 +56,7 @@ impl Model {
             Event::Wake { wanted: true, used: true },
             Event::Fetch,
             Event::Forgotten,
+            Event::Displaced,
         ];
         if let Some(attempt) = self.flight {
             events.push(Event::Verified { attempt, jitter });
@@ -90,6 +94,10 @@ impl Model {
         let before = self.announced;
         let (state, effects) = step(self.state.clone(), event, self.now, policy);
         self.state = state;
+        if self.state.is_idle() {
+            // Nobody tries again: what failed says nothing of later.
+            self.failed = None;
+        }
         self.obey(&effects)?;
         if self.announced != self.state.reported() {
             return Err(format!("{} is not announced", self.state.reported()));
@@ -117,10 +125,12 @@ impl Model {
                 let newer = self.verified.is_none_or(|verified| verified.number < attempt.number);
                 if attempt.number > self.denied_through && newer {
                     self.verified = Some(attempt);
+                    self.failed = self.failed.filter(|failed| failed.number > attempt.number);
                 }
             }
             Event::Failed { attempt, kind, .. } => {
                 self.flight = None;
+                self.failed = Some(attempt);
                 self.late = Some(attempt);
                 if kind.meaning() != cofferdam_vault::Meaning::Outage
                     && self.state.provider == Provider::Customer
@@ -130,15 +140,26 @@ impl Model {
                 }
             }
             Event::Record { .. } => self.reading = false,
-            Event::RecordUnreadable => (self.flight, self.reading) = (None, false),
+            Event::RecordUnreadable => {
+                self.failed = self.flight.or(self.failed);
+                (self.flight, self.reading) = (None, false);
+            }
             Event::Persisted { .. } => self.persisting = None,
-            Event::Abandoned => (self.flight, self.reading, self.persisting) = (None, false, None),
+            Event::Abandoned => {
+                self.failed = self.flight.or(self.failed);
+                (self.flight, self.reading, self.persisting) = (None, false, None);
+            }
             Event::Forgotten | Event::RecordGone => {
                 (self.flight, self.reading) = (None, false);
                 self.denied_through = last;
                 self.verified = None;
             }
-            Event::Wake { .. } | Event::Fetch => {}
+            Event::Displaced if self.published.is_some() => {
+                self.flight = None;
+                self.denied_through = last;
+                self.verified = None;
+            }
+            Event::Wake { .. } | Event::Fetch | Event::Displaced => {}
         }
     }
 
@@ -200,6 +221,11 @@ impl Model {
         }
         if served && self.now.since(&bounds.verified.sent) >= policy.usable_for() {
             return Err("serves past its bound".into());
+        }
+        let retried =
+            self.failed.is_some_and(|failed| self.now.since(&failed.sent) < policy.failure_window());
+        if served && self.now.since(&bounds.verified.sent) >= policy.unasked_for() && !retried {
+            return Err("serves without a question what was verified too long ago".into());
         }
         if served && bounds.verified.number <= self.denied_through {
             return Err("serves what was verified before a denial".into());

@@ -3,12 +3,64 @@
 use super::*;
 
 #[test]
-fn a_key_is_fresh_for_ceiling_and_time_out() {
+fn a_key_serves_without_a_question_for_refresh_and_time_out() {
+    for refresh in [6, 30, 60] {
+        let policy = Policy::default().with_refresh(refresh * SECOND).unwrap();
+        let mut machine = Machine { policy, ..Machine::cold(Provider::Customer) };
+        machine.verify();
+        machine.pass((refresh + 5) * SECOND - MS);
+        assert_eq!(machine.serving(), Serving::Use, "{refresh} s");
+        machine.pass(MS);
+        assert_eq!(machine.serving(), Serving::Wait, "{refresh} s: one attempt is waited for");
+    }
+}
+
+#[test]
+fn an_idle_key_serves_no_longer_than_one_in_use() {
     let mut machine = Machine::active(Provider::Customer);
-    machine.pass(65 * SECOND - MS);
+    machine.pass(30 * SECOND);
+    machine.feed(Event::Wake { wanted: false, used: false });
+    assert!(machine.state.is_idle());
+    machine.pass(5 * SECOND - MS);
     assert_eq!(machine.serving(), Serving::Use);
     machine.pass(MS);
-    assert_eq!(machine.serving(), Serving::Wait, "nothing has failed: one attempt is waited for");
+    assert_eq!(machine.serving(), Serving::Wait);
+    // An outage then leads to Grace, as it does for a key in use.
+    assert_eq!(work(&machine.want()).len(), 1);
+    machine.pass(5 * SECOND);
+    machine.fail(Kind::Unavailable);
+    assert_eq!((machine.serving(), machine.reported()), (Serving::Use, KeyState::Active));
+    machine.pass(25 * SECOND);
+    machine.wake();
+    assert_eq!((machine.serving(), machine.reported()), (Serving::Use, KeyState::Grace));
+}
+
+#[test]
+fn a_failure_that_nobody_tries_again_after_lets_nobody_go_on() {
+    let mut machine = Machine::active(Provider::Customer);
+    machine.pass(30 * SECOND);
+    machine.wake();
+    machine.fail(Kind::Unavailable);
+    machine.pass(SECOND);
+    let effects = machine.feed(Event::Wake { wanted: false, used: false });
+    assert!(matches!(effects[..], [Effect::Publish(Bounds { retried_until: None, .. })]), "{effects:?}");
+    machine.pass(3 * SECOND);
+    assert_eq!(machine.serving(), Serving::Use);
+    machine.pass(SECOND);
+    assert_eq!(machine.serving(), Serving::Wait, "the vault may have answered for 4 s by now");
+}
+
+#[test]
+fn a_key_counts_as_active_for_ceiling_and_time_out() {
+    let mut machine = Machine::active(Provider::Customer);
+    machine.pass(60 * SECOND);
+    machine.fail(Kind::Unavailable);
+    machine.pass(5 * SECOND - MS);
+    machine.wake();
+    assert_eq!(machine.reported(), KeyState::Active);
+    machine.pass(MS);
+    machine.wake();
+    assert_eq!(machine.reported(), KeyState::Grace);
 }
 
 #[test]
@@ -32,7 +84,7 @@ fn age_counts_from_when_the_attempt_was_sent() {
     machine.want();
     machine.pass(4 * SECOND);
     machine.verify();
-    machine.pass(61 * SECOND - MS);
+    machine.pass(31 * SECOND - MS);
     assert_eq!(machine.serving(), Serving::Use);
     machine.pass(MS);
     assert_eq!(machine.serving(), Serving::Wait);
@@ -40,7 +92,7 @@ fn age_counts_from_when_the_attempt_was_sent() {
 
 #[test]
 fn age_is_what_the_faster_clock_says() {
-    for (boot, wall) in [(66, 0), (0, 66)] {
+    for (boot, wall) in [(35, 0), (0, 35)] {
         let mut machine = Machine::active(Provider::Customer);
         machine.now.boot += boot * SECOND;
         machine.now.wall += wall * SECOND;
@@ -48,7 +100,7 @@ fn age_is_what_the_faster_clock_says() {
     }
     let mut machine = Machine::active(Provider::Customer);
     machine.now.wall -= 1000 * SECOND;
-    machine.now.boot += 65 * SECOND - MS;
+    machine.now.boot += 35 * SECOND - MS;
     assert_eq!(machine.serving(), Serving::Use);
     machine.now.boot += MS;
     assert_eq!(machine.serving(), Serving::Wait);

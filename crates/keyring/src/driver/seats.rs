@@ -1,0 +1,158 @@
+//! How many keys are held at once, and whose goes when room is needed.
+//!
+//! Guarantees: never more keys than seats. Whose key was used longest ago goes first, to the second; keys whose
+//! vault fails go after all others, those in Grace last, since they could not be had again. Using a key costs it
+//! nothing: how recently it was used is looked at when room is needed.
+//!
+//! Invariants: a key is published only by who holds a seat, or a claim to one; the lock is taken under a desk's
+//! and never the other way round.
+//!
+//! Not its job: to take the key away: who gets a seat from somebody does.
+
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use super::entry::Entry;
+use crate::machine::Recovery;
+
+/// How many keys are looked at for one seat, at most: those were used since they were ranked, and are ranked
+/// anew. So the work for one seat is bounded, also where every key is in use all the time.
+const LOOKS: usize = 128;
+
+pub(super) struct Seats {
+    most: usize,
+    plan: Mutex<Plan>,
+}
+
+#[derive(Default)]
+struct Plan {
+    /// Who goes first is first.
+    taken: BTreeMap<Rank, Weak<Entry>>,
+    claimed: usize,
+    last: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    recovery: Recovery,
+    /// In seconds since boot; the key may have been used since.
+    used: u64,
+    /// Names the seat.
+    number: u64,
+}
+
+/// What a claim to a seat came to.
+pub(super) enum Claimed {
+    Free(Claim),
+    /// The key in this seat must be taken away first.
+    From(Claim, Arc<Entry>, u64),
+    /// All seats are claimed by others who have yet to sit down, which takes them no wait.
+    Later,
+}
+
+impl Seats {
+    pub(super) fn new(most: NonZeroUsize) -> Arc<Self> {
+        Arc::new(Self { most: most.get(), plan: Mutex::default() })
+    }
+
+    pub(super) fn claim(self: &Arc<Self>) -> Claimed {
+        // An entry whose last holder goes meanwhile leaves its seat: after the lock is released.
+        let mut looked_at = Vec::new();
+        let mut plan = self.plan();
+        let from = if plan.taken.len() + plan.claimed < self.most {
+            None
+        } else {
+            match plan.leave_first(&mut looked_at) {
+                Some(from) => Some(from),
+                None => return Claimed::Later,
+            }
+        };
+        plan.claimed += 1;
+        drop(plan);
+        let claim = Claim(self.clone());
+        match from {
+            None => Claimed::Free(claim),
+            Some((entry, number)) => Claimed::From(claim, entry, number),
+        }
+    }
+
+    /// How many keys are held.
+    pub(super) fn taken(&self) -> usize {
+        self.plan().taken.len()
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Plan {
+    /// Takes the seat of whose key was used longest ago.
+    fn leave_first(&mut self, looked_at: &mut Vec<Arc<Entry>>) -> Option<(Arc<Entry>, u64)> {
+        loop {
+            let (rank, weak) = self.taken.pop_first()?;
+            // Nobody has it any longer: it leaves by itself.
+            let Some(entry) = weak.upgrade() else { continue };
+            let used = entry.used_at();
+            if used <= rank.used || looked_at.len() == LOOKS {
+                return Some((entry, rank.number));
+            }
+            self.taken.insert(Rank { used, ..rank }, weak);
+            looked_at.push(entry);
+        }
+    }
+}
+
+/// The right to one seat.
+pub(super) struct Claim(Arc<Seats>);
+
+impl Claim {
+    pub(super) fn sit(self, entry: Weak<Entry>, recovery: Recovery, used: u64) -> Seat {
+        let mut plan = self.0.plan();
+        plan.last += 1;
+        let rank = Rank { recovery, used, number: plan.last };
+        plan.taken.insert(rank, entry);
+        drop(plan);
+        Seat { seats: self.0.clone(), rank }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.plan().claimed -= 1;
+    }
+}
+
+/// A seat that is taken, until it is dropped.
+pub(super) struct Seat {
+    seats: Arc<Seats>,
+    rank: Rank,
+}
+
+impl Seat {
+    pub(super) fn number(&self) -> u64 {
+        self.rank.number
+    }
+
+    pub(super) fn rank(&mut self, recovery: Recovery, used: u64) {
+        let rank = Rank { recovery, used, ..self.rank };
+        if rank == self.rank {
+            return;
+        }
+        let mut plan = self.seats.plan();
+        // Unless it was given to somebody else, who is about to take the key away.
+        if let Some(entry) = plan.taken.remove(&self.rank) {
+            plan.taken.insert(rank, entry);
+            self.rank = rank;
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.seats.plan().taken.remove(&self.rank);
+    }
+}

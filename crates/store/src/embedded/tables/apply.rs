@@ -1,0 +1,256 @@
+//! The transaction that writes.
+//!
+//! Guarantees: each caller's work is applied whole, or refused before it has changed anything, so that the others of
+//! its group are left alone; an account's usage changes with what it counts.
+//!
+//! Not its job: what an operation means ([`super::plan`]).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use cofferdam_crypto::{
+    AccountId, Version,
+    planted::{Bug, is_planted},
+};
+use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
+
+use super::{
+    BLOCKS, BUFFER, BUFFERED, CATALOG, Done, LAST_REVISION, LAST_VERSION, META, ROW, ROWS, TRANSACTION, Work,
+    block_key,
+    buffer::{decode_usage, encode_usage},
+    meta_in, missing_row,
+    plan::{Held, check_limit, usage_after},
+    records, row_key, stored_rows, too_large,
+};
+use crate::{
+    block_store::{Applied, BlockMeta, BlockOp, BufferUsage},
+    embedded::guard::Fault,
+    error::{StoreError, StoreErrorKind},
+};
+
+/// Applies all works in one durable transaction, numbered `number`. Each work's own failure leaves the others
+/// alone. `answers` is filled before the commit is tried, and counts if the transaction was kept.
+pub(crate) fn apply(
+    database: &Database,
+    works: &[&Work],
+    number: u64,
+    answers: &mut Option<Vec<Result<Done, StoreError>>>,
+) -> Result<(), Fault> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_two_phase_commit(true);
+    transaction.set_quick_repair(true);
+    if is_planted(Bug::AckBeforeSync) {
+        let _ = transaction.set_durability(Durability::None);
+    }
+    let mut done = Vec::with_capacity(works.len());
+    {
+        let mut places = Places::open(&transaction)?;
+        let mut catalog = transaction.open_table(CATALOG)?;
+        let mut meta = transaction.open_table(META)?;
+        let mut version = meta.get(LAST_VERSION)?.map_or(0, |value| value.value());
+        let mut revision = meta.get(LAST_REVISION)?.map_or(0, |value| value.value());
+        for work in works {
+            done.push(match work {
+                Work::Blocks(ops) => match places.plan(ops)? {
+                    Ok(plan) => {
+                        version = version.max(plan.highest);
+                        places.carry_out(&plan)?;
+                        Ok(Done::Blocks(plan.applied))
+                    }
+                    Err(refused) => Err(refused),
+                },
+                Work::Swap { key, expected, new } => {
+                    records::swap(&mut catalog, key, expected.as_ref(), new.as_ref(), &mut revision)?
+                        .map(Done::Swap)
+                }
+            });
+        }
+        meta.insert(LAST_VERSION, version)?;
+        meta.insert(LAST_REVISION, revision)?;
+        meta.insert(TRANSACTION, number)?;
+    }
+    *answers = Some(done);
+    transaction.commit()?;
+    Ok(())
+}
+
+/// What the operations of one work do.
+#[derive(Default)]
+struct Plan<'a> {
+    applied: Vec<Applied>,
+    steps: Vec<Step<'a>>,
+    /// The blocks as they are after the last step.
+    blocks: BTreeMap<Vec<u8>, Held>,
+    /// The buffers that change, as they are after the last step.
+    usages: BTreeMap<AccountId, Option<BufferUsage>>,
+    /// Which block brings a version.
+    versions: BTreeMap<Version, Vec<u8>>,
+    highest: u64,
+}
+
+/// One operation that changes something.
+struct Step<'a> {
+    op: &'a BlockOp,
+    key: Vec<u8>,
+    before: Held,
+    after: Held,
+}
+
+/// The tables that blocks are in.
+struct Places<'t> {
+    blocks: Table<'t, &'static [u8], &'static [u8]>,
+    buffer: Table<'t, &'static [u8], &'static [u8]>,
+    rows: Table<'t, &'static [u8; 12], &'static [u8]>,
+    usages: Table<'t, &'static [u8; 16], &'static [u8]>,
+}
+
+impl<'t> Places<'t> {
+    fn open(transaction: &'t WriteTransaction) -> Result<Self, Fault> {
+        Ok(Self {
+            blocks: transaction.open_table(BLOCKS)?,
+            buffer: transaction.open_table(BUFFER)?,
+            rows: transaction.open_table(ROWS)?,
+            usages: transaction.open_table(BUFFERED)?,
+        })
+    }
+
+    /// What a work's operations do one after the other, or why it is refused. Changes nothing.
+    fn plan<'a>(&self, ops: &'a [BlockOp]) -> Result<Result<Plan<'a>, StoreError>, Fault> {
+        let mut plan = Plan::default();
+        for op in ops {
+            if let Err(refused) = self.plan_op(&mut plan, op)? {
+                return Ok(Err(refused));
+            }
+        }
+        Ok(Ok(plan))
+    }
+
+    fn plan_op<'a>(&self, plan: &mut Plan<'a>, op: &'a BlockOp) -> Result<Result<(), StoreError>, Fault> {
+        let key = block_key(op.account(), op.id());
+        let committed = self.held(&key)?;
+        let before = plan.blocks.get(&key).copied().unwrap_or(committed);
+        let (applied, after) = before.decide(op);
+        if let Some(version) = brings(op, applied) {
+            if self.is_taken(plan, op, &key, &committed)? {
+                let detail = format!("version {version} is that of another block already");
+                return Ok(Err(StoreError::new(StoreErrorKind::Conflict).with_detail(detail)));
+            }
+            plan.versions.insert(version, key.clone());
+        }
+        if !matches!(op, BlockOp::Drain { .. } | BlockOp::Discard { .. }) {
+            plan.highest = plan.highest.max(op.version().number());
+        }
+        plan.applied.push(applied);
+        if matches!(applied, Applied::Absent | Applied::Superseded { .. }) {
+            return Ok(Ok(()));
+        }
+        if before.buffered != after.buffered {
+            let now = match plan.usages.get(&op.account()) {
+                Some(usage) => *usage,
+                None => self.usage(op.account())?,
+            };
+            let next = usage_after(op, now, before.buffered.as_ref(), after.buffered.as_ref())?;
+            if let BlockOp::Buffer { limit, .. } = op
+                && let Err(full) = check_limit(op.account(), limit, now.as_ref(), next.as_ref())
+            {
+                return Ok(Err(full));
+            }
+            plan.usages.insert(op.account(), next);
+        }
+        plan.blocks.insert(key.clone(), after);
+        plan.steps.push(Step { op, key, before, after });
+        Ok(Ok(()))
+    }
+
+    /// Whether another block has the version that the operation brings: its rows would be overwritten. `committed` is
+    /// what was there before the work, so a version that the same work gives up counts too.
+    fn is_taken(&self, plan: &Plan<'_>, op: &BlockOp, key: &[u8], committed: &Held) -> Result<bool, Fault> {
+        let is_drain = matches!(op, BlockOp::Drain { .. });
+        match plan.versions.get(&op.version()) {
+            Some(by) if is_drain && by == key => return Ok(false),
+            Some(_) => return Ok(true),
+            None => {}
+        }
+        // One without bytes has no rows: those that are there are another's.
+        let is_own = committed.metas().any(|meta| meta.version == op.version() && meta.sealed_len > 0);
+        Ok(!is_own && self.rows.get(&row_key(op.version(), 0))?.is_some())
+    }
+
+    fn carry_out(&mut self, plan: &Plan<'_>) -> Result<(), Fault> {
+        for Step { op, key, before, after } in &plan.steps {
+            // Rows are cut as the sealed bytes are, so older ones go before newer ones of the same version come.
+            self.remove_rows(before.stored.as_ref(), after.stored.as_ref())?;
+            self.remove_rows(before.buffered.as_ref(), after.buffered.as_ref())?;
+            if let BlockOp::Put { meta, sealed, .. }
+            | BlockOp::Buffer { meta, sealed, .. }
+            | BlockOp::Drain { meta, sealed, .. } = op
+            {
+                self.insert_rows(meta, sealed)?;
+            }
+            set_meta(&mut self.blocks, key, before.stored.as_ref(), after.stored.as_ref())?;
+            set_meta(&mut self.buffer, key, before.buffered.as_ref(), after.buffered.as_ref())?;
+        }
+        for (account, usage) in &plan.usages {
+            match usage {
+                Some(usage) => self.usages.insert(account.as_bytes(), &encode_usage(usage)[..])?,
+                None => self.usages.remove(account.as_bytes())?,
+            };
+        }
+        Ok(())
+    }
+
+    fn remove_rows(&mut self, before: Option<&BlockMeta>, after: Option<&BlockMeta>) -> Result<(), Fault> {
+        let Some(before) = before.filter(|before| after.is_none_or(|after| after.version != before.version))
+        else {
+            return Ok(());
+        };
+        for row in 0..stored_rows(before)? {
+            if self.rows.remove(&row_key(before.version, row))?.is_none() {
+                return Err(missing_row(before.version, row).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn insert_rows(&mut self, meta: &BlockMeta, sealed: &Bytes) -> Result<(), Fault> {
+        for (row, piece) in sealed.chunks(ROW).enumerate() {
+            let row = u32::try_from(row).map_err(|_| too_large())?;
+            self.rows.insert(&row_key(meta.version, row), piece)?;
+        }
+        Ok(())
+    }
+
+    fn held(&self, key: &[u8]) -> Result<Held, Fault> {
+        Ok(Held { stored: meta_in(&self.blocks, key)?, buffered: meta_in(&self.buffer, key)? })
+    }
+
+    fn usage(&self, account: AccountId) -> Result<Option<BufferUsage>, Fault> {
+        Ok(match self.usages.get(account.as_bytes())? {
+            Some(usage) => Some(decode_usage(usage.value())?),
+            None => None,
+        })
+    }
+}
+
+/// The version that the operation claims for its block. A drain that comes too late claims none.
+fn brings(op: &BlockOp, applied: Applied) -> Option<Version> {
+    match op {
+        BlockOp::Put { .. } | BlockOp::Buffer { .. } => Some(op.version()),
+        BlockOp::Drain { .. } if applied == Applied::Written => Some(op.version()),
+        BlockOp::Drain { .. } | BlockOp::Discard { .. } | BlockOp::Delete { .. } => None,
+    }
+}
+
+fn set_meta(
+    table: &mut Table<'_, &'static [u8], &'static [u8]>,
+    key: &[u8],
+    before: Option<&BlockMeta>,
+    after: Option<&BlockMeta>,
+) -> Result<(), Fault> {
+    match after {
+        _ if before == after => {}
+        Some(meta) => drop(table.insert(key, &meta.encode()[..])?),
+        None => drop(table.remove(key)?),
+    }
+    Ok(())
+}

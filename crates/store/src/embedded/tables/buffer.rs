@@ -1,0 +1,189 @@
+//! What the fallback buffer holds, and whether the tables agree.
+//!
+//! Guarantees: answers come from one moment; the check finds a row that belongs to no block or to two, and a usage
+//! that is not what the buffer holds, in bounded memory.
+//!
+//! Usage, integers big-endian: format byte, blocks u64, bytes u64, since as seconds u64 and nanoseconds u32.
+
+use std::{ops::Bound, time::Duration};
+
+use cofferdam_crypto::{AccountId, BlockId, Version};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+
+use super::{BLOCKS, BUFFER, BUFFERED, ROWS, corrupt, existing, read::of_account, split_key, stored_rows};
+use crate::{
+    block_store::{BlockMeta, BufferUsage},
+    embedded::guard::Fault,
+    error::{StoreError, StoreErrorKind},
+};
+
+const USAGE_LEN: usize = 29;
+const USAGE_FORMAT: u8 = 1;
+/// How many versions the check compares with each other at a time: 8 bytes each.
+const VERSIONS_AT_ONCE: u64 = 1 << 20;
+
+pub(crate) fn buffered(
+    database: &Database,
+    account: AccountId,
+    after: Option<&BlockId>,
+    limit: usize,
+) -> Result<Vec<(BlockId, BlockMeta)>, Fault> {
+    let reader = database.begin_read()?;
+    let mut found = Vec::new();
+    for entry in of_account(&reader, BUFFER, account, after)?.take(limit) {
+        let (key, meta) = entry?;
+        found.push((split_key(key.value())?.1, BlockMeta::decode(meta.value())?));
+    }
+    Ok(found)
+}
+
+pub(crate) fn buffer_usage(database: &Database, account: AccountId) -> Result<Option<BufferUsage>, Fault> {
+    let reader = database.begin_read()?;
+    let Some(usages) = existing(reader.open_table(BUFFERED))? else { return Ok(None) };
+    Ok(match usages.get(account.as_bytes())? {
+        Some(usage) => Some(decode_usage(usage.value())?),
+        None => None,
+    })
+}
+
+pub(crate) fn buffering(
+    database: &Database,
+    after: Option<AccountId>,
+    limit: usize,
+) -> Result<Vec<(AccountId, BufferUsage)>, Fault> {
+    let reader = database.begin_read()?;
+    let Some(usages) = existing(reader.open_table(BUFFERED))? else { return Ok(Vec::new()) };
+    let after = after.map(|account| *account.as_bytes());
+    let lower = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+    let mut found = Vec::new();
+    for entry in usages.range::<&[u8; 16]>((lower, Bound::Unbounded))?.take(limit) {
+        let (account, usage) = entry?;
+        found.push((AccountId::from_bytes(*account.value()), decode_usage(usage.value())?));
+    }
+    Ok(found)
+}
+
+/// Checks that every row belongs to exactly one block of either place, as far as that can be told without reading
+/// them, and that each usage is what the account's buffer holds.
+pub(crate) fn check(database: &Database) -> Result<(), Fault> {
+    let reader = database.begin_read()?;
+    check_rows(&reader)?;
+    check_usages(&reader)
+}
+
+/// Each block's rows are met when it is read; what remains is that no two share them, and that there are no more.
+fn check_rows(reader: &ReadTransaction) -> Result<(), Fault> {
+    let mut blocks = 0;
+    for table in [BLOCKS, BUFFER] {
+        blocks += existing(reader.open_table(table))?.map_or(Ok(0), |table| table.len())?;
+    }
+    let parts = blocks / VERSIONS_AT_ONCE + 1;
+    let mut claimed = 0;
+    for part in 0..parts {
+        let mut versions: Vec<Version> = Vec::new();
+        claimed = 0;
+        for table in [BLOCKS, BUFFER] {
+            let Some(table) = existing(reader.open_table(table))? else { continue };
+            for entry in table.iter()? {
+                let meta = BlockMeta::decode(entry?.1.value())?;
+                let rows = u64::from(stored_rows(&meta)?);
+                claimed += rows;
+                if rows > 0 && meta.version.number() % parts == part {
+                    versions.push(meta.version);
+                }
+            }
+        }
+        versions.sort_unstable();
+        if let Some(twice) = versions.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(corrupt(format!("two blocks have version {}", twice[0])).into());
+        }
+    }
+    let rows = existing(reader.open_table(ROWS))?.map_or(Ok(0), |table| table.len())?;
+    if rows == claimed {
+        return Ok(());
+    }
+    Err(corrupt(format!("there are {rows} rows, and blocks have {claimed}")).into())
+}
+
+/// Both tables are in the order of accounts, so each account's blocks lie together.
+fn check_usages(reader: &ReadTransaction) -> Result<(), Fault> {
+    let mut usages = match existing(reader.open_table(BUFFERED))? {
+        Some(usages) => Some(usages.range::<&[u8; 16]>(..)?),
+        None => None,
+    };
+    let mut next_usage = || -> Result<Option<Sum>, Fault> {
+        let Some((account, usage)) = usages.as_mut().and_then(Iterator::next).transpose()? else {
+            return Ok(None);
+        };
+        let BufferUsage { blocks, bytes, .. } = decode_usage(usage.value())?;
+        Ok(Some(Sum { account: AccountId::from_bytes(*account.value()), blocks, bytes }))
+    };
+    let mut sum: Option<Sum> = None;
+    if let Some(buffer) = existing(reader.open_table(BUFFER))? {
+        for entry in buffer.iter()? {
+            let (key, meta) = entry?;
+            let (account, _) = split_key(key.value())?;
+            let len = BlockMeta::decode(meta.value())?.sealed_len;
+            if let Some(ended) = sum.take_if(|sum| sum.account != account) {
+                ended.is_as_said(next_usage()?.as_ref())?;
+            }
+            let sum = sum.get_or_insert(Sum { account, blocks: 0, bytes: 0 });
+            sum.blocks += 1;
+            sum.bytes = sum.bytes.saturating_add(len);
+        }
+    }
+    if let Some(last) = sum {
+        last.is_as_said(next_usage()?.as_ref())?;
+    }
+    match next_usage()? {
+        Some(more) => Err(more.is_wrong().into()),
+        None => Ok(()),
+    }
+}
+
+/// What the blocks of an account's buffer add up to, or are said to.
+#[derive(PartialEq)]
+struct Sum {
+    account: AccountId,
+    blocks: u64,
+    bytes: u64,
+}
+
+impl Sum {
+    fn is_as_said(&self, said: Option<&Self>) -> Result<(), StoreError> {
+        if said == Some(self) { Ok(()) } else { Err(self.is_wrong()) }
+    }
+
+    fn is_wrong(&self) -> StoreError {
+        corrupt(format!("the usage of account {}'s buffer is not what it holds", self.account))
+    }
+}
+
+pub(super) fn encode_usage(usage: &BufferUsage) -> [u8; USAGE_LEN] {
+    let mut out = [0; USAGE_LEN];
+    out[0] = USAGE_FORMAT;
+    out[1..9].copy_from_slice(&usage.blocks.to_be_bytes());
+    out[9..17].copy_from_slice(&usage.bytes.to_be_bytes());
+    out[17..25].copy_from_slice(&usage.since.as_secs().to_be_bytes());
+    out[25..29].copy_from_slice(&usage.since.subsec_nanos().to_be_bytes());
+    out
+}
+
+pub(super) fn decode_usage(bytes: &[u8]) -> Result<BufferUsage, StoreError> {
+    let wrong = || corrupt("the usage of a buffer does not decode");
+    match bytes.first() {
+        Some(&USAGE_FORMAT) => {}
+        Some(&found) if found > USAGE_FORMAT => {
+            let (found, supported) = (found.into(), USAGE_FORMAT.into());
+            return Err(StoreError::new(StoreErrorKind::NewerFormat { found, supported }));
+        }
+        _ => return Err(wrong()),
+    }
+    let bytes: &[u8; USAGE_LEN] = bytes.try_into().map_err(|_| wrong())?;
+    let word = |at: usize| u64::from_be_bytes(std::array::from_fn(|i| bytes[at + i]));
+    let nanos = u32::from_be_bytes(std::array::from_fn(|i| bytes[25 + i]));
+    if nanos >= 1_000_000_000 || word(1) == 0 {
+        return Err(wrong());
+    }
+    Ok(BufferUsage { blocks: word(1), bytes: word(9), since: Duration::new(word(17), nanos) })
+}

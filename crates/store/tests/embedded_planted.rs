@@ -1,0 +1,88 @@
+//! Each defect that can be planted in the embedded store does what its name says: so a simulator that does not find
+//! it has missed it. Without `--cfg cofferdam_planted` there is nothing to test.
+#![cfg(cofferdam_planted)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    reason = "tests"
+)]
+
+mod embedded_support;
+
+use std::{io::ErrorKind, sync::Arc};
+
+use cofferdam_crypto::planted::{Bug, plant};
+use cofferdam_store::{
+    Applied, BlockStore, BufferLimit, EmbeddedOptions, EmbeddedStore, FaultyFile, FileFault, FileOp,
+};
+use cofferdam_vault::Inline;
+use embedded_support::*;
+
+fn inline() -> EmbeddedOptions {
+    EmbeddedOptions { executor: Arc::new(Inline), ..options() }
+}
+
+/// Whether the store shows the defect.
+async fn shows(bug: Bug) -> bool {
+    let (file, a, x) = (FaultyFile::new(), account(1), id("x"));
+    let store = EmbeddedStore::create_on(Arc::new(file.clone()), inline()).unwrap();
+    let limit = BufferLimit { bytes: 10, ..UNBOUNDED };
+    match bug {
+        Bug::AckBeforeSync => {
+            store.commit(vec![put(a, "x", 1, bytes_of(1, 10))]).await.unwrap();
+            let after = EmbeddedStore::open_on(Arc::new(file.after_crash(|| 0)), inline()).unwrap();
+            after.stat(a, &x).await.unwrap().is_none()
+        }
+        Bug::SyncFailureIgnored => {
+            file.fail(FileOp::Sync, 0, FileFault::Error(ErrorKind::Other));
+            store.commit(vec![put(a, "x", 1, bytes_of(1, 10))]).await.is_ok()
+        }
+        Bug::DrainIgnoresVersion => {
+            store.commit(vec![buffer(a, "x", 1, bytes_of(1, 10))]).await.unwrap();
+            store.commit(vec![put(a, "x", 2, bytes_of(2, 10))]).await.unwrap();
+            store.commit(vec![drain(a, "x", 1, bytes_of(1, 10), 3)]).await.unwrap() == [Applied::Written]
+        }
+        Bug::DrainKeepsCopy => {
+            store.commit(vec![buffer(a, "x", 1, bytes_of(1, 10))]).await.unwrap();
+            store.commit(vec![drain(a, "x", 1, bytes_of(1, 10), 3)]).await.unwrap();
+            !store.buffered(a, None, 9).await.unwrap().is_empty()
+        }
+        Bug::BufferReadLast => {
+            store.commit(vec![put(a, "x", 1, bytes_of(1, 10))]).await.unwrap();
+            store.commit(vec![buffer(a, "x", 2, bytes_of(2, 10))]).await.unwrap();
+            store.stat(a, &x).await.unwrap() == Some(stored(1, 10))
+        }
+        Bug::DeleteMissesBuffer => {
+            store.commit(vec![buffer(a, "x", 1, bytes_of(1, 10))]).await.unwrap();
+            store.commit(vec![delete(a, "x", 2)]).await.unwrap();
+            store.stat(a, &x).await.unwrap().is_some()
+        }
+        Bug::BufferUnbounded => {
+            store.commit(vec![buffer_within(limit, a, "x", 1, bytes_of(1, 11))]).await.is_ok()
+        }
+        other => panic!("{other:?} is not planted in the embedded store"),
+    }
+}
+
+#[tokio::test]
+async fn each_planted_defect_shows_and_only_while_it_is_planted() {
+    for bug in [
+        Bug::AckBeforeSync,
+        Bug::SyncFailureIgnored,
+        Bug::DrainIgnoresVersion,
+        Bug::DrainKeepsCopy,
+        Bug::BufferReadLast,
+        Bug::DeleteMissesBuffer,
+        Bug::BufferUnbounded,
+    ] {
+        plant(Some(bug));
+        let shown = shows(bug).await;
+        plant(None);
+        assert!(shown, "{} does not show", bug.name());
+        assert!(!shows(bug).await, "{} shows without being planted", bug.name());
+    }
+}

@@ -1,0 +1,202 @@
+//! What a store should hold after a sequence of batches, on two plain maps.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use cofferdam_crypto::{AccountId, BlockId, Version};
+use cofferdam_store::{
+    Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, EmbeddedStore, Located, Place, StoreErrorKind,
+};
+
+type Key = (AccountId, BlockId);
+type Blocks = BTreeMap<Key, (BlockMeta, Bytes)>;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Model {
+    pub stored: Blocks,
+    pub buffered: Blocks,
+    /// Of the accounts with something buffered.
+    pub since: BTreeMap<AccountId, Duration>,
+    pub records: BTreeMap<String, Bytes>,
+    /// The highest version of a put, a write to the buffer or a deletion.
+    pub highest: u64,
+}
+
+impl Model {
+    /// All of a batch or nothing of it.
+    pub fn commit(&mut self, batch: &[BlockOp]) -> Result<Vec<Applied>, StoreErrorKind> {
+        let mut next = self.clone();
+        let applied = batch.iter().map(|op| next.apply(op)).collect::<Result<_, _>>()?;
+        *self = next;
+        Ok(applied)
+    }
+
+    fn apply(&mut self, op: &BlockOp) -> Result<Applied, StoreErrorKind> {
+        let key = (op.account(), op.id().clone());
+        if !matches!(op, BlockOp::Drain { .. } | BlockOp::Discard { .. }) {
+            self.highest = self.highest.max(op.version().number());
+        }
+        let buffered = self.buffered.get(&key).map(|(meta, _)| meta.version);
+        let there = buffered.or(self.stored.get(&key).map(|(meta, _)| meta.version));
+        let newer = there.filter(|there| *there >= op.version()).map(|by| Applied::Superseded { by });
+        let applied = match op {
+            BlockOp::Drain { meta, sealed, at, .. } if buffered == Some(op.version()) => {
+                self.buffered.remove(&key);
+                self.stored.insert(key, (*meta, sealed.clone()));
+                let since = self.since.get_mut(&op.account()).unwrap();
+                *since = (*since).max(*at);
+                Applied::Written
+            }
+            BlockOp::Discard { .. } if buffered == Some(op.version()) => {
+                self.buffered.remove(&key);
+                Applied::Deleted
+            }
+            BlockOp::Drain { .. } | BlockOp::Discard { .. } => newer.unwrap_or(Applied::Absent),
+            _ if newer.is_some() => newer.unwrap(),
+            BlockOp::Put { meta, sealed, .. } => {
+                self.buffered.remove(&key);
+                self.stored.insert(key, (*meta, sealed.clone()));
+                Applied::Written
+            }
+            BlockOp::Buffer { meta, sealed, limit, .. } => {
+                let since = self.since.get(&op.account());
+                if since.is_some_and(|since| *since < limit.since) {
+                    return Err(StoreErrorKind::BufferFull);
+                }
+                self.buffered.insert(key, (*meta, sealed.clone()));
+                self.since.entry(op.account()).or_insert(meta.stored_at);
+                if self.usage(op.account()).unwrap().bytes > limit.bytes {
+                    return Err(StoreErrorKind::BufferFull);
+                }
+                Applied::Written
+            }
+            BlockOp::Delete { .. } => {
+                let gone = [self.stored.remove(&key), self.buffered.remove(&key)];
+                if gone.iter().any(Option::is_some) { Applied::Deleted } else { Applied::Absent }
+            }
+        };
+        if !self.buffered.keys().any(|(account, _)| *account == op.account()) {
+            self.since.remove(&op.account());
+        }
+        Ok(applied)
+    }
+
+    pub fn usage(&self, account: AccountId) -> Option<BufferUsage> {
+        let since = *self.since.get(&account)?;
+        let of = self.buffered.iter().filter(|((owner, _), _)| *owner == account);
+        let (blocks, bytes) = of.fold((0, 0), |(n, sum), (_, (meta, _))| (n + 1, sum + meta.sealed_len));
+        Some(BufferUsage { blocks, bytes, since })
+    }
+
+    pub fn newest(&self, account: AccountId) -> BTreeMap<BlockId, (Located, Bytes)> {
+        let places = [(Place::Store, &self.stored), (Place::Buffer, &self.buffered)];
+        let all =
+            places.into_iter().flat_map(|(place, blocks)| blocks.iter().map(move |block| (place, block)));
+        all.filter(|(_, ((owner, _), _))| *owner == account)
+            .map(|(place, ((_, id), (meta, sealed)))| {
+                (id.clone(), (Located { place, meta: *meta }, sealed.clone()))
+            })
+            .collect()
+    }
+
+    /// Whether the store says the same of everything that one can ask it.
+    pub async fn assert_seen_in(&self, store: &EmbeddedStore, accounts: &[AccountId], what: &str) {
+        for account in accounts {
+            let newest = self.newest(*account);
+            let listed = BlockStore::list(store, *account, None, usize::MAX).await.unwrap();
+            let expected: Vec<_> = newest.iter().map(|(id, (at, _))| (id.clone(), *at)).collect();
+            assert_eq!(listed, expected, "{what}: list");
+            assert_eq!(list_in_pages(store, *account, 2).await, expected, "{what}: list in pages");
+            for (id, (at, sealed)) in &newest {
+                assert_eq!(store.stat(*account, id).await.unwrap(), Some(*at), "{what}: stat {id}");
+                let found = store.fetch(*account, id).await.unwrap();
+                assert_eq!(found, Some((*at, sealed.clone())), "{what}: fetch {id}");
+                let half = at.meta.sealed_len / 2;
+                let found = store
+                    .read(*account, id, at, std::slice::from_ref(&(half..at.meta.sealed_len)))
+                    .await
+                    .unwrap()
+                    .unwrap();
+                assert_eq!(found, [sealed.slice(half as usize..)], "{what}: read {id}");
+                let elsewhere = Located {
+                    place: if at.place == Place::Store { Place::Buffer } else { Place::Store },
+                    ..*at
+                };
+                assert_eq!(store.read(*account, id, &elsewhere, &[]).await.unwrap(), None, "{what}: {id}");
+            }
+            let buffered = store.buffered(*account, None, usize::MAX).await.unwrap();
+            let of = self.buffered.iter().filter(|((owner, _), _)| owner == account);
+            let expected: Vec<_> = of.map(|((_, id), (meta, _))| (id.clone(), *meta)).collect();
+            assert_eq!(buffered, expected, "{what}: buffered");
+            let usage = store.buffer_usage(*account).await.unwrap();
+            assert_eq!(usage, self.usage(*account), "{what}: usage");
+        }
+        let buffering = store.buffering(None, usize::MAX).await.unwrap();
+        let expected: Vec<_> = self.since.keys().map(|of| (*of, self.usage(*of).unwrap())).collect();
+        assert_eq!(buffering, expected, "{what}: buffering");
+        if let Some((first, rest)) = expected.split_first() {
+            assert_eq!(store.buffering(Some(first.0), 1).await.unwrap(), rest[..rest.len().min(1)], "{what}");
+        }
+        assert_eq!(store.last_version().await.unwrap(), Version::new(self.highest), "{what}");
+    }
+
+    /// Whether all is read and agrees, what a buffered version hides as well.
+    pub async fn assert_verifies(&self, store: &EmbeddedStore, what: &str) {
+        let report = store.verify().await.unwrap();
+        assert!(report.is_sound(), "{what}: {report:?}");
+        let sum = |blocks: &Blocks| blocks.values().map(|(meta, _)| meta.sealed_len).sum::<u64>();
+        assert_eq!(
+            (report.blocks, report.bytes, report.buffered_blocks, report.buffered_bytes, report.records),
+            (
+                self.stored.len() as u64,
+                sum(&self.stored),
+                self.buffered.len() as u64,
+                sum(&self.buffered),
+                self.records.len() as u64
+            ),
+            "{what}"
+        );
+    }
+}
+
+async fn list_in_pages(store: &EmbeddedStore, account: AccountId, limit: usize) -> Vec<(BlockId, Located)> {
+    let mut all: Vec<(BlockId, Located)> = Vec::new();
+    loop {
+        let after = all.last().map(|(id, _)| id.clone());
+        let page = BlockStore::list(store, account, after.as_ref(), limit).await.unwrap();
+        assert!(page.len() <= limit);
+        if page.is_empty() {
+            return all;
+        }
+        all.extend(page);
+    }
+}
+
+/// Everything that a store holds: at last what a buffered version hides, by discarding that. For a copy of a store.
+pub async fn lay_open(store: &EmbeddedStore, accounts: &[AccountId]) -> Model {
+    let mut model = Model { highest: store.last_version().await.unwrap().number(), ..Model::default() };
+    for (account, usage) in store.buffering(None, usize::MAX).await.unwrap() {
+        model.since.insert(account, usage.since);
+        let mut discards = Vec::new();
+        for (id, meta) in store.buffered(account, None, usize::MAX).await.unwrap() {
+            let (at, sealed) = store.fetch(account, &id).await.unwrap().unwrap();
+            assert_eq!(at, Located { place: Place::Buffer, meta });
+            discards.push(BlockOp::Discard { account, id: id.clone(), version: meta.version });
+            model.buffered.insert((account, id), (meta, sealed));
+        }
+        assert_eq!(model.usage(account), Some(usage));
+        let applied = store.commit(discards).await.unwrap();
+        assert!(applied.iter().all(|applied| *applied == Applied::Deleted));
+    }
+    for account in accounts {
+        for (id, at) in BlockStore::list(store, *account, None, usize::MAX).await.unwrap() {
+            let (fetched, sealed) = store.fetch(*account, &id).await.unwrap().unwrap();
+            assert_eq!((fetched, at.place), (at, Place::Store));
+            model.stored.insert((*account, id), (at.meta, sealed));
+        }
+    }
+    for (key, stored) in cofferdam_store::Catalog::list(store, "", None, usize::MAX).await.unwrap() {
+        model.records.insert(key, stored.bytes);
+    }
+    model
+}

@@ -1,0 +1,200 @@
+//! While others work, drains take at most a fifth of the store's time, all of them together; while nobody does, they go
+//! at full speed.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod world;
+
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cofferdam::{
+    crypto::{AccountId, BlockId, Version},
+    store::{
+        Account, Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Catalog, EmbeddedStore, Located,
+        Revision, StoreError, Stored,
+    },
+};
+use tokio::time::{Instant, sleep};
+use world::{POLL, World, buffered, id, name, stored};
+
+/// How long a commit takes.
+const COMMIT: Duration = Duration::from_millis(10);
+
+/// A store whose commits take time, and which writes down when it was busy with drains.
+#[derive(Clone, Debug)]
+struct Slow {
+    store: EmbeddedStore,
+    drains: Arc<Mutex<Vec<Range<Instant>>>>,
+}
+
+impl Slow {
+    fn drains(&self) -> Vec<Range<Instant>> {
+        self.drains.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[async_trait]
+impl BlockStore for Slow {
+    async fn commit(&self, batch: Vec<BlockOp>) -> Result<Vec<Applied>, StoreError> {
+        let is_drain = matches!(batch.first(), Some(BlockOp::Drain { .. }));
+        let began = Instant::now();
+        sleep(COMMIT).await;
+        let applied = self.store.commit(batch).await;
+        if is_drain {
+            self.drains.lock().unwrap_or_else(PoisonError::into_inner).push(began..Instant::now());
+        }
+        applied
+    }
+
+    async fn stat(&self, account: AccountId, id: &BlockId) -> Result<Option<Located>, StoreError> {
+        self.store.stat(account, id).await
+    }
+
+    async fn fetch(&self, account: AccountId, id: &BlockId) -> Result<Option<(Located, Bytes)>, StoreError> {
+        self.store.fetch(account, id).await
+    }
+
+    async fn read(
+        &self,
+        account: AccountId,
+        id: &BlockId,
+        of: &Located,
+        ranges: &[Range<u64>],
+    ) -> Result<Option<Vec<Bytes>>, StoreError> {
+        self.store.read(account, id, of, ranges).await
+    }
+
+    async fn list(
+        &self,
+        account: AccountId,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, Located)>, StoreError> {
+        BlockStore::list(&self.store, account, after, limit).await
+    }
+
+    async fn buffered(
+        &self,
+        account: AccountId,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError> {
+        self.store.buffered(account, after, limit).await
+    }
+
+    async fn buffer_usage(&self, account: AccountId) -> Result<Option<BufferUsage>, StoreError> {
+        self.store.buffer_usage(account).await
+    }
+
+    async fn buffering(
+        &self,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> Result<Vec<(AccountId, BufferUsage)>, StoreError> {
+        self.store.buffering(after, limit).await
+    }
+
+    async fn last_version(&self) -> Result<Version, StoreError> {
+        self.store.last_version().await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.store.close().await
+    }
+}
+
+#[async_trait]
+impl Catalog for Slow {
+    async fn load(&self, key: &str) -> Result<Option<Stored>, StoreError> {
+        self.store.load(key).await
+    }
+
+    async fn swap(
+        &self,
+        key: &str,
+        expected: Option<&Revision>,
+        new: Option<Bytes>,
+    ) -> Result<Option<Revision>, StoreError> {
+        self.store.swap(key, expected, new).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Stored)>, StoreError> {
+        Catalog::list(&self.store, prefix, after, limit).await
+    }
+}
+
+/// Two accounts, each with twenty-five batches of blocks to drain, and the vault just back.
+async fn set_up(world: &World, slow: &Slow) -> [Account; 2] {
+    let engine = world.engine_over(slow, world.clock.clone()).await;
+    let mut accounts = Vec::new();
+    for account in ["contoso", "fabrikam"] {
+        accounts.push(engine.create_account(&name(account), world.customer_key()).await.unwrap());
+    }
+    let [one, other]: [Account; 2] = accounts.try_into().unwrap();
+    world.lose_key(&one).await;
+    for account in [&one, &other] {
+        for n in 0..25 {
+            buffered(account.put(&id(&format!("block-{n:02}")), vec![n; 1_000_000].into()).await);
+        }
+    }
+    world.customer.set_offline(false).await.unwrap();
+    [one, other]
+}
+
+#[tokio::test(start_paused = true)]
+async fn drains_take_at_most_a_fifth_of_the_time_while_others_work_and_none_at_once() {
+    let world = World::new(121).await;
+    let slow = Slow { store: world.store.clone(), drains: Arc::default() };
+    let [one, other] = set_up(&world, &slow).await;
+    // Somebody writes all the time, also between the vault's return and the first drain.
+    for n in 0u32.. {
+        let receipt = one.put(&id("busy"), n.to_be_bytes().to_vec().into()).await.unwrap();
+        let left = slow.buffer_usage(one.id()).await.unwrap().is_some()
+            || slow.buffer_usage(other.id()).await.unwrap().is_some();
+        if !left {
+            break;
+        }
+        assert!(n < 20_000, "{receipt:?}: it does not end");
+    }
+    let drains = slow.drains();
+    assert!(drains.len() >= 50, "{}", drains.len());
+    for two in drains.windows(2) {
+        assert!(two[0].end <= two[1].start, "two drains at once: {two:?}");
+    }
+    let (first, last) = (drains[0].start, drains[drains.len() - 1].end);
+    let busy: Duration = drains.iter().map(|drain| drain.end - drain.start).sum();
+    let share = busy.as_secs_f64() / (last - first).as_secs_f64();
+    println!("drains took {:.1} % of the time", 100.0 * share);
+    assert!(share <= 0.2, "{share}");
+    assert!(share > 0.1, "it does not dawdle: {share}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_nobody_else_there_drains_go_at_full_speed() {
+    let world = World::new(122).await;
+    let slow = Slow { store: world.store.clone(), drains: Arc::default() };
+    let accounts = set_up(&world, &slow).await;
+    sleep(2 * POLL).await;
+    for account in &accounts {
+        assert_eq!(slow.buffer_usage(account.id()).await.unwrap(), None);
+    }
+    let drains = slow.drains();
+    let (first, last) = (drains[0].start, drains[drains.len() - 1].end);
+    // The two accounts learn that the vault is back a poll apart at most: that gap is no rest.
+    let gaps = drains.windows(2).map(|two| two[1].start - two[0].end);
+    let rests: Duration = gaps.filter(|gap| *gap < Duration::from_millis(500)).sum();
+    assert!(last - first >= COMMIT * 50);
+    assert!(rests <= COMMIT * 10, "{rests:?}");
+    stored(accounts[0].put(&id("later"), "content".into()).await);
+}
