@@ -6,6 +6,7 @@ pub(crate) mod strace;
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
+    fmt,
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -26,11 +27,22 @@ pub(crate) fn cofferdam() -> Command {
 }
 
 /// What a run left.
-#[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: i32,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: String,
+}
+
+impl fmt::Debug for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stdout = String::from_utf8_lossy(&self.stdout);
+        let (shown, more) = stdout.split_at(stdout.floor_char_boundary(4000));
+        write!(f, "exit code {}\nstdout: {shown}", self.code)?;
+        if !more.is_empty() {
+            write!(f, "... and {} bytes more", more.len())?;
+        }
+        write!(f, "\nstderr: {}", self.stderr)
+    }
 }
 
 impl Ran {
