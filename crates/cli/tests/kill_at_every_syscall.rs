@@ -1,5 +1,5 @@
-//! kill -9 at each system call of a command, and syncs that fail: what was acknowledged is there, and nothing is
-//! acknowledged after a failed sync.
+//! kill -9 at each system call of a put, of a put that is buffered and of a drain, and syncs that fail: what was
+//! acknowledged is there, once, and nothing is acknowledged after a failed sync.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -20,6 +20,8 @@ struct Scene {
     before: Vec<Acknowledged>,
     /// The SHA-256 of what the command writes, by block.
     writes: BTreeMap<String, String>,
+    /// The customer's vault is away, so that writes are buffered.
+    offline: bool,
     /// At which calls it is killed in a full run.
     calls: Calls,
 }
@@ -62,6 +64,13 @@ impl Scene {
     /// Opens the home again: every acknowledged block is there once, exactly as it was acknowledged, and what was not
     /// acknowledged is there whole or not at all.
     fn check(&self, home: &Home, acknowledged: &[Acknowledged], context: &str) {
+        if self.offline {
+            let verified = home.run(["verify"]);
+            assert_eq!(verified.code, 4, "{context}: {verified:?}");
+            assert!(verified.text().contains(" 0 damaged; "), "{context}: {verified:?}");
+            home.run(["vault", "online"]).succeeds();
+        }
+        // It drains first what is buffered.
         let verified = home.run(["verify", "--digests"]);
         assert_eq!(verified.code, 0, "{context}: {verified:?}");
         let mut expected: BTreeMap<&str, &Acknowledged> = BTreeMap::new();
@@ -79,13 +88,22 @@ impl Scene {
         }
         let lost: Vec<_> = expected.keys().filter(|block| !seen.contains_key(**block)).collect();
         assert!(lost.is_empty(), "{context}: lost {lost:?}");
-        let listed = home.run(["ls", "a"]);
-        assert!(listed.succeeds().text().lines().eq(seen.keys()), "{context}: {listed:?}");
+        let mut listed = Vec::new();
+        for account in home.run(["account", "list"]).succeeds().text().lines() {
+            for line in home.run(["ls", "--long", account]).succeeds().text().lines() {
+                let (_, of) = line.split_once(" customer 1 stored ").unwrap_or_else(|| {
+                    panic!("{context}: not under the customer's key: {line}");
+                });
+                listed.push(of.to_owned());
+            }
+        }
+        listed.sort();
+        assert!(listed.iter().eq(seen.keys()), "{context}: listed {listed:?}");
     }
 }
 
 fn acknowledged(output: &[u8]) -> Vec<Acknowledged> {
-    lines_of("Stored", output)
+    [lines_of("Stored", output), lines_of("Buffered", output)].concat()
 }
 
 /// A home with blocks, some of which a scene writes again.
@@ -100,8 +118,15 @@ fn furnished() -> (Home, Vec<Acknowledged>) {
     (home, before)
 }
 
+/// The same while the customer's vault is away.
+fn furnished_offline() -> (Home, Vec<Acknowledged>) {
+    let (home, before) = furnished();
+    home.run(["vault", "offline"]).succeeds();
+    (home, before)
+}
+
 /// One block, put over an older one.
-fn put(name: &'static str, home: Home, before: Vec<Acknowledged>) -> Scene {
+fn put(name: &'static str, (home, before): (Home, Vec<Acknowledged>), offline: bool) -> Scene {
     let input = home.folder.path().join("block");
     let data = Random::new(18).bytes(20_000);
     fs::write(&input, &data).unwrap();
@@ -110,13 +135,19 @@ fn put(name: &'static str, home: Home, before: Vec<Acknowledged>) -> Scene {
         arguments: ["put", "a", "b", &argument(&input)].map(str::to_owned).into(),
         before,
         writes: BTreeMap::from([("b".to_owned(), sha256(&data))]),
+        offline,
         calls: Calls::All,
         home,
     }
 }
 
 /// Many blocks one after another, each durable before its line is printed and the next one is begun.
-fn ingest(name: &'static str, home: Home, before: Vec<Acknowledged>, blocks: u64) -> Scene {
+fn ingest(
+    name: &'static str,
+    (home, before): (Home, Vec<Acknowledged>),
+    offline: bool,
+    blocks: u64,
+) -> Scene {
     const SIZE: usize = 9_000;
     let input = home.folder.path().join("in");
     let data = Random::new(19).bytes(SIZE * blocks as usize);
@@ -129,7 +160,50 @@ fn ingest(name: &'static str, home: Home, before: Vec<Acknowledged>, blocks: u64
         arguments: arguments.map(str::to_owned).into(),
         before,
         writes: data.chunks(SIZE).enumerate().map(named).collect(),
+        offline,
         calls: Calls::OfFiles,
+        home,
+    }
+}
+
+/// A command that drains what several accounts have buffered, a commit for each: blocks that are new, that replace
+/// stored or buffered ones, and deletions in between.
+fn drain(name: &'static str, accounts: u64) -> Scene {
+    let home = Home::new();
+    let key = home.run(["vault", "create-key", "k"]).succeeds().text().trim().to_owned();
+    let mut random = Random::new(20);
+    let mut last = BTreeMap::new();
+    let mut put = |account: &str, block: &str, word: &str| {
+        let data = random.bytes(5_000);
+        let ran = home.feed(["put", account, block], &data);
+        let line = lines_of(word, &ran.succeeds().stdout).remove(0);
+        last.insert(line.block.clone(), line);
+    };
+    let names: Vec<_> = (0..accounts).map(|n| format!("a{n:02}")).collect();
+    for account in &names {
+        home.run(["account", "create", account, "--kek", &key]).succeeds();
+        for block in ["stored", "replaced", "deleted"] {
+            put(account, &format!("{account}/{block}"), "Stored");
+        }
+    }
+    home.run(["vault", "offline"]).succeeds();
+    for account in &names {
+        for block in ["replaced", "new", "rewritten", "rewritten", "deleted", "forgotten"] {
+            put(account, &format!("{account}/{block}"), "Buffered");
+        }
+        for block in ["deleted", "forgotten"] {
+            home.run(["rm", account, &format!("{account}/{block}")]).succeeds();
+        }
+    }
+    last.retain(|block, _| !block.ends_with("/deleted") && !block.ends_with("/forgotten"));
+    home.run(["vault", "online"]).succeeds();
+    Scene {
+        name,
+        arguments: vec!["status".to_owned()],
+        before: last.into_values().collect(),
+        writes: BTreeMap::new(),
+        offline: false,
+        calls: Calls::All,
         home,
     }
 }
@@ -137,10 +211,15 @@ fn ingest(name: &'static str, home: Home, before: Vec<Acknowledged>, blocks: u64
 #[test]
 fn no_acknowledged_block_is_lost_when_the_program_is_killed_at_any_system_call() {
     let Some(strace) = Strace::find() else { return };
-    let (seed, each) = (20_261_124, scale(20, u64::MAX));
-    let many = scale(8, 40);
-    let (home, before) = furnished();
-    let scenes = [put("put", home.copy(), before.clone()), ingest("ingest", home, before, many)];
+    let (seed, each) = (20_261_124, scale(12, u64::MAX));
+    let many = scale(6, 40);
+    let scenes = [
+        put("put", furnished(), false),
+        ingest("ingest", furnished(), false, many),
+        put("put in an outage", furnished_offline(), true),
+        ingest("ingest in an outage", furnished_offline(), true, many),
+        drain("drain", scale(3, 12)),
+    ];
     let mut total = 0;
     for scene in &scenes {
         let calls = if each == u64::MAX { scene.calls } else { Calls::All };
@@ -160,15 +239,18 @@ fn no_acknowledged_block_is_lost_when_the_program_is_killed_at_any_system_call()
         total += tally.killed;
     }
     println!("{total} kills in all (seed {seed})");
-    assert!(total >= scale(30, 1000));
+    assert!(total >= scale(50, 2000), "{total}");
 }
 
 #[test]
 fn nothing_is_acknowledged_after_a_sync_that_failed() {
     let Some(strace) = Strace::find() else { return };
-    let (home, before) = furnished();
-    let blocks = scale(6, 40);
-    let scenes = [ingest("ingest", home, before, blocks)];
+    let blocks = scale(4, 40);
+    let scenes = [
+        ingest("ingest", furnished(), false, blocks),
+        ingest("ingest in an outage", furnished_offline(), true, blocks),
+        drain("drain", scale(3, 12)),
+    ];
     for scene in &scenes {
         let arguments = scene.arguments();
         let syncs: Vec<_> = strace
@@ -176,7 +258,7 @@ fn nothing_is_acknowledged_after_a_sync_that_failed() {
             .into_iter()
             .filter(|point| point.call == "fdatasync")
             .collect();
-        assert!(syncs.len() as u64 > blocks, "{syncs:?}");
+        assert!(!syncs.is_empty());
         let (mut failed, mut acknowledged_before) = (0, 0);
         for point in &syncs {
             let home = scene.home.copy();
@@ -188,7 +270,7 @@ fn nothing_is_acknowledged_after_a_sync_that_failed() {
                 continue;
             };
             failed += 1;
-            ran.fails(1, "syncing the ");
+            ran.fails(1, "blocks.store").fails(1, "syncing the ");
             let late: Vec<_> = after.lines().filter(|line| prints_an_acknowledgement(line)).collect();
             assert!(late.is_empty(), "{context}: {late:?}");
             let lines = acknowledged(&ran.stdout);
