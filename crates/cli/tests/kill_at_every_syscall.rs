@@ -212,13 +212,13 @@ fn drain(name: &'static str, accounts: u64) -> Scene {
 fn no_acknowledged_block_is_lost_when_the_program_is_killed_at_any_system_call() {
     let Some(strace) = Strace::find() else { return };
     let (seed, each) = (20_261_124, scale(12, u64::MAX));
-    let many = scale(6, 40);
+    let many = scale(6, 80);
     let scenes = [
         put("put", furnished(), false),
         ingest("ingest", furnished(), false, many),
         put("put in an outage", furnished_offline(), true),
         ingest("ingest in an outage", furnished_offline(), true, many),
-        drain("drain", scale(3, 12)),
+        drain("drain", scale(3, 20)),
     ];
     let mut total = 0;
     for scene in &scenes {
