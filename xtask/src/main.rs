@@ -7,6 +7,7 @@
 
 mod arrows;
 mod bench;
+mod debian;
 mod deps;
 mod house;
 mod licences;

@@ -51,6 +51,11 @@ const PROOFS: &[Proof] = &[
         "kill -9 in an ingest loses nothing that was acknowledged",
     ),
     proof(
+        "cofferdam-cli",
+        "kill_at_every_syscall",
+        "kill -9 at any system call loses nothing, and nothing is acknowledged after a failed sync",
+    ),
+    proof(
         "cofferdam",
         "any_interleaving_reads_what_a_model_says",
         "any interleaving of put, get, outages, disable, enable and restart reads what a model says",

@@ -1,6 +1,6 @@
 //! Where a keyring reads the wrapped keys of an account, and writes that they are revoked.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use cofferdam_crypto::{AccountId, Epoch, RecordKey, WrappedAek};
@@ -26,6 +26,8 @@ impl KeyRecord {
 }
 
 /// The account records, as a keyring needs them. A store implements it.
+///
+/// A call that takes longer than the policy's `record_timeout` is dropped and counts as failed.
 #[async_trait]
 pub trait KeyRecords: fmt::Debug + Send + Sync {
     /// The service's wraps of this account, as stored.
@@ -58,6 +60,9 @@ pub enum RecordError {
     /// It is not what was written: its tag does not fit, or it contradicts itself.
     #[error("the account's record is not as it was written ({0}): restore it from a backup")]
     Tampered(String),
+    /// The store did not answer in time. What was to be written may have been.
+    #[error("the store of the account's record did not answer within {0:?}: see what holds it up")]
+    TimedOut(Duration),
     /// It can't be read or written.
     #[error("the account's record can't be read or written: {0}")]
     Storage(#[source] Box<dyn std::error::Error + Send + Sync>),

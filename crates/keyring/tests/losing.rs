@@ -692,3 +692,49 @@ async fn a_denial_by_one_kek_counts_although_another_can_not_be_asked() {
         );
     }
 }
+
+fn is_timed_out(refused: &KeyError) -> bool {
+    matches!(refused, KeyError::Record(e) if matches!(**e, RecordError::TimedOut(_)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_store_that_hangs_holds_up_a_cold_key_for_one_time_out() {
+    let world = World::with(Policy::default().with_record_timeout(2 * SECOND).unwrap());
+    let account = world.account(1).await;
+    world.records.latency_ms.store(86_400_000, Ordering::Relaxed);
+    let asked = Instant::now();
+    let refused = world.key(account).await.unwrap_err();
+    assert!(is_timed_out(&refused) && !refused.is_outage(), "{refused}");
+    assert!(asked.elapsed() <= 2 * SECOND + 10 * MS, "{:?}", asked.elapsed());
+    let asked = Instant::now();
+    assert!(is_timed_out(&world.key(account).await.unwrap_err()));
+    assert_eq!(asked.elapsed(), Duration::ZERO, "it failed just now");
+    world.records.latency_ms.store(0, Ordering::Relaxed);
+    let mut watch = world.keyring.watch(account, Provider::Customer);
+    watch.wait_for(|&state| state == KeyState::Active).await.unwrap();
+    assert!(asked.elapsed() <= 31 * SECOND, "{:?}", asked.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_store_that_hangs_holds_up_neither_a_denial_nor_a_close() {
+    let world = World::new();
+    let account = active(&world).await;
+    let key = world.key(account).await.unwrap();
+    let mut events = world.keyring.subscribe();
+    world.records.writes_hang.store(true, Ordering::Relaxed);
+    world.customer.answer(Answer::Fail(Kind::AccessDenied));
+    while key.still_usable() {
+        sleep(10 * MS).await;
+    }
+    let asked = Instant::now();
+    assert!(is_timed_out(&world.key(account).await.unwrap_err()), "it is not told before it is persisted");
+    assert!(asked.elapsed() <= 5 * SECOND + 10 * MS, "{:?}", asked.elapsed());
+    let alarm = What::Alarm(Alarm::NotPersisted { revoked: true });
+    assert!(drain(&mut events).contains(&alarm));
+    assert_eq!(world.state(account), KeyState::Cold);
+
+    let closing = Instant::now();
+    world.keyring.close().await;
+    assert!(closing.elapsed() <= 10 * SECOND + 10 * MS, "{:?}", closing.elapsed());
+    assert!(drain(&mut events).contains(&alarm));
+}

@@ -5,7 +5,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use cofferdam_crypto::{AccountId, Epoch, KeyId, Provider, WrappedAek};
+use cofferdam_crypto::{
+    AccountId, Epoch, KeyId, Provider, WrappedAek,
+    planted::{Bug, is_planted},
+};
 use cofferdam_vault::{KeyVault, Meaning, VaultError, VaultErrorKind, WrapContext};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::timeout;
@@ -38,7 +41,10 @@ impl Task {
                 Err(error) => return self.record_failed(generation, error),
             },
         };
-        let unwrapped = match self.vault(&record) {
+        let vault = self.vault(&record);
+        #[cfg(cofferdam_planted)]
+        let vault = vault.map(|vault| self.outliving(vault, attempt, &record.epochs));
+        let unwrapped = match vault {
             Ok(vault) => self.unwrap_all(&*vault, &record, generation).await,
             Err(error) => return self.record_failed(generation, error),
         };
@@ -80,7 +86,7 @@ impl Task {
     }
 
     pub(super) async fn persist(&self, revoked: bool) -> Option<Effect> {
-        let result = self.shared.parts.records.set_revoked(self.entry.account, revoked).await;
+        let result = self.in_time(self.shared.parts.records.set_revoked(self.entry.account, revoked)).await;
         let generation = self.entry.desk().generation;
         match result {
             Ok(()) => {
@@ -104,7 +110,7 @@ impl Task {
     }
 
     /// Room for the key, unless it is held. Who takes that away meanwhile begins another generation.
-    fn claim(&self) -> Option<Claim> {
+    pub(super) fn claim(&self) -> Option<Claim> {
         let is_seated = self.entry.desk().seat.is_some();
         if is_seated { None } else { Some(self.shared.make_room()) }
     }
@@ -128,14 +134,14 @@ impl Task {
         let (account, provider) = (self.entry.account, self.entry.provider);
         let records = &self.shared.parts.records;
         let read = match provider {
-            Provider::Service => records.service_keys(account).await,
+            Provider::Service => self.in_time(records.service_keys(account)).await,
             Provider::Customer => {
                 let service = self
                     .shared
                     .key(account, Provider::Service, None)
                     .await
                     .map_err(|e| self.of_service(e))?;
-                records.customer_keys(account, service.record_key()).await
+                self.in_time(records.customer_keys(account, service.record_key())).await
             }
         };
         let record = read.map_err(|error| match error {
@@ -145,6 +151,12 @@ impl Task {
         check(&record, account, provider)
             .map_err(|wrong| KeyError::Record(Arc::new(RecordError::Tampered(wrong.to_owned()))))?;
         Ok(record)
+    }
+
+    /// What the store of records answers, within its time-out.
+    async fn in_time<T>(&self, call: impl Future<Output = Result<T, RecordError>>) -> Result<T, RecordError> {
+        let limit = self.shared.parts.policy.record_timeout();
+        timeout(limit, call).await.unwrap_or(Err(RecordError::TimedOut(limit)))
     }
 
     /// What a failure of the service key means for the customer's record.
@@ -181,7 +193,7 @@ impl Task {
         }
     }
 
-    fn vault(&self, record: &KeyRecord) -> Result<Arc<dyn KeyVault>, KeyError> {
+    pub(super) fn vault(&self, record: &KeyRecord) -> Result<Arc<dyn KeyVault>, KeyError> {
         let vaults = &self.shared.parts.vaults;
         if self.entry.provider == Provider::Service {
             return Ok(vaults.service().clone());
@@ -197,7 +209,7 @@ impl Task {
     ///
     /// KEKs are asked at the same time, so that an attempt takes one time-out however many there are; each KEK
     /// is asked for one epoch after the other. A denial ends it at once, whatever the others would say.
-    async fn unwrap_all(
+    pub(super) async fn unwrap_all(
         &self,
         vault: &dyn KeyVault,
         record: &KeyRecord,
@@ -260,6 +272,11 @@ impl Task {
         }
         let context = WrapContext { scope: of.scope };
         let limit = self.shared.parts.policy.call_timeout();
+        #[cfg(cofferdam_planted)]
+        let _held = match is_planted(Bug::LockAcrossCall) {
+            true => Some(self.shared.one_call.lock().await),
+            false => None,
+        };
         let aek = match timeout(limit, vault.unwrap_key(wrapped, &context)).await {
             Ok(answer) => answer.map_err(|failed| failed.about(&wrapped.key_id))?,
             Err(_) => {
@@ -267,6 +284,9 @@ impl Task {
                 return Err(VaultError::new(VaultErrorKind::Unavailable, message).about(&wrapped.key_id));
             }
         };
+        if is_planted(Bug::CheckValueIgnored) {
+            return Ok(Arc::new(Material::new(&aek, of)));
+        }
         of.verify(&aek).map_err(|mismatch| {
             VaultError::new(VaultErrorKind::Corrupt, mismatch.to_string())
                 .about(&wrapped.key_id)

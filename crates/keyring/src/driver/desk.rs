@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use cofferdam_crypto::{Epoch, KeyCheckValue, KeyId, Provider};
+use cofferdam_crypto::{
+    Epoch, KeyCheckValue, KeyId, Provider,
+    planted::{Bug, is_planted},
+};
 use cofferdam_vault::{Meaning, Timestamp};
 
 use super::{
@@ -181,7 +184,9 @@ impl Entry {
         for effect in effects {
             let what = match effect {
                 Effect::Evict => {
-                    self.evict(desk);
+                    if !is_planted(Bug::EvictForgotten) {
+                        self.evict(desk);
+                    }
                     continue;
                 }
                 Effect::Publish(bounds) => {

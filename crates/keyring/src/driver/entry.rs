@@ -10,6 +10,8 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwapOption;
+#[cfg(cofferdam_planted)]
+use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{AccountId, Epoch, KeyScope, Provider};
 use cofferdam_vault::{Clock, Timestamp};
 use tokio::sync::{Notify, watch};
@@ -129,6 +131,10 @@ impl Entry {
             match verdict {
                 Verdict::Answer(answer) => return answer,
                 Verdict::Wait => self.wake.notify_one(),
+            }
+            #[cfg(cofferdam_planted)]
+            if is_planted(Bug::NoSingleFlight) {
+                tokio::spawn(task::Task::extra(shared.clone(), self.clone()).ask_alone());
             }
             round_ended.await;
         }

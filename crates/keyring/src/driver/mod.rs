@@ -11,6 +11,8 @@ mod desk;
 mod entry;
 mod live;
 mod map;
+#[cfg(cofferdam_planted)]
+mod planted;
 mod seats;
 mod signal;
 mod task;
@@ -69,11 +71,16 @@ pub(super) struct Shared {
     closing: Flag,
     /// How many tasks there are.
     tasks: Count,
+    /// Held across calls by a planted defect alone.
+    #[cfg(cofferdam_planted)]
+    one_call: tokio::sync::Mutex<()>,
 }
 
 impl Keyring {
     /// A keyring that holds no key yet. Asks no vault.
     pub fn new(parts: KeyringParts) -> Self {
+        #[cfg(cofferdam_planted)]
+        let parts = KeyringParts { clock: planted::Monotonic::over(parts.clock), ..parts };
         let shared = Arc::new(Shared {
             salts: Salts::new(parts.entropy.clone(), parts.clock.clone()),
             seats: Seats::new(parts.policy.max_keys()),
@@ -82,6 +89,8 @@ impl Keyring {
             events: broadcast::Sender::new(EVENTS_KEPT),
             closing: Flag::default(),
             tasks: Count::default(),
+            #[cfg(cofferdam_planted)]
+            one_call: tokio::sync::Mutex::default(),
         });
         Self { _closes: Arc::new(CloseOnDrop(shared.clone())), shared }
     }

@@ -56,6 +56,13 @@ fn run(mut task: Task) -> Pin<Box<dyn Future<Output = ()> + Send>> {
 }
 
 impl Task {
+    /// One beside the entry's own.
+    #[cfg(cofferdam_planted)]
+    pub(super) fn extra(shared: Arc<Shared>, entry: Arc<Entry>) -> Self {
+        shared.tasks.add();
+        Self { shared, entry, ended: true }
+    }
+
     async fn run(&mut self) {
         let mut work = None;
         while !self.shared.is_closing() {
@@ -95,7 +102,7 @@ impl Task {
         }
     }
 
-    async fn perform(&self, effect: Effect) -> Option<Effect> {
+    pub(super) async fn perform(&self, effect: Effect) -> Option<Effect> {
         let generation = self.entry.desk().generation;
         let done = match effect {
             Effect::Attempt { attempt, reread } => {

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_vault::Timestamp;
 
 use super::{Attempt, Policy};
@@ -41,11 +42,16 @@ pub struct Bounds {
 
 impl Bounds {
     pub(crate) fn new(verified: Attempt, failed: Option<Timestamp>, policy: &Policy) -> Self {
+        let mut grace_from = verified.sent;
+        if is_planted(Bug::GraceFromFailure) {
+            // When a refresh of it fails first.
+            grace_from = after(grace_from, policy.refresh());
+        }
         Self {
             verified,
             unasked_until: after(verified.sent, policy.unasked_for()),
             fresh_until: after(verified.sent, policy.fresh_for()),
-            usable_until: after(verified.sent, policy.usable_for()),
+            usable_until: after(grace_from, policy.usable_for()),
             retried_until: failed.map(|sent| after(sent, policy.failure_window())),
         }
     }

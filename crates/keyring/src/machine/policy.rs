@@ -15,6 +15,7 @@ pub struct Policy {
     retry_max: Duration,
     revoked_poll: Duration,
     call_timeout: Duration,
+    record_timeout: Duration,
     max_keys: NonZeroUsize,
 }
 
@@ -33,6 +34,7 @@ impl Default for Policy {
             retry_max: 30 * SECOND,
             revoked_poll: 30 * SECOND,
             call_timeout: 5 * SECOND,
+            record_timeout: 5 * SECOND,
             max_keys: MAX_KEYS,
         }
     }
@@ -48,6 +50,7 @@ impl Policy {
     /// How far apart "not found" is asked for again, and within how long three answers must agree.
     pub(crate) const CONFIRM_EVERY: Duration = SECOND;
     pub(crate) const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
+    pub(crate) const ANSWERS_THAT_AGREE: usize = 3;
 
     /// How old a verified key may grow before it is unwrapped again; jitter only shortens it. Default 30 s.
     ///
@@ -103,6 +106,15 @@ impl Policy {
         Ok(self)
     }
 
+    /// How long reading or writing an account's record may take before it counts as failed. Default 5 s.
+    ///
+    /// # Errors
+    /// [`PolicyError`] unless it is 100 ms to 60 s.
+    pub fn with_record_timeout(mut self, record_timeout: Duration) -> Result<Self, PolicyError> {
+        self.record_timeout = within("record_timeout", record_timeout, Duration::from_millis(100), MINUTE)?;
+        Ok(self)
+    }
+
     /// How many keys are held at once: one for each account and provider, with all its epochs in use. Beyond it
     /// the least recently used go, those whose vault fails last; an account whose key went asks its vault again
     /// at its next use. Default 32,768: one takes about 5 KiB with its task and record.
@@ -140,6 +152,11 @@ impl Policy {
     /// How long one call to a vault may take before it counts as an outage.
     pub fn call_timeout(&self) -> Duration {
         self.call_timeout
+    }
+
+    /// How long reading or writing an account's record may take before it counts as failed.
+    pub fn record_timeout(&self) -> Duration {
+        self.record_timeout
     }
 
     /// How many keys are held at once.
@@ -202,13 +219,14 @@ mod tests {
     fn every_setting_takes_its_bounds_and_nothing_beyond() {
         type Set = fn(Policy, Duration) -> Result<Policy, PolicyError>;
         let ms = Duration::from_millis;
-        let cases: [(&str, Set, u64, u64); 6] = [
+        let cases: [(&str, Set, u64, u64); 7] = [
             ("refresh", Policy::with_refresh, 6_000, 60_000),
             ("ceiling", Policy::with_ceiling, 30_000, 60_000),
             ("grace", Policy::with_grace, 0, 3_600_000),
             ("retry_max", Policy::with_retry_max, 1_000, 60_000),
             ("revoked_poll", Policy::with_revoked_poll, 1_000, 60_000),
             ("call_timeout", Policy::with_call_timeout, 100, 10_000),
+            ("record_timeout", Policy::with_record_timeout, 100, 60_000),
         ];
         for (setting, set, min, max) in cases {
             let (min, max) = (ms(min), ms(max));

@@ -78,13 +78,28 @@ pub(super) enum Phase {
         since: Timestamp,
     },
     Unavailable,
-    Revoked {
-        persisted: bool,
-        /// An attempt since the revocation, or since it was read from the record, has said no.
-        answered: bool,
-        /// Verified, and served once the end of the revocation is persisted.
-        restoring: Option<Attempt>,
-    },
+    Revoked(Revocation),
+}
+
+/// What is known of a revocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Revocation {
+    pub(super) persisted: bool,
+    /// Its end was to be persisted, and may have been: the next denial is persisted again.
+    pub(super) unsure: bool,
+    /// An attempt since the revocation, or since it was read from the record, has said no.
+    pub(super) answered: bool,
+    /// Verified, and served once the end of the revocation is persisted.
+    pub(super) restoring: Option<Attempt>,
+}
+
+impl Revocation {
+    /// By a denial, just now.
+    pub(super) const DENIED: Self = Self { persisted: false, unsure: false, answered: true, restoring: None };
+
+    /// By what the record says: nobody was asked yet.
+    pub(super) const RECORDED: Self =
+        Self { persisted: true, unsure: false, answered: false, restoring: None };
 }
 
 /// An attempt that failed since the last verified one.
@@ -141,11 +156,13 @@ impl State {
     /// The state to report. A revocation is not reported before it is persisted.
     pub fn reported(&self) -> KeyState {
         match self.phase {
-            Phase::Cold | Phase::Doubted { .. } | Phase::Revoked { persisted: false, .. } => KeyState::Cold,
+            Phase::Cold | Phase::Doubted { .. } | Phase::Revoked(Revocation { persisted: false, .. }) => {
+                KeyState::Cold
+            }
             Phase::Held { grace: false, .. } => KeyState::Active,
             Phase::Held { grace: true, .. } => KeyState::Grace,
             Phase::Unavailable => KeyState::Unavailable,
-            Phase::Revoked { .. } => KeyState::Revoked,
+            Phase::Revoked(_) => KeyState::Revoked,
         }
     }
 
@@ -174,8 +191,8 @@ impl State {
             }
             Phase::Unavailable if failed => Serving::Refuse,
             Phase::Unavailable => Serving::Wait,
-            Phase::Revoked { persisted: true, answered: true, .. } => Serving::Refuse,
-            Phase::Revoked { .. } => Serving::Wait,
+            Phase::Revoked(Revocation { persisted: true, answered: true, .. }) => Serving::Refuse,
+            Phase::Revoked(_) => Serving::Wait,
         }
     }
 
@@ -188,7 +205,7 @@ impl State {
                 Some(if turns_grace { bounds.fresh_until } else { bounds.usable_until })
             }
             Phase::Doubted { since } => Some(after(since, Policy::CONFIRM_WITHIN)),
-            Phase::Cold | Phase::Unavailable | Phase::Revoked { .. } => None,
+            Phase::Cold | Phase::Unavailable | Phase::Revoked(_) => None,
         };
         let due = if self.idle || self.is_busy() { None } else { self.due };
         [bound, due].into_iter().flatten().map(|deadline| remaining(deadline, now)).min()
@@ -198,7 +215,8 @@ impl State {
     pub fn is_at_rest(&self) -> bool {
         !self.is_busy()
             && (self.idle || self.due.is_none())
-            && matches!(self.phase, Phase::Cold | Phase::Unavailable | Phase::Revoked { persisted: true, .. })
+            && !self.is_unpersisted()
+            && matches!(self.phase, Phase::Cold | Phase::Unavailable | Phase::Revoked(_))
     }
 
     /// Whether a refresh was let go by because nobody had used the key.
@@ -222,12 +240,12 @@ impl State {
 
     /// Whether a verified key waits for the end of its revocation to be persisted.
     pub fn is_restoring(&self) -> bool {
-        matches!(self.phase, Phase::Revoked { restoring: Some(_), .. })
+        matches!(self.phase, Phase::Revoked(Revocation { restoring: Some(_), .. }))
     }
 
     /// Whether a revocation is known and still to be persisted.
     pub fn is_unpersisted(&self) -> bool {
-        matches!(self.phase, Phase::Revoked { persisted: false, .. })
+        matches!(self.phase, Phase::Revoked(Revocation { persisted: false, .. }))
     }
 
     /// Whether something is under way that must end before an attempt begins.

@@ -5,13 +5,16 @@
 
 use std::time::Duration;
 
-use cofferdam_crypto::Provider;
+use cofferdam_crypto::{
+    Provider,
+    planted::{Bug, is_planted},
+};
 use cofferdam_vault::{Meaning, Timestamp, VaultErrorKind};
 
 use super::{
     Alarm, Attempt, Bounds, Effect, Event, Jitter, Policy, Serving, State, Why,
     bounds::{after, reached},
-    state::{Failure, Phase},
+    state::{Failure, Phase, Revocation},
 };
 
 /// The state after an event, and what the driver is to do, in order.
@@ -99,7 +102,7 @@ impl Step<'_> {
             return;
         }
         match self.state.phase {
-            Phase::Revoked { persisted: false, .. } => {
+            Phase::Revoked(Revocation { persisted: false, .. }) => {
                 if due || wanted {
                     self.persist(true);
                 }
@@ -117,8 +120,8 @@ impl Step<'_> {
                     self.state.idle = true;
                     // Nobody asks any longer whether it still is so: who comes back waits for an answer.
                     self.state.failure = None;
-                    if let Phase::Revoked { answered, .. } = &mut self.state.phase {
-                        *answered = false;
+                    if let Phase::Revoked(revocation) = &mut self.state.phase {
+                        revocation.answered = false;
                     }
                 }
             }
@@ -144,7 +147,7 @@ impl Step<'_> {
         let Some(kind) = self.state.reading.take() else {
             if revoked && self.state.flight.is_some() && !self.is_revoked() && !self.state.holds_key() {
                 self.why = Why::RecordedAsRevoked;
-                self.state.phase = Phase::Revoked { persisted: true, answered: false, restoring: None };
+                self.state.phase = Phase::Revoked(Revocation::RECORDED);
             }
             return;
         };
@@ -155,18 +158,21 @@ impl Step<'_> {
             self.state.absent.clear();
             if revoked {
                 self.why = Why::RecordedAsRevoked;
-                self.state.phase = Phase::Revoked { persisted: true, answered: false, restoring: None };
+                self.state.phase = Phase::Revoked(Revocation::RECORDED);
             }
             if !self.state.is_busy() {
                 self.begin(false);
             }
         } else if revoked {
             self.why = Why::RecordedAsRevoked;
-            self.state.phase = Phase::Revoked { persisted: true, answered: true, restoring: None };
+            self.state.phase = Phase::Revoked(Revocation { answered: true, ..Revocation::RECORDED });
             self.due_after(self.now, self.policy.revoked_poll());
-        } else if kind.meaning() == Meaning::Denial || self.state.absent.len() >= 3 {
+        } else if kind.meaning() == Meaning::Denial
+            || is_planted(Bug::NotFoundAtOnce)
+            || self.state.absent.len() >= Policy::ANSWERS_THAT_AGREE
+        {
             self.why = Why::Denied(kind);
-            self.state.phase = Phase::Revoked { persisted: false, answered: true, restoring: None };
+            self.state.phase = Phase::Revoked(Revocation::DENIED);
             self.state.absent.clear();
             self.persist(true);
         } else {
@@ -187,13 +193,15 @@ impl Step<'_> {
 
     fn verified(&mut self, attempt: Attempt, jitter: Jitter) {
         self.land(attempt);
-        if attempt.number <= self.state.barred {
+        let attempt =
+            if is_planted(Bug::VerifiedAtAnswer) { Attempt { sent: self.now, ..attempt } } else { attempt };
+        if attempt.number <= self.state.barred && !is_planted(Bug::StaleSuccess) {
             self.due_now_unless_busy();
             return;
         }
-        if let Phase::Revoked { persisted, answered, restoring } = self.state.phase {
-            if restoring.is_none_or(|verified| verified.number < attempt.number) {
-                self.state.phase = Phase::Revoked { persisted, answered, restoring: Some(attempt) };
+        if let Phase::Revoked(revocation) = &mut self.state.phase {
+            if revocation.restoring.is_none_or(|verified| verified.number < attempt.number) {
+                revocation.restoring = Some(attempt);
                 self.persist(false);
             }
         } else {
@@ -227,7 +235,8 @@ impl Step<'_> {
                 self.effects.push(Effect::Alarm(Alarm::ServiceDenied(kind)));
                 Meaning::Outage
             }
-            (_, meaning) => meaning,
+            (_, meaning) if !is_planted(Bug::DenialAsOutage) => meaning,
+            _ => Meaning::Outage,
         };
         if kind == VaultErrorKind::Corrupt {
             self.effects.push(Effect::Alarm(Alarm::Corrupt));
@@ -243,8 +252,8 @@ impl Step<'_> {
         self.note_failure(attempt, kind);
         self.why = why_failed(kind);
         match &mut self.state.phase {
-            Phase::Revoked { answered, .. } => {
-                *answered = true;
+            Phase::Revoked(revocation) => {
+                revocation.answered = true;
                 self.due_after(attempt.sent, self.policy.revoked_poll());
                 return;
             }
@@ -267,10 +276,14 @@ impl Step<'_> {
         self.state.barred = self.state.last;
         self.note_failure(attempt, Some(kind));
         self.why = Why::Denied(kind);
-        if let Phase::Revoked { answered, restoring, .. } = &mut self.state.phase {
-            *answered = true;
-            *restoring = None;
+        if let Phase::Revoked(revocation) = &mut self.state.phase {
+            revocation.answered = true;
+            revocation.restoring = None;
+            let again = revocation.persisted && revocation.unsure;
             self.due_after(attempt.sent, self.policy.revoked_poll());
+            if again && !self.state.persisting {
+                self.persist(true);
+            }
             return;
         }
         if meaning == Meaning::UnconfirmedDenial {
@@ -302,22 +315,22 @@ impl Step<'_> {
 
     fn persisted(&mut self, revoked: bool, ok: bool) {
         self.state.persisting = false;
-        let Phase::Revoked { persisted, answered, restoring } = self.state.phase else { return };
+        let Phase::Revoked(revocation) = &mut self.state.phase else { return };
         if !ok {
             self.effects.push(Effect::Alarm(Alarm::NotPersisted { revoked }));
         }
-        match (revoked, ok, restoring) {
+        match (revoked, ok, revocation.restoring) {
             (false, true, Some(attempt)) => self.hold(attempt, Jitter::default()),
             // Denied anew meanwhile: the record says the wrong thing.
             (false, true, None) => {
-                self.state.phase = Phase::Revoked { persisted: false, answered, restoring: None };
+                (revocation.persisted, revocation.unsure) = (false, false);
                 self.persist(true);
             }
             (false, false, _) => {
-                self.state.phase = Phase::Revoked { persisted, answered: true, restoring: None };
+                (revocation.unsure, revocation.answered, revocation.restoring) = (true, true, None);
             }
             (true, true, _) => {
-                self.state.phase = Phase::Revoked { persisted: true, answered, restoring };
+                (revocation.persisted, revocation.unsure) = (true, false);
                 if let Some(kind) = self.state.failure.and_then(|failure| failure.kind) {
                     self.why = Why::Denied(kind);
                 }
@@ -333,8 +346,8 @@ impl Step<'_> {
         self.state.barred = self.state.last;
         self.state.flight = None;
         self.state.reading = None;
-        if let Phase::Revoked { persisted, .. } = self.state.phase {
-            self.state.phase = Phase::Revoked { persisted, answered: false, restoring: None };
+        if let Phase::Revoked(revocation) = &mut self.state.phase {
+            (revocation.answered, revocation.restoring) = (false, None);
             self.state.due = Some(self.now);
         } else {
             self.start_over(Why::Forgotten);
@@ -353,8 +366,9 @@ impl Step<'_> {
             self.state.persisting = false;
             self.state.failures = self.state.failures.saturating_add(1);
             self.due_after(self.now, self.backoff());
-            if let Phase::Revoked { persisted, answered, .. } = self.state.phase {
-                self.state.phase = Phase::Revoked { persisted, answered, restoring: None };
+            if let Phase::Revoked(revocation) = &mut self.state.phase {
+                revocation.restoring = None;
+                revocation.unsure |= revocation.persisted;
             }
         }
     }
@@ -388,7 +402,7 @@ impl Step<'_> {
     }
 
     fn is_revoked(&self) -> bool {
-        matches!(self.state.phase, Phase::Revoked { .. })
+        matches!(self.state.phase, Phase::Revoked(_))
     }
 
     fn conclude(mut self, bounds: Option<Bounds>, reported: super::KeyState) -> (State, Vec<Effect>) {

@@ -51,6 +51,8 @@ pub struct Records {
     pub read_only: AtomicBool,
     pub panics: AtomicBool,
     pub customer_panics: AtomicBool,
+    /// Writes never end.
+    pub writes_hang: AtomicBool,
     /// How long reading a customer's record takes.
     pub latency_ms: AtomicU64,
     /// What was persisted, in order.
@@ -120,6 +122,9 @@ impl KeyRecords for Records {
     async fn set_revoked(&self, account: AccountId, revoked: bool) -> Result<(), RecordError> {
         self.check(&self.broken)?;
         self.check(&self.read_only)?;
+        if self.writes_hang.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         self.persisted.lock().unwrap().push(revoked);
         let mut customer = self.customer.lock().unwrap();
         customer.get_mut(&account).ok_or(RecordError::NotFound)?.0.revoked = revoked;

@@ -251,3 +251,21 @@ fn a_record_that_says_revoked_is_believed_until_the_vault_verifies() {
     machine.feed(Event::Persisted { revoked: false, ok: true });
     assert_eq!(machine.reported(), KeyState::Active);
 }
+
+#[test]
+fn a_denial_after_an_end_that_may_have_been_persisted_is_persisted_again() {
+    for lost in [Event::Persisted { revoked: false, ok: false }, Event::Abandoned] {
+        let mut machine = Machine::revoked();
+        machine.pass(30 * SECOND);
+        machine.wake();
+        assert_eq!(machine.verify(), [Effect::Persist { revoked: false }]);
+        machine.feed(lost);
+        for ok in [false, true] {
+            assert_eq!((machine.reported(), machine.serving()), (KeyState::Revoked, Serving::Refuse));
+            assert_eq!(next_fails(&mut machine, Kind::AccessDenied), [Effect::Persist { revoked: true }]);
+            machine.feed(Event::Persisted { revoked: true, ok });
+        }
+        assert_eq!(machine.reported(), KeyState::Revoked);
+        assert_eq!(next_fails(&mut machine, Kind::AccessDenied), [], "it is known to be persisted");
+    }
+}
