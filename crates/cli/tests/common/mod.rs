@@ -35,9 +35,8 @@ pub(crate) struct Ran {
 
 impl fmt::Debug for Ran {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stdout = String::from_utf8_lossy(&self.stdout);
-        let (shown, more) = stdout.split_at(stdout.floor_char_boundary(4000));
-        write!(f, "exit code {}\nstdout: {shown}", self.code)?;
+        let (shown, more) = self.stdout.split_at(self.stdout.len().min(4000));
+        write!(f, "exit code {}\nstdout: {}", self.code, String::from_utf8_lossy(shown))?;
         if !more.is_empty() {
             write!(f, "... and {} bytes more", more.len())?;
         }

@@ -1,7 +1,8 @@
 //! Runs the program under strace, which kills it at a system call of our choice, or makes that call fail.
 //!
-//! strace counts calls for each thread and each name; a run on one processor has nearly all calls of a name on one
-//! thread, so their numbers mean the same in each run.
+//! strace counts calls for each thread and each name. Where threads take turns, the first that comes to a number is
+//! hit: so each kind of call at each place in a commit is, but not each call of a long run. On one processor, which
+//! it is kept on, most calls of a name are one thread's, and its numbers mean the same in each run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
