@@ -39,13 +39,17 @@ struct Share {
     too_noisy: bool,
 }
 
-/// Runs the benchmarks of the facade with these arguments, and writes what they measured to `json`.
+/// Criterion's, which takes other arguments: absolute rates, by `cargo bench --bench throughput`.
+const ABSOLUTE: &str = "throughput";
+
+/// Runs the benchmarks of the facade that compare, with these arguments, and writes what they measured to `json`.
 ///
 /// # Errors
 /// When a benchmark fails, or nothing is measured.
 pub(crate) fn run(json: Option<&Path>, arguments: &[String]) -> Result<bool> {
     let workspace = Workspace::load()?;
-    let names = workspace.targets(FACADE, &cargo_metadata::TargetKind::Bench);
+    let mut names = workspace.targets(FACADE, &cargo_metadata::TargetKind::Bench);
+    names.retain(|name| name != ABSOLUTE);
     if names.is_empty() {
         bail!("{FACADE} has no benchmarks");
     }
