@@ -10,6 +10,7 @@ use crate::{
     BlockRef, PageSize, Salt,
     derive::{Info, MAX_INFO, MAX_ONE_BLOCK, Prk, sha256_of_one_block},
     header::COMMITMENT_LEN,
+    planted::{Bug, is_planted},
 };
 
 /// Six bytes, so that with page size, version and a block id of up to 40 bytes one compression is enough.
@@ -41,7 +42,7 @@ impl Place {
 
     /// What every page is authenticated with.
     pub(crate) fn aad(&self) -> &[u8; 32] {
-        &self.identity
+        if is_planted(Bug::MissingAad) { &[0; 32] } else { &self.identity }
     }
 
     /// Writes the block's DEK.
@@ -61,6 +62,9 @@ impl Place {
 ///
 /// The id comes last: everything before it has a fixed length, so no two places hash the same bytes.
 fn identity(block: BlockRef<'_>, page: PageSize) -> [u8; 32] {
+    if is_planted(Bug::MissingBinding) {
+        return [0; 32];
+    }
     let mut head = [0; IDENTITY_HEAD];
     head[..6].copy_from_slice(IDENTITY_LABEL);
     head[6] = page.log2();

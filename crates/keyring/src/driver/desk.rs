@@ -52,6 +52,8 @@ pub(super) struct Desk {
     pub(super) generation: u64,
     pub(super) failure: Option<(KeyError, LastFailure)>,
     pub(super) denied: Option<KeyId>,
+    /// The last denial since the key was verified.
+    denial: Option<(KeyError, LastFailure)>,
     /// Counts what was concluded: those who wait look again at each.
     pub(super) round: u64,
     /// What a round said to who waited in it, if not by the state.
@@ -101,6 +103,7 @@ impl Desk {
             generation: 0,
             failure: None,
             denied: None,
+            denial: None,
             round: 0,
             said: None,
             said_of: BTreeMap::new(),
@@ -138,8 +141,13 @@ impl Desk {
         self.unknown.push_back(epoch);
     }
 
-    /// Takes note of what failed, for refusals and the status.
+    /// Takes note of what failed, for refusals and the status. A denial outweighs an outage after it until the key is
+    /// verified again: it may be a revocation that could not be confirmed, so nothing is buffered meanwhile.
     pub(super) fn note_failure(&mut self, error: KeyError, at: Timestamp) {
+        if self.denial.is_some() && error.is_outage() {
+            self.failure.clone_from(&self.denial);
+            return;
+        }
         let kind = match &error {
             KeyError::Unavailable { fault: Fault::Vault { kind, key_id, .. }, .. } => {
                 if kind.meaning() != Meaning::Outage {
@@ -151,6 +159,9 @@ impl Desk {
         };
         let message = error.to_string();
         self.failure = Some((error, LastFailure { kind, message, at }));
+        if kind.is_some_and(|kind| kind.meaning() == Meaning::Denial) {
+            self.denial.clone_from(&self.failure);
+        }
     }
 
     /// Whether the record's newest AEK was verified since the account was last forgotten.
@@ -227,6 +238,7 @@ impl Entry {
             desk.used = desk.waiting > 0;
             desk.failure = None;
             desk.denied = None;
+            desk.denial = None;
         }
         if let Some(claim) = desk.claim.take() {
             let (who, recovery) = (Arc::downgrade(self), desk.machine.recovery());
@@ -427,6 +439,7 @@ impl Entry {
         desk.forget_record();
         desk.unknown.clear();
         desk.failure = None;
+        desk.denial = None;
         self.feed(&mut desk, shared, Event::Forgotten, &mut told);
         self.end_round(&mut desk);
         drop(desk);
@@ -447,6 +460,7 @@ impl Entry {
         desk.record = None;
         desk.unknown.clear();
         desk.failure = None;
+        desk.denial = None;
         self.end_round(&mut desk);
         drop(desk);
         self.wake.notify_one();

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{
-    AccountId, BlockId, BlockRef, HEADER_LEN, OpenError, PageSpan, SealError, sealed_len,
+    AccountId, BlockId, BlockRef, HEADER_LEN, OpenError, PageSpan, SealError, Version, sealed_len,
 };
 use cofferdam_keyring::LiveKey;
 use cofferdam_vault::{WorkLost, executor};
@@ -140,9 +140,10 @@ impl Account {
 
     /// Commits, unless somebody else's newer versions are in the way: then `None`, and newer ones are there to be had.
     ///
-    /// What was superseded by a version of this engine's own was written at the same time as that: it counts as
-    /// written just before.
+    /// What was superseded by a version that this engine wrote was written at the same time as that: it counts as written
+    /// just before.
     pub(super) async fn commit(&self, ops: Vec<BlockOp>) -> Result<Option<Vec<Applied>>, EngineError> {
+        let versions: Vec<Version> = ops.iter().map(BlockOp::version).collect();
         let applied = match self.engine.blocks.commit(ops).await {
             Ok(applied) => applied,
             Err(e) if e.kind() == StoreErrorKind::Conflict => return Ok(None),
@@ -150,10 +151,14 @@ impl Account {
             Err(e) => return Err(e.into()),
         };
         let mut in_the_way = false;
-        for op in &applied {
-            if let Applied::Superseded { by } = op {
-                in_the_way |=
-                    self.engine.last_version.fetch_max(by.number(), Ordering::Relaxed) < by.number();
+        for (version, applied) in versions.into_iter().zip(&applied) {
+            match applied {
+                Applied::Written => self.engine.written.note(version),
+                Applied::Superseded { by } => {
+                    self.engine.last_version.fetch_max(by.number(), Ordering::Relaxed);
+                    in_the_way |= !self.engine.written.has(*by);
+                }
+                Applied::Deleted | Applied::Absent => {}
             }
         }
         Ok((!in_the_way).then_some(applied))

@@ -17,7 +17,7 @@ use cofferdam_vault::{Clock, Entropy, Executor, SystemClock, SystemEntropy, Thre
 
 use super::{
     Admission, Engine, EngineError, Handle, Inner, Records, buffer::BufferSettings, drains::Drains,
-    pace::Pace,
+    pace::Pace, written::Written,
 };
 use crate::{BlockStore, Catalog};
 
@@ -166,6 +166,7 @@ impl EngineBuilder {
             pace: Pace::default(),
             admission,
             last_version: AtomicU64::new(last_version.number()),
+            written: Written::default(),
             accounts: RwLock::new(BTreeMap::new()),
             closed: AtomicBool::new(false),
             closing: tokio::sync::Mutex::new(false),

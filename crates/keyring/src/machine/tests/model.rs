@@ -26,7 +26,9 @@ pub(super) struct Model {
     /// The last verified attempt that began after that.
     verified: Option<Attempt>,
     /// The last attempt that failed since.
-    failed: Option<Attempt>,
+    failed: Option<(Attempt, Timestamp)>,
+    /// When the attempt under way had read its record.
+    asked: Option<Timestamp>,
 }
 
 impl Model {
@@ -44,6 +46,7 @@ impl Model {
             denied_through: 0,
             verified: None,
             failed: None,
+            asked: None,
         }
     }
 
@@ -125,12 +128,12 @@ impl Model {
                 let newer = self.verified.is_none_or(|verified| verified.number < attempt.number);
                 if attempt.number > self.denied_through && newer {
                     self.verified = Some(attempt);
-                    self.failed = self.failed.filter(|failed| failed.number > attempt.number);
+                    self.failed = self.failed.filter(|(failed, _)| failed.number > attempt.number);
                 }
             }
             Event::Failed { attempt, kind, .. } => {
                 self.flight = None;
-                self.failed = Some(attempt);
+                self.failed = Some((attempt, self.asked.unwrap_or(attempt.sent)));
                 self.late = Some(attempt);
                 if kind.meaning() != cofferdam_vault::Meaning::Outage
                     && self.state.provider == Provider::Customer
@@ -139,14 +142,19 @@ impl Model {
                     self.verified = None;
                 }
             }
-            Event::Record { .. } => self.reading = false,
+            Event::Record { .. } => {
+                if !self.reading && self.flight.is_some() {
+                    self.asked = Some(self.now);
+                }
+                self.reading = false;
+            }
             Event::RecordUnreadable => {
-                self.failed = self.flight.or(self.failed);
+                self.failed = self.flight.map(|flight| (flight, self.asked.unwrap_or(flight.sent))).or(self.failed);
                 (self.flight, self.reading) = (None, false);
             }
             Event::Persisted { .. } => self.persisting = None,
             Event::Abandoned => {
-                self.failed = self.flight.or(self.failed);
+                self.failed = self.flight.map(|flight| (flight, self.asked.unwrap_or(flight.sent))).or(self.failed);
                 (self.flight, self.reading, self.persisting) = (None, false, None);
             }
             Event::Forgotten | Event::RecordGone => {
@@ -169,6 +177,7 @@ impl Model {
                 Effect::Evict => self.published = None,
                 Effect::Publish(bounds) => self.published = Some(bounds),
                 Effect::Attempt { attempt, .. } => {
+                    self.asked = None;
                     if self.flight.replace(attempt).is_some() || self.reading || self.persisting.is_some() {
                         return Err("an attempt begins while something is under way".into());
                     }
@@ -223,7 +232,7 @@ impl Model {
             return Err("serves past its bound".into());
         }
         let retried =
-            self.failed.is_some_and(|failed| self.now.since(&failed.sent) < policy.failure_window());
+            self.failed.is_some_and(|(_, asked)| self.now.since(&asked) < policy.failure_window());
         if served && self.now.since(&bounds.verified.sent) >= policy.unasked_for() && !retried {
             return Err("serves without a question what was verified too long ago".into());
         }
