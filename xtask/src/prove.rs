@@ -46,6 +46,7 @@ const PROOFS: &[Proof] = &[
         "bounds",
         "no key in use is older than refresh and time-out while its vault answers, nor than its grace",
     ),
+    proof("cofferdam-keyring", "machine", "no sequence of events makes the state machine break a promise"),
     proof("cofferdam-keyring", "room", "never more keys are held than allowed, and those in Grace go last"),
     proof(
         "cofferdam-store",
@@ -62,6 +63,11 @@ const PROOFS: &[Proof] = &[
         "cofferdam-cli",
         "ingest_survives_kill",
         "kill -9 in an ingest loses nothing that was acknowledged",
+    ),
+    proof(
+        "cofferdam-cli",
+        "kill_at_every_syscall",
+        "kill -9 at any system call loses nothing, and nothing is acknowledged after a failed sync",
     ),
     proof(
         "cofferdam",

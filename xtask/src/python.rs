@@ -3,11 +3,12 @@
 //! It needs the package `cryptography`. With `--services` it gets an environment of its own under the target
 //! folder, with the version pinned beside it; otherwise it runs where Python has the package already.
 
-use std::{fs, path::Path, process::Command};
+use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    debian,
     run::{Outcome, call, program, succeeds},
     workspace::root,
 };
@@ -45,7 +46,7 @@ fn environment(target: &Path) -> Result<String> {
     let works = || succeeds(&mut program(&interpreter, &["-m", "pip", "--version"]));
     let made = || call(&mut create()).is_ok() && works();
     if !works() && !made() {
-        install_python()?;
+        debian::install(&["python3", "python3-venv", "python3-pip"])?;
         call(&mut create())?;
     }
     let pip =
@@ -58,17 +59,4 @@ fn python3(arguments: &[&str], folder: &Path) -> Command {
     let mut command = program("python3", arguments);
     command.arg(folder);
     command
-}
-
-/// Installs Python with pip and venv where the system's packages are Debian's and we may.
-fn install_python() -> Result<()> {
-    if !fs::exists("/usr/bin/apt-get")? {
-        bail!("python3 with venv and pip is needed: install it");
-    }
-    let install = ["install", "--yes", "--no-install-recommends", "python3", "python3-venv", "python3-pip"];
-    for arguments in [&["update"][..], &install] {
-        call(program("apt-get", arguments).env("DEBIAN_FRONTEND", "noninteractive"))
-            .context("python3-venv and python3-pip are needed, and installing them takes root")?;
-    }
-    Ok(())
 }

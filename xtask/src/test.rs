@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use cargo_metadata::{Message, TargetKind};
 
 use crate::{
-    arrows, deps, house, licences, prove, python,
+    arrows, debian, deps, house, licences, prove, python,
     run::{Outcome, Runner, Tally, call, call_tests, cargo, output, program, verdict},
     workspace::{Workspace, root},
 };
@@ -45,6 +45,7 @@ pub(crate) fn run(services: bool, only: &[String]) -> Result<bool> {
         )?;
         Ok(Outcome::Ok(String::new()))
     });
+    runner.step("strace", |_| debian::strace(services));
     runner
         .step("tests", |tally| counted(&["test", "--workspace", "--all-features", "--no-fail-fast"], tally));
     runner.step("examples", |_| examples(&workspace));

@@ -10,7 +10,7 @@ use cofferdam_crypto::{BlockId, KeyId};
 use cofferdam_store::AccountName;
 
 use crate::{
-    home::KeyTimes,
+    home::{BufferBounds, KeyTimes, Settings},
     values::{ByteRange, Size, account_name, block_id, duration, key_id},
 };
 
@@ -32,6 +32,9 @@ pub(crate) struct Cli {
     /// Reads the passphrase of the home's vaults from this file
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) passphrase_file: Option<PathBuf>,
+    /// Leaves blocks that can be drained from the buffer to the next command, instead of waiting for them
+    #[arg(long, global = true)]
+    pub(crate) no_wait: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -48,7 +51,7 @@ pub(crate) enum Command {
     /// Makes and lists accounts
     #[command(subcommand)]
     Account(AccountCommand),
-    /// Stores one block; prints Stored, its id, version, length and SHA-256
+    /// Stores one block; prints Stored or Buffered, its id, version, length and SHA-256
     Put(Put),
     /// Prints one block, or some of it
     Get(Get),
@@ -60,7 +63,8 @@ pub(crate) enum Command {
     /// Removes a block; needs no key
     Rm(BlockArgs),
     /// Tells how the accounts and their keys are; beside a writer, what the writer last said
-    Status(OneAccount),
+    #[command(after_help = STATUS_HELP)]
+    Status(Status),
     /// Reads and verifies the whole store, and opens every block
     Verify(Verify),
     /// Prints the header of a sealed block, which needs no key and proves nothing
@@ -70,9 +74,16 @@ pub(crate) enum Command {
 const INGEST_HELP: &str = "\
 A file's blocks are NAME/000000000000, NAME/000000000001 and so on, NAME the file's name, or its path within a folder that
 is given, or `stdin`. Blocks of that name that are there already are replaced one by one.
-Each line is: Stored ID VERSION LENGTH SHA256. The last three never hold a space.
+Each line is: Stored ID VERSION LENGTH SHA256, or Buffered and the same. The last three never hold a space.
+Buffered: the account's key is unavailable, so the block waits, durable and sealed under the service's key for the account,
+until the key is back; it is moved by itself then.
 SIGINT or SIGTERM: reads no more, stores what it has read, and says so; the exit code is then 0 for standard input, all of
 which was stored as far as it was read, and 1 for a PATH that was left unfinished. A second one ends it at once.";
+
+const STATUS_HELP: &str = "\
+Each line says whose key an account is under, its state, since when if that was seen, until when it is active and usable
+without another success of its vault, how much is stored, and what waits in the buffer.
+With --watch: on a terminal it redraws; into a pipe it prints a line, or with --json an object, for each change.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
@@ -86,13 +97,22 @@ pub(crate) struct Demo {
 #[derive(Debug, Args)]
 pub(crate) struct Init {
     #[command(flatten)]
-    pub(crate) times: TimeArgs,
+    times: TimeArgs,
+    #[command(flatten)]
+    buffer: BufferArgs,
+}
+
+impl Init {
+    /// What the home is made with; bounds are the library's to check.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings { key_times: self.times.times(), buffer: self.buffer.bounds() }
+    }
 }
 
 /// When keys are renewed and how long they outlive their vault.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Key times")]
-pub(crate) struct TimeArgs {
+struct TimeArgs {
     /// How old a key may grow before its vault is asked again: 6s to 60s [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     refresh: Option<Duration>,
@@ -114,8 +134,7 @@ pub(crate) struct TimeArgs {
 }
 
 impl TimeArgs {
-    /// The settings; bounds are the policy's to check.
-    pub(crate) fn times(&self) -> KeyTimes {
+    fn times(&self) -> KeyTimes {
         let mut times = KeyTimes::default();
         for (given, setting) in [
             (self.refresh, &mut times.refresh_ms),
@@ -126,11 +145,41 @@ impl TimeArgs {
             (self.call_timeout, &mut times.call_timeout_ms),
         ] {
             if let Some(given) = given {
-                *setting = u64::try_from(given.as_millis()).unwrap_or(u64::MAX);
+                *setting = millis(given);
             }
         }
         times
     }
+}
+
+/// What may wait while a key is unavailable.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Buffer")]
+struct BufferArgs {
+    /// How long an account's buffer takes writes while the key is unavailable: up to 48h, 0s for never [default: 6h]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    buffer_time: Option<Duration>,
+    /// How many bytes an account's buffer holds: at least 4KiB [default: 1GiB]
+    #[arg(long, value_name = "SIZE")]
+    buffer_bytes: Option<Size>,
+    /// How long a key must be seen revoked before what is buffered for it is discarded: 1m to 3650d [default: 14d]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    revoked_retention: Option<Duration>,
+}
+
+impl BufferArgs {
+    fn bounds(&self) -> BufferBounds {
+        let default = BufferBounds::default();
+        BufferBounds {
+            max_time_ms: self.buffer_time.map_or(default.max_time_ms, millis),
+            max_bytes: self.buffer_bytes.map_or(default.max_bytes, |size| size.0 as u64),
+            revoked_retention_ms: self.revoked_retention.map_or(default.revoked_retention_ms, millis),
+        }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[derive(Debug, Subcommand)]
@@ -239,7 +288,7 @@ pub(crate) struct Ls {
     /// The account
     #[arg(value_parser = account_name)]
     pub(crate) account: AccountName,
-    /// Prints version, length, time, key and epoch before each id
+    /// Prints version, length, time, whose key, its epoch, and stored or buffered before each id
     #[arg(long, short)]
     pub(crate) long: bool,
 }
@@ -249,6 +298,15 @@ pub(crate) struct OneAccount {
     /// The account; else all
     #[arg(value_parser = account_name)]
     pub(crate) account: Option<AccountName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) of: OneAccount,
+    /// Goes on, and tells of each change until it is interrupted
+    #[arg(long, short)]
+    pub(crate) watch: bool,
 }
 
 #[derive(Debug, Args)]

@@ -170,6 +170,7 @@ impl CliError {
                 LocalVaultError::BadKeyId { .. } | LocalVaultError::BadName { .. } => Exit::Usage,
                 _ => Exit::Failed,
             },
+            Self::Engine(EngineError::BadSetting { .. }) => Exit::Usage,
             Self::Engine(e) => match e.kind() {
                 EngineErrorKind::Revoked => Exit::Revoked,
                 EngineErrorKind::Unavailable => Exit::Unavailable,

@@ -5,9 +5,11 @@
 //!
 //! Not its job: keys, sealing, storage: those are the library's.
 
+mod beside;
 mod cli;
 mod commands;
 mod demo;
+mod drain;
 mod error;
 mod feed;
 mod files;

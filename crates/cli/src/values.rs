@@ -40,7 +40,7 @@ impl FromStr for ByteRange {
     }
 }
 
-/// A number of bytes, with KiB or MiB or without.
+/// A number of bytes, with KiB, MiB or GiB or without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Size(pub(crate) usize);
 
@@ -53,6 +53,7 @@ impl FromStr for Size {
             "" | "B" => 1,
             "KiB" | "K" => 1 << 10,
             "MiB" | "M" => 1 << 20,
+            "GiB" | "G" => 1 << 30,
             _ => 0,
         };
         match digits.parse::<usize>().ok().and_then(|n| n.checked_mul(factor)) {
@@ -65,6 +66,7 @@ impl FromStr for Size {
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
+            n if n >= 1 << 30 && n.is_multiple_of(1 << 30) => write!(f, "{}GiB", n >> 30),
             n if n >= 1 << 20 && n.is_multiple_of(1 << 20) => write!(f, "{}MiB", n >> 20),
             n if n >= 1 << 10 && n.is_multiple_of(1 << 10) => write!(f, "{}KiB", n >> 10),
             n => write!(f, "{n}"),
@@ -72,7 +74,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// A length of time: a whole number of `ms`, `s` or `m`.
+/// A length of time: a whole number of `ms`, `s`, `m`, `h` or `d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let (digits, unit) = split_unit(text);
     let number = digits.parse::<u64>().ok();
@@ -80,9 +82,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "ms" => Some(n),
         "s" => n.checked_mul(1000),
         "m" => n.checked_mul(60_000),
+        "h" => n.checked_mul(3_600_000),
+        "d" => n.checked_mul(86_400_000),
         _ => None,
     });
-    millis.map(Duration::from_millis).ok_or_else(|| "give a time as 500ms, 30s or 10m".into())
+    millis.map(Duration::from_millis).ok_or_else(|| "give a time as 500ms, 30s, 10m, 6h or 14d".into())
 }
 
 fn split_unit(text: &str) -> (&str, &str) {
@@ -108,13 +112,16 @@ mod tests {
     fn sizes_and_durations_have_units() {
         assert_eq!("1MiB".parse(), Ok(Size(1 << 20)));
         assert_eq!("4096".parse::<Size>().unwrap().to_string(), "4KiB");
+        assert_eq!("1GiB".parse::<Size>().unwrap().to_string(), "1GiB");
         for bad in ["", "0", "1GB", "MiB", "-1", "99999999999999999999"] {
             assert!(bad.parse::<Size>().is_err(), "{bad}");
         }
         assert_eq!(duration("6s"), Ok(Duration::from_secs(6)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for bad in ["", "6", "s", "1h", "1.5s", "18446744073709551615m"] {
+        assert_eq!(duration("6h"), Ok(Duration::from_secs(21_600)));
+        assert_eq!(duration("14d"), Ok(Duration::from_secs(1_209_600)));
+        for bad in ["", "6", "s", "1w", "1.5s", "18446744073709551615m"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }

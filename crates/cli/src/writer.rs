@@ -7,33 +7,32 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use cofferdam_crypto::{BlockId, IdError, Version};
-use cofferdam_store::Account;
+use cofferdam_store::{Account, Outcome};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
 use crate::{
     error::CliError,
     feed::{Feed, Parcel, Piece},
-    home,
 };
 
 /// A block that is durable.
 #[derive(Debug)]
-pub(crate) struct Stored {
+pub(crate) struct Written {
     pub(crate) id: BlockId,
     pub(crate) version: Version,
     pub(crate) len: u64,
     pub(crate) sha256: [u8; 32],
+    /// Where it is.
+    pub(crate) outcome: Outcome,
 }
 
 /// Who is told how it goes.
 pub(crate) trait Watcher {
     /// A block is durable.
-    fn stored(&mut self, block: &Stored) -> Result<(), CliError>;
+    fn written(&mut self, block: &Written) -> Result<(), CliError>;
     /// An input can't be read, or not to its end.
     fn unreadable(&mut self, source: usize, error: &io::Error);
-    /// Some time has passed.
-    fn tick(&mut self) {}
 }
 
 /// How it ended, when it did not fail.
@@ -55,10 +54,9 @@ pub(crate) async fn write_all(
     stop: impl Future<Output = ()>,
 ) -> Result<Ending, CliError> {
     let mut stop = std::pin::pin!(stop);
-    let mut tick = tokio::time::interval(home::STATUS_EVERY);
     let (mut ending, mut failure) = (Ending::Complete, None);
     let (mut asked_to_stop, mut exhausted) = (false, false);
-    let mut tasks = JoinSet::<Result<Vec<Stored>, CliError>>::new();
+    let mut tasks = JoinSet::<Result<Vec<Written>, CliError>>::new();
     while !(exhausted && tasks.is_empty()) {
         tokio::select! {
             () = &mut stop, if !asked_to_stop => {
@@ -69,8 +67,8 @@ pub(crate) async fn write_all(
             }
             Some(done) = tasks.join_next(), if !tasks.is_empty() => {
                 let told = match done {
-                    Ok(stored) => stored.and_then(|blocks| {
-                        blocks.iter().try_for_each(|block| watcher.stored(block))
+                    Ok(written) => written.and_then(|blocks| {
+                        blocks.iter().try_for_each(|block| watcher.written(block))
                     }),
                     Err(e) => Err(CliError::Task(e.to_string())),
                 };
@@ -87,7 +85,6 @@ pub(crate) async fn write_all(
                 Some(Parcel::Unreadable { source, error }) => watcher.unreadable(source, &error),
                 None => exhausted = true,
             },
-            _ = tick.tick() => watcher.tick(),
         }
     }
     match failure {
@@ -96,23 +93,29 @@ pub(crate) async fn write_all(
     }
 }
 
-async fn store(account: Account, names: Arc<[Vec<u8>]>, pieces: Vec<Piece>) -> Result<Vec<Stored>, CliError> {
+async fn store(
+    account: Account,
+    names: Arc<[Vec<u8>]>,
+    pieces: Vec<Piece>,
+) -> Result<Vec<Written>, CliError> {
     let mut blocks: Vec<(BlockId, Bytes)> = Vec::with_capacity(pieces.len());
-    let mut stored = Vec::with_capacity(pieces.len());
+    let mut written = Vec::with_capacity(pieces.len());
     for piece in pieces {
         let name = names.get(piece.source).map_or(&[][..], Vec::as_slice);
         // Names were checked by `check_name`.
         let id = block_id(name, piece.number).map_err(|e| CliError::Task(e.to_string()))?;
         let sha256 = Sha256::digest(&piece.data).into();
         let len = piece.data.len() as u64;
-        stored.push(Stored { id: id.clone(), version: Version::new(0), len, sha256 });
+        let (version, outcome) = (Version::new(0), Outcome::Stored);
+        written.push(Written { id: id.clone(), version, len, sha256, outcome });
         blocks.push((id, piece.data));
     }
     let receipts = account.put_batch(blocks).await?;
-    for (stored, receipt) in stored.iter_mut().zip(receipts) {
-        stored.version = receipt.version;
+    for (written, receipt) in written.iter_mut().zip(receipts) {
+        written.version = receipt.version;
+        written.outcome = receipt.outcome;
     }
-    Ok(stored)
+    Ok(written)
 }
 
 /// The id of an input's block: its name, a slash and the block's number in 12 digits, so that they list in order.

@@ -37,7 +37,22 @@ fn the_demonstration_shows_what_it_promises() {
     assert_eq!(number("control_searched"), 4000);
     assert_eq!(number("control_found"), 4000);
     assert_eq!((number("reads_refused"), number("writes_refused")), (100, 100));
-    assert_eq!(number("listed_while_revoked"), 5);
+    // In the outage: first nothing fails, then writes wait and reads are refused, and then all is as if nothing was.
+    assert!(number("grace_reads") > 0 && number("grace_writes") > 0);
+    assert!(
+        number("outage_reads") > number("grace_reads") || number("outage_writes") > number("grace_writes")
+    );
+    assert_eq!(number("unavailable_reads_refused"), 100);
+    let served = number("outage_writes");
+    assert_eq!(number("drained_equal"), 3);
+    assert!(
+        (3..=4).contains(&number("buffered_blocks")),
+        "one more if the grace ended between a read and a write"
+    );
+    assert_eq!(number("drained_blocks"), number("buffered_blocks"));
+    let blocks = 5 + served + number("buffered_blocks");
+    assert_eq!(number("blocks_under_customer_key"), blocks);
+    assert_eq!(number("listed_while_revoked"), blocks);
     assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "its home is removed");
 }
 

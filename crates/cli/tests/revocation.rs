@@ -1,4 +1,4 @@
-//! The customer takes the key away and gives it back; the vault goes away and comes back.
+//! The customer takes the key away and gives it back.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -36,20 +36,6 @@ fn a_deleted_key_revokes_and_a_recovered_one_restores() {
     home.run(["get", "a", "b"]).fails(3, "revoked");
     home.run(["vault", "recover", &key]).succeeds();
     assert_eq!(home.run(["get", "a", "b"]).succeeds().stdout, b"data");
-}
-
-#[test]
-fn a_vault_that_is_away_when_it_is_first_asked_makes_the_key_unavailable() {
-    let (home, _) = Home::with_account(&["--retry-max", "1s"]);
-    home.put("b", b"data");
-    home.run(["vault", "offline"]).succeeds();
-    home.run(["get", "a", "b"]).fails(4, "unavailable");
-    home.feed(["put", "a", "c"], b"refused").fails(4, "unavailable");
-    assert_eq!(home.run(["ls", "a"]).succeeds().text(), "b\n");
-    home.run(["rm", "a", "b"]).succeeds();
-    home.run(["vault", "online"]).succeeds();
-    home.run(["get", "a", "b"]).fails(6, "no block");
-    home.put("c", b"stored");
 }
 
 #[test]

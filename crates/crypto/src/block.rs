@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     BlockRef, PageSize, Salt,
-    derive::{MAX_INFO, MAX_ONE_BLOCK, Prk, sha256_of_one_block},
+    derive::{Info, MAX_INFO, MAX_ONE_BLOCK, Prk, sha256_of_one_block},
     header::COMMITMENT_LEN,
     planted::{Bug, is_planted},
 };
@@ -28,7 +28,7 @@ const IDENTITY_IN_INFO: usize = MAX_INFO - 1 - 32;
 /// Everything that a block's keys and pages are bound to, apart from what the PRK is.
 pub(crate) struct Place {
     identity: [u8; 32],
-    info: [u8; MAX_INFO],
+    info: Info,
 }
 
 impl Place {
@@ -37,7 +37,7 @@ impl Place {
         let mut info = [0; MAX_INFO];
         info[1..33].copy_from_slice(salt);
         info[33..].copy_from_slice(&identity[..IDENTITY_IN_INFO]);
-        Self { identity, info }
+        Self { identity, info: Info::new(&info) }
     }
 
     /// What every page is authenticated with.
@@ -47,15 +47,13 @@ impl Place {
 
     /// Writes the block's DEK.
     pub(crate) fn dek(&mut self, prk: &Prk, dek: &mut [u8; 32]) {
-        self.info[0] = PURPOSE_DEK;
-        prk.expand(&self.info, dek);
+        prk.expand(self.info.starting_with(PURPOSE_DEK), dek);
     }
 
     /// The commitment to the block's key and place: equal ones mean equal PRK and info, or a collision of SHA-256.
     pub(crate) fn commitment(&mut self, prk: &Prk) -> [u8; COMMITMENT_LEN] {
-        self.info[0] = PURPOSE_COMMITMENT;
         let mut commitment = [0; COMMITMENT_LEN];
-        prk.expand(&self.info, &mut commitment);
+        prk.expand(self.info.starting_with(PURPOSE_COMMITMENT), &mut commitment);
         commitment
     }
 }

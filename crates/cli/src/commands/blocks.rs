@@ -7,7 +7,8 @@ use std::{
     path::Path,
 };
 
-use cofferdam_store::BlockInfo;
+use cofferdam_crypto::BlockId;
+use cofferdam_store::{BlockInfo, Outcome, Place, PutReceipt};
 use data_encoding::{BASE64, HEXLOWER};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -18,7 +19,7 @@ use crate::{
     files::replace,
     home::{Home, Keys, MAX_BLOCK_LEN},
     output::{JsonBlock, Output, Time, escape},
-    writer::Stored,
+    writer::Written,
 };
 
 /// How many blocks are listed at a time.
@@ -39,16 +40,19 @@ pub(super) struct BlockLine {
 
 impl BlockLine {
     /// It is durable.
-    pub(super) fn stored(block: &Stored) -> Self {
-        Self::new("stored", "Stored", block)
+    pub(super) fn written(block: &Written) -> Self {
+        match block.outcome {
+            Outcome::Buffered => Self::new("buffered", "Buffered", block),
+            _ => Self::new("stored", "Stored", block),
+        }
     }
 
     /// It was read and opened.
-    pub(super) fn opened(block: &Stored) -> Self {
+    pub(super) fn opened(block: &Written) -> Self {
         Self::new("opened", "Opened", block)
     }
 
-    fn new(outcome: &'static str, word: &str, block: &Stored) -> Self {
+    fn new(outcome: &'static str, word: &str, block: &Written) -> Self {
         let sha256 = HEXLOWER.encode(&block.sha256);
         let text = format!("{word} {} {} {} {sha256}", block.id, block.version, block.len);
         let (version, len) = (block.version.number(), block.len);
@@ -72,10 +76,14 @@ pub(super) async fn put(home: Home, args: Put, output: &mut Output) -> Result<()
     let open = home.open(Keys::Needed).await?;
     let BlockArgs { account, block } = args.at;
     let (len, sha256) = (data.len() as u64, Sha256::digest(&data).into());
-    let stored = async { open.engine.account(&account).await?.put(&block, data.into()).await }.await;
+    let put = async { open.engine.account(&account).await?.put(&block, data.into()).await }.await;
+    let told = put.map_err(CliError::from).and_then(|PutReceipt { version, outcome, .. }| {
+        output.emit(&BlockLine::written(&Written { id: block, version, len, sha256, outcome }))?;
+        // What is durable is told before anything else is waited for.
+        output.flush()
+    });
     open.close().await?;
-    let version = stored?.version;
-    output.emit(&BlockLine::stored(&Stored { id: block, version, len, sha256 }))
+    told
 }
 
 /// All of the input, and no more than a block takes.
@@ -117,20 +125,27 @@ pub(super) async fn get(home: Home, args: Get, output: &mut Output) -> Result<()
         }
     }
     .await;
+    let shown =
+        read.map_err(CliError::from).and_then(|data| show(&block, &data, args.output.as_deref(), output));
     open.close().await?;
-    let data = read?;
-    if let Some(path) = &args.output {
-        write_file(path, &data)?;
+    shown
+}
+
+fn show(block: &BlockId, data: &[u8], file: Option<&Path>, output: &mut Output) -> Result<(), CliError> {
+    if let Some(path) = file {
+        write_file(path, data)?;
     }
     if output.is_json() {
-        return output.emit(&Got {
-            block: JsonBlock::from(&block),
+        output.emit(&Got {
+            block: JsonBlock::from(block),
             len: data.len() as u64,
-            file: args.output.as_ref().map(|path| escape(&path.display().to_string())),
-            data_base64: args.output.is_none().then(|| BASE64.encode(&data)),
-        });
+            file: file.map(|path| escape(&path.display().to_string())),
+            data_base64: file.is_none().then(|| BASE64.encode(data)),
+        })?;
+    } else if file.is_none() {
+        output.bytes(data)?;
     }
-    if args.output.is_none() { output.bytes(&data) } else { Ok(()) }
+    output.flush()
 }
 
 /// A file appears whole or not at all; a device or pipe that is there is written to.
@@ -157,16 +172,21 @@ struct Listed {
     stored: Time,
     provider: String,
     epoch: u32,
+    place: &'static str,
     #[serde(skip)]
     text: String,
 }
 
 impl Listed {
     fn new(info: &BlockInfo, long: bool) -> Self {
-        let BlockInfo { id, version, len, stored_at, provider, epoch, .. } = info;
+        let BlockInfo { id, version, len, stored_at, provider, epoch, place, .. } = info;
         let stored = Time(*stored_at);
+        let place = match place {
+            Place::Store => "stored",
+            Place::Buffer => "buffered",
+        };
         let text = match long {
-            true => format!("{version} {len:>10} {stored} {provider} {epoch} {id}"),
+            true => format!("{version} {len:>10} {stored} {provider} {epoch} {place} {id}"),
             false => id.to_string(),
         };
         Self {
@@ -176,6 +196,7 @@ impl Listed {
             stored,
             provider: provider.to_string(),
             epoch: epoch.number(),
+            place,
             text,
         }
     }

@@ -1,25 +1,25 @@
 //! `ingest`: a long-running writer.
 //!
 //! Guarantees: a line is printed, and flushed, only for a block that is durable; an interrupt loses nothing
-//! that was read. Beside it `status` reads what it writes each second.
+//! that was read; an outage of the account's vault stops it only where the buffer takes no more. Beside it `status`
+//! reads what it writes each second.
 
 use std::{io, path::Path, sync::Arc};
 
-use cofferdam_crypto::{AccountId, Provider};
-use cofferdam_keyring::{KeyEvent, KeyState, What};
+use cofferdam_store::{EngineError, Outcome};
 use cofferdam_vault::{Clock, SystemClock};
-use tokio::sync::broadcast::{Receiver, error::TryRecvError};
 
 use super::blocks::BlockLine;
 use crate::{
+    beside::{Beside, Counters},
     cli::Ingest,
     error::CliError,
     feed::{Feed, Input},
     files::{LeaveOut, Walk},
-    home::{AccountReport, Home, Keys, MAX_BLOCK_LEN, StatusFile},
+    home::{Home, Keys, MAX_BLOCK_LEN},
     output::{Output, escape, note, rate, size},
     signals::Interrupt,
-    writer::{Ending, Stored, Watcher, check_name, write_all},
+    writer::{Ending, Watcher, Written, check_name, write_all},
 };
 
 pub(super) async fn run(home: Home, args: Ingest, output: &mut Output) -> Result<(), CliError> {
@@ -29,38 +29,41 @@ pub(super) async fn run(home: Home, args: Ingest, output: &mut Output) -> Result
     let interrupt = Interrupt::listen()?;
     let from_stdin = args.path == Path::new("-");
     let sources = sources(&args)?;
-    let open = home.open(Keys::Needed).await?;
-    let events = open.engine.events();
+    let mut open = home.open(Keys::Needed).await?;
     let account = open.engine.account(&args.account).await?;
-    // Before anything is read that could then not be stored.
-    account.check_key().await?;
+    // Before anything is read that could then be neither stored nor buffered.
+    match account.check_key().await {
+        Err(EngineError::KeyUnavailable { source, .. })
+            if source.is_outage() && open.home.buffer_bounds().is_on() => {}
+        checked => checked?,
+    }
 
     let (inputs, names): (Vec<_>, Vec<_>) = sources.into_iter().unzip();
     let paths: Vec<String> = inputs.iter().map(describe).collect();
     let feed = Feed::start(inputs, args.block_size.0, |_, _| ())?;
-    let mut progress = Progress {
-        output,
-        paths,
-        home: &open.home,
-        key: KeyWatch { account: account.id(), events, customer: None, service: None },
-        account: args.account.to_string(),
-        blocks: 0,
-        bytes: 0,
-        unread: 0,
-    };
-    progress.tick();
+    let counters = Arc::<Counters>::default();
+    let beside = Beside::start(&open, &account, "ingest", counters.clone());
+    let mut progress = Progress { output, paths, counters, unread: 0 };
     let began = SystemClock.now();
     let names: Arc<[Vec<u8>]> = names.into();
     let ended =
         write_all(&account, &feed, &names, args.writers.into(), &mut progress, interrupt.wait()).await;
     let took = SystemClock.now().since(&began);
-    let (blocks, bytes, unread) = (progress.blocks, progress.bytes, progress.unread);
-    StatusFile::remove(open.home.path());
-    let closed = open.close().await;
+    let Progress { counters, unread, .. } = progress;
+    let interrupted = matches!(ended, Ok(Ending::Stopped));
+    let drained = match ended {
+        Ok(Ending::Complete) => open.settle().await,
+        // Who interrupts it does not want to wait for a drain either.
+        Ok(Ending::Stopped) | Err(_) => Ok(()),
+    };
+    beside.stop().await;
+    let closed = open.close_now().await;
 
-    let interrupted = if matches!(ended, Ok(Ending::Stopped)) { "Interrupted: " } else { "" };
+    let (blocks, bytes, buffered) = (counters.blocks(), counters.bytes(), counters.buffered());
+    let first = if interrupted { "Interrupted: " } else { "" };
+    let of_those = if buffered > 0 { format!(" ({buffered} buffered)") } else { String::new() };
     note(format_args!(
-        "{interrupted}stored {blocks} blocks, {} in {:.1} s, {}",
+        "{first}stored {blocks} blocks{of_those}, {} in {:.1} s, {}",
         size(bytes),
         took.as_secs_f64(),
         rate(bytes, took)
@@ -70,6 +73,7 @@ pub(super) async fn run(home: Home, args: Ingest, output: &mut Output) -> Result
         _ if unread > 0 => return Err(CliError::SomeUnread { failed: unread }),
         _ => {}
     }
+    drained?;
     closed.map(drop)
 }
 
@@ -125,19 +129,14 @@ fn describe(input: &Input) -> String {
 struct Progress<'a> {
     output: &'a mut Output,
     paths: Vec<String>,
-    home: &'a Home,
-    key: KeyWatch,
-    account: String,
-    blocks: u64,
-    bytes: u64,
+    counters: Arc<Counters>,
     unread: u64,
 }
 
 impl Watcher for Progress<'_> {
-    fn stored(&mut self, block: &Stored) -> Result<(), CliError> {
-        self.blocks += 1;
-        self.bytes += block.len;
-        self.output.emit(&BlockLine::stored(block))?;
+    fn written(&mut self, block: &Written) -> Result<(), CliError> {
+        self.counters.add(block.len, block.outcome == Outcome::Buffered);
+        self.output.emit(&BlockLine::written(block))?;
         self.output.flush()
     }
 
@@ -145,67 +144,5 @@ impl Watcher for Progress<'_> {
         self.unread += 1;
         let path = self.paths.get(source).map_or("", String::as_str);
         note(format_args!("can't read {path}: {error}"));
-    }
-
-    fn tick(&mut self) {
-        self.key.look(&self.account);
-        let (provider, state) = self.key.state();
-        let report = AccountReport {
-            account: self.account.clone(),
-            provider: provider.to_string(),
-            key_state: state.to_string(),
-            key_id: None,
-            last_failure: None,
-            blocks: self.blocks,
-            bytes: self.bytes,
-        };
-        // It informs only: a writer must not fail for it.
-        let _ = StatusFile::new("ingest", vec![report]).write(self.home.path());
-    }
-}
-
-/// The state of an account's key, from the engine's events.
-struct KeyWatch {
-    account: AccountId,
-    events: Receiver<KeyEvent>,
-    customer: Option<KeyState>,
-    service: Option<KeyState>,
-}
-
-impl KeyWatch {
-    /// Takes in what has happened, and tells it on standard error.
-    fn look(&mut self, name: &str) {
-        loop {
-            let event = match self.events.try_recv() {
-                Ok(event) => event,
-                Err(TryRecvError::Lagged(_)) => continue,
-                Err(_) => return,
-            };
-            if event.account != self.account {
-                continue;
-            }
-            let state = match event.provider {
-                Provider::Customer => &mut self.customer,
-                Provider::Service => &mut self.service,
-            };
-            match event.what {
-                What::Changed { from, to, .. } => {
-                    *state = Some(to);
-                    if from != KeyState::Cold {
-                        note(format_args!("the {} key of {name} is {to}", event.provider));
-                    }
-                }
-                What::Refreshed => *state = Some(KeyState::Active),
-                _ => {}
-            }
-        }
-    }
-
-    /// The key that blocks are under: a customer's account asks for the service's too.
-    fn state(&self) -> (Provider, KeyState) {
-        match self.customer {
-            Some(state) => (Provider::Customer, state),
-            None => (Provider::Service, self.service.unwrap_or(KeyState::Cold)),
-        }
     }
 }

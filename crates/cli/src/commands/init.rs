@@ -30,7 +30,7 @@ pub(super) async fn run(
     output: &mut Output,
 ) -> Result<(), CliError> {
     let path = path.ok_or(CliError::NoHome)?;
-    let home = Home::create(path, args.times.times(), passphrase).await?;
+    let home = Home::create(path, args.settings(), passphrase).await?;
     let protected = home.customer_vault().await?.protected();
     output.emit(&Made { home: home.name(), protected })?;
     if !protected {

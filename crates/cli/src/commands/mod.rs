@@ -8,12 +8,13 @@ mod inspect;
 mod status;
 mod vault;
 mod verify;
+mod watch;
 
 use crate::{
     cli::{Cli, Command},
     demo,
     error::CliError,
-    home::{Home, PassphraseSource},
+    home::{Drains, Home, PassphraseSource},
     output::Output,
 };
 
@@ -23,7 +24,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
     let out = &mut output;
     let passphrase = PassphraseSource::new(cli.passphrase_file);
     let path = cli.home.as_deref();
-    let home = || Home::find(path, passphrase.clone());
+    let drains = if cli.no_wait { Drains::Leave } else { Drains::Finish };
+    let home = || Home::find(path, passphrase.clone(), drains);
     match cli.command {
         Command::Demo(args) => demo::run(args, passphrase, out).await,
         Command::Init(args) => init::run(path, &args, passphrase, out).await,
@@ -34,7 +36,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Ingest(args) => ingest::run(home()?, args, out).await,
         Command::Ls(args) => blocks::list(home()?, args, out).await,
         Command::Rm(args) => blocks::remove(home()?, args, out).await,
-        Command::Status(args) => status::run(home()?, args.account, out).await,
+        Command::Status(args) if args.watch => watch::run(home()?, args.of.account, out).await,
+        Command::Status(args) => status::run(home()?, args.of.account, out).await,
         Command::Verify(args) => verify::run(home()?, args, out).await,
         Command::Inspect(args) => inspect::run(&args.file, out),
     }?;

@@ -5,13 +5,13 @@
 
 use std::{fmt, time::Duration};
 
-use cofferdam_store::AccountName;
+use cofferdam_store::{AccountKeyStatus, AccountName, AccountStatus};
 use serde::Serialize;
 
 use crate::{
     error::CliError,
     home::{AccountReport, Home, Keys, OpenHome, StatusFile},
-    output::{Output, escape, size},
+    output::{Output, escape},
 };
 
 /// How long to wait for the first word of a process that has the home open, in steps.
@@ -36,18 +36,7 @@ struct Writer {
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let AccountReport { account, provider, key_state, key_id, last_failure, blocks, bytes } =
-            &self.account;
-        write!(f, "{account}: {provider} key {key_state}, ")?;
-        let whose = if self.writer.is_some() { " stored so far" } else { "" };
-        write!(f, "{blocks} blocks, {}{whose}", size(*bytes))?;
-        if let Some(key_id) = key_id {
-            write!(f, ", {key_id}")?;
-        }
-        if let Some(failure) = last_failure {
-            write!(f, "; {}", escape(failure))?;
-        }
-        Ok(())
+        self.account.fmt(f)
     }
 }
 
@@ -73,30 +62,34 @@ pub(super) async fn run(home: Home, only: Option<AccountName>, output: &mut Outp
 }
 
 async fn tell(open: &OpenHome, only: Option<AccountName>, output: &mut Output) -> Result<(), CliError> {
-    let mut told = 0u64;
+    let reports = reports(open, only).await?;
+    if reports.is_empty() {
+        output.text(format_args!("There are no accounts yet: make one with account create"))?;
+    }
+    reports.into_iter().try_for_each(|account| output.emit(&Line { account, writer: None }))?;
+    // A drain may follow.
+    output.flush()
+}
+
+/// How accounts are, after asking their vaults.
+pub(super) async fn reports(
+    open: &OpenHome,
+    only: Option<AccountName>,
+) -> Result<Vec<AccountReport>, CliError> {
+    let mut reports = Vec::new();
     for name in names(open, only).await? {
         let account = open.engine.account(&name).await?;
         // What it brings is in the status.
         let checked = account.check_key().await;
-        let status = account.status().await?;
-        let failure = status.key.last_failure.map(|f| f.message);
-        let failure = failure.or_else(|| checked.err().map(|e| e.to_string()));
-        let account = AccountReport {
-            account: status.name.to_string(),
-            provider: status.provider.to_string(),
-            key_state: status.key.state.to_string(),
-            key_id: status.key.key_id.map(String::from),
-            last_failure: failure,
-            blocks: status.blocks,
-            bytes: status.bytes,
-        };
-        output.emit(&Line { account, writer: None })?;
-        told += 1;
+        let AccountStatus { provider, key, blocks, bytes, buffer, .. } = account.status().await?;
+        let status = AccountKeyStatus { provider, key, buffer };
+        let mut report = AccountReport::new(&name, status, None, &open.home.buffer_bounds());
+        report.last_failure = report.last_failure.or_else(|| checked.err().map(|e| e.to_string()));
+        report.blocks = blocks;
+        report.bytes = bytes;
+        reports.push(report);
     }
-    if told == 0 {
-        output.text(format_args!("There are no accounts yet: make one with account create"))?;
-    }
-    Ok(())
+    Ok(reports)
 }
 
 /// One account, or all of a home.
@@ -119,15 +112,13 @@ fn tell_writers(
     only: Option<&AccountName>,
     output: &mut Output,
 ) -> Result<(), CliError> {
-    let StatusFile { pid, at, command, accounts } = status;
+    let StatusFile { pid, at, command, .. } = status;
     output.text(format_args!("As {} (pid {pid}) said at {}:", escape(command), escape(at)))?;
     let writer = Writer { pid: *pid, at: at.clone(), command: command.clone() };
     let mut told = false;
-    for account in accounts {
-        if only.is_none_or(|only| only.as_str() == account.account) {
-            output.emit(&Line { account: account.clone(), writer: Some(writer.clone()) })?;
-            told = true;
-        }
+    for account in of_writer(status, only) {
+        output.emit(&Line { account: account.clone(), writer: Some(writer.clone()) })?;
+        told = true;
     }
     match only {
         Some(only) if !told => Err(CliError::Usage(format!(
@@ -135,4 +126,12 @@ fn tell_writers(
         ))),
         _ => Ok(()),
     }
+}
+
+/// The accounts that a writer tells of and that are asked about.
+pub(super) fn of_writer<'a>(
+    status: &'a StatusFile,
+    only: Option<&'a AccountName>,
+) -> impl Iterator<Item = &'a AccountReport> {
+    status.accounts.iter().filter(move |account| only.is_none_or(|only| only.as_str() == account.account))
 }

@@ -1,12 +1,13 @@
 //! `verify`: reads everything and opens every block.
 //!
-//! Guarantees: every page of the store's file that anything uses is read and verified, and every block is
-//! opened under its key; what is damaged is listed, and the rest is still checked. Exit code 5 on any damage.
+//! Guarantees: what can be drained is drained first; every page of the store's file that anything uses is read and
+//! verified, buffered blocks' too, and every block is opened under its key where there is one; what is damaged is listed,
+//! and the rest is still checked. Exit code 5 on any damage, else 3 or 4 where a key was wanting.
 
 use std::{collections::BTreeMap, fmt};
 
 use cofferdam_crypto::{AccountId, BlockId};
-use cofferdam_store::{Account, AccountName, BlockInfo, EngineError, EngineErrorKind};
+use cofferdam_store::{Account, AccountName, BlockInfo, EngineError, EngineErrorKind, Outcome, Place};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -16,7 +17,7 @@ use crate::{
     error::CliError,
     home::{Home, Keys, OpenHome},
     output::{JsonBlock, Output, escape, size},
-    writer::Stored,
+    writer::Written,
 };
 
 const PAGE: usize = 256;
@@ -44,6 +45,8 @@ struct StoreReport {
     store: &'static str,
     blocks: u64,
     sealed_bytes: u64,
+    buffered_blocks: u64,
+    buffered_sealed_bytes: u64,
     records: u64,
     pages_verified: u64,
     pages_damaged: u64,
@@ -51,14 +54,14 @@ struct StoreReport {
 
 impl fmt::Display for StoreReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "store: {} blocks, {} sealed, ", self.blocks, size(self.sealed_bytes))?;
+        if self.buffered_blocks > 0 {
+            write!(f, "{} buffered, {} sealed, ", self.buffered_blocks, size(self.buffered_sealed_bytes))?;
+        }
         write!(
             f,
-            "store: {} blocks, {} sealed, {} records; {} pages verified, {} damaged",
-            self.blocks,
-            size(self.sealed_bytes),
-            self.records,
-            self.pages_verified,
-            self.pages_damaged
+            "{} records; {} pages verified, {} damaged",
+            self.records, self.pages_verified, self.pages_damaged
         )
     }
 }
@@ -70,24 +73,33 @@ struct AccountVerdict {
     opened: u64,
     bytes: u64,
     damaged: u64,
-    /// Blocks that could not be judged, for want of the key.
+    /// Blocks that could not be judged, for want of the key. Their checksums were.
     unopened: u64,
+    /// How many of those are buffered.
+    unopened_buffered: u64,
 }
 
 impl fmt::Display for AccountVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { account, opened, bytes, damaged, unopened } = self;
+        let Self { account, opened, bytes, damaged, unopened, unopened_buffered } = self;
         write!(f, "{account}: {opened} blocks opened, {}; {damaged} damaged", size(*bytes))?;
         if *unopened > 0 {
             write!(f, "; {unopened} not opened for want of the key")?;
+            if *unopened_buffered > 0 {
+                write!(f, ", {unopened_buffered} of them buffered")?;
+            }
+            f.write_str(": their checksums hold")?;
         }
         Ok(())
     }
 }
 
 pub(super) async fn run(home: Home, args: Verify, output: &mut Output) -> Result<(), CliError> {
-    let open = home.open(Keys::Needed).await?;
-    let found = verify(&open, args, output).await;
+    let mut open = home.open(Keys::Needed).await?;
+    let found = match open.settle().await {
+        Ok(()) => verify(&open, args, output).await,
+        Err(e) => Err(e),
+    };
     let closed = open.close().await;
     let found = found?;
     if found.damaged > 0 {
@@ -116,6 +128,8 @@ async fn verify(open: &OpenHome, args: Verify, output: &mut Output) -> Result<Fi
         store: "blocks.store",
         blocks: report.blocks,
         sealed_bytes: report.bytes,
+        buffered_blocks: report.buffered_blocks,
+        buffered_sealed_bytes: report.buffered_bytes,
         records: report.records,
         pages_verified: report.pages_verified,
         pages_damaged: report.pages_damaged,
@@ -163,12 +177,16 @@ async fn verify(open: &OpenHome, args: Verify, output: &mut Output) -> Result<Fi
     for (account, ids) in unread {
         for id in ids {
             findings.damaged += 1;
-            let what = format!("block {id} of the account {account} does not read");
-            let (account, block) = (Some(account.to_string()), Some(JsonBlock::from(&id)));
-            output.emit(&Damaged { damaged: "block", account, block, what })?;
+            output.emit(&unreadable(&account, &id))?;
         }
     }
     Ok(findings)
+}
+
+fn unreadable(account: &impl fmt::Display, id: &BlockId) -> Damaged {
+    let what = format!("block {id} of the account {account} does not read");
+    let (account, block) = (Some(account.to_string()), Some(JsonBlock::from(id)));
+    Damaged { damaged: "block", account, block, what }
 }
 
 async fn verify_account(
@@ -191,7 +209,13 @@ async fn verify_account(
                     if findings.digests {
                         let BlockInfo { id, version, len, .. } = info.clone();
                         let sha256 = Sha256::digest(&data).into();
-                        output.emit(&BlockLine::opened(&Stored { id, version, len, sha256 }))?;
+                        output.emit(&BlockLine::opened(&Written {
+                            id,
+                            version,
+                            len,
+                            sha256,
+                            outcome: Outcome::Stored,
+                        }))?;
                     }
                 }
                 Err(EngineError::NoBlock { .. }) => {}
@@ -204,7 +228,15 @@ async fn verify_account(
                         output.emit(&Damaged { damaged: "block", account, block, what })?;
                     }
                     EngineErrorKind::Revoked | EngineErrorKind::Unavailable => {
-                        verdict.unopened += 1;
+                        // One whose checksums do not hold is told of as that.
+                        if unread.get(&account.id()).is_some_and(|ids| ids.contains(&info.id)) {
+                            verdict.damaged += 1;
+                            findings.damaged += 1;
+                            output.emit(&unreadable(account.name(), &info.id))?;
+                        } else {
+                            verdict.unopened += 1;
+                            verdict.unopened_buffered += u64::from(info.place == Place::Buffer);
+                        }
                         findings.refused.get_or_insert(e);
                     }
                     _ => return Err(e.into()),

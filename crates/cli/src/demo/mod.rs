@@ -3,9 +3,11 @@
 //! Guarantees: what it says, it has checked, and it fails where a check does; memory is bounded by blocks and
 //! writers, not by the input; the temporary home is removed, also on an interrupt.
 //!
-//! Its key times are the shortest allowed, so that a revocation is felt within seconds.
+//! Its key times are short, within the bounds that hold for everybody, so that a revocation is felt and a grace ends
+//! within seconds.
 
 mod lines;
+mod outage;
 mod pack;
 mod report;
 mod revoke;
@@ -30,7 +32,7 @@ use crate::{
     cli::Demo,
     error::CliError,
     files::{LeaveOut, Walk},
-    home::{Home, KeyTimes, Keys, OpenHome, PassphraseSource, principal},
+    home::{BufferBounds, Home, KeyTimes, Keys, OpenHome, PassphraseSource, Settings, principal},
     output::{Output, escape, rate, size},
     signals::Interrupt,
 };
@@ -68,7 +70,7 @@ async fn show(
     let began = SystemClock.now();
     let walk = gather(&args.paths)?;
     let (_removed_at_the_end, place) = place(args.keep)?;
-    let home = Home::create(&place, times(), passphrase).await?;
+    let home = Home::create(&place, settings(), passphrase).await?;
     output
         .text(format_args!("A home with a store, the service's vault and the customer's: {}", home.name()))?;
     let vault = home.customer_vault().await?;
@@ -89,12 +91,14 @@ async fn show(
     drop(account);
     let home = open.close().await?;
 
-    let paths: Vec<PathBuf> = packing.files.iter().map(|file| file.path.clone()).collect();
-    look(paths, home.store_file(), output, &mut report, stop).await?;
-
     let open = home.open(Keys::Needed).await?;
     let account = open.engine.account(&name()?).await?;
     account.check_key().await?;
+    let buffered = outage::begin(&account, &vault, &packing.files, output, &mut report).await?;
+    // While blocks are stored, and while others are buffered.
+    let paths: Vec<PathBuf> = packing.files.iter().map(|file| file.path.clone()).collect();
+    look(paths, open.home.store_file(), output, &mut report, stop).await?;
+    outage::end(&account, &vault, buffered, output, &mut report).await?;
     take_away(&account, &vault, &kek, &packing.files, output, &mut report).await?;
     drop(account);
     let home = open.close().await?;
@@ -138,15 +142,20 @@ fn place(keep: Option<PathBuf>) -> Result<(Option<tempfile::TempDir>, PathBuf), 
     Ok((Some(folder), path))
 }
 
-/// The shortest times that are allowed.
+/// The shortest times that are allowed, but for the grace, which could be none.
 fn times() -> KeyTimes {
     KeyTimes {
         refresh_ms: 6000,
         ceiling_ms: 6000,
+        grace_ms: 10_000,
         retry_max_ms: 1000,
         revoked_poll_ms: 1000,
-        ..KeyTimes::default()
+        call_timeout_ms: 1000,
     }
+}
+
+fn settings() -> Settings {
+    Settings { key_times: times(), buffer: BufferBounds::default() }
 }
 
 fn name() -> Result<AccountName, CliError> {

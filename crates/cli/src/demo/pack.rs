@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     error::CliError,
     feed::{Feed, Input},
-    writer::{Stored, Watcher, block_id, write_all},
+    writer::{Watcher, Written, block_id, write_all},
 };
 
 /// How many bytes a block has at most.
@@ -101,7 +101,7 @@ struct Counts<'a> {
 }
 
 impl Watcher for Counts<'_> {
-    fn stored(&mut self, block: &Stored) -> Result<(), CliError> {
+    fn written(&mut self, block: &Written) -> Result<(), CliError> {
         self.blocks += 1;
         self.bytes += block.len;
         self.bar.inc(block.len);

@@ -27,6 +27,23 @@ pub(super) struct Report {
     pub(super) search_seconds: f64,
     pub(super) control_searched: u64,
     pub(super) control_found: u64,
+    /// How long the vault was away when the key was used up.
+    pub(super) outage_served_seconds: f64,
+    pub(super) outage_reads: u64,
+    pub(super) outage_writes: u64,
+    /// Of those, how many in grace.
+    pub(super) grace_reads: u64,
+    pub(super) grace_writes: u64,
+    /// The longest that one of them took.
+    pub(super) outage_slowest_seconds: f64,
+    pub(super) buffered_blocks: u64,
+    pub(super) buffered_bytes: u64,
+    pub(super) unavailable_reads_refused: u64,
+    pub(super) recovered_after_seconds: f64,
+    pub(super) drained_after_seconds: f64,
+    pub(super) drained_blocks: u64,
+    pub(super) drained_equal: u64,
+    pub(super) blocks_under_customer_key: u64,
     pub(super) revoked_after_seconds: f64,
     pub(super) reads_refused: u64,
     pub(super) writes_refused: u64,
@@ -58,6 +75,31 @@ impl fmt::Display for Report {
             f,
             "  search    {} of {} lines found in the store; control: {} of {} found in an input file",
             self.lines_found, self.lines_searched, self.control_found, self.control_searched
+        )?;
+        writeln!(
+            f,
+            "  outage    {} reads and {} writes served for {:.1} s, {} and {} of them in grace",
+            self.outage_reads,
+            self.outage_writes,
+            self.outage_served_seconds,
+            self.grace_reads,
+            self.grace_writes
+        )?;
+        writeln!(
+            f,
+            "  buffered  {} blocks, {}, then; {} reads refused",
+            self.buffered_blocks,
+            size(self.buffered_bytes),
+            self.unavailable_reads_refused
+        )?;
+        writeln!(
+            f,
+            "  drained   {} of {} blocks {:.1} s after the vault was back, each once; all {} are under the customer's \
+             key again",
+            self.drained_blocks,
+            self.buffered_blocks,
+            self.drained_after_seconds,
+            self.blocks_under_customer_key
         )?;
         writeln!(
             f,

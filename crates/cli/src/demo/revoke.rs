@@ -97,7 +97,7 @@ fn refused(result: Result<(), EngineError>) -> Result<bool, CliError> {
     }
 }
 
-async fn wait(began: &cofferdam_vault::Timestamp, what: &'static str) -> Result<(), CliError> {
+pub(super) async fn wait(began: &cofferdam_vault::Timestamp, what: &'static str) -> Result<(), CliError> {
     if SystemClock.now().since(began) > PATIENCE {
         return Err(CliError::Overdue { what, waited: PATIENCE });
     }
@@ -105,7 +105,7 @@ async fn wait(began: &cofferdam_vault::Timestamp, what: &'static str) -> Result<
     Ok(())
 }
 
-async fn count(account: &Account) -> Result<u64, CliError> {
+pub(super) async fn count(account: &Account) -> Result<u64, CliError> {
     let (mut blocks, mut after) = (0, None);
     loop {
         let page = account.list(after.as_ref(), 1000).await?;

@@ -1,15 +1,17 @@
 //! `cofferdam.json`: that a folder is a home, of which format, and its settings.
 //!
 //! Guarantees: written atomically; a newer format is told apart from damage; key times are within the
-//! bounds of a [`Policy`].
+//! bounds of a [`Policy`]. A home made before buffers had settings has the default ones.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use cofferdam_crypto::KeyId;
 use cofferdam_keyring::{Policy, PolicyError};
-use cofferdam_vault::{Clock, SystemClock};
+use cofferdam_store::{EmbeddedStore, Engine, EngineBuilder};
+use cofferdam_vault::{Clock, SystemClock, VaultRegistry};
 use serde::{Deserialize, Serialize};
 
+use super::{IN_FLIGHT, MAX_BLOCK_LEN};
 use crate::{error::CliError, files::replace, output::Time};
 
 const FORMAT: &str = "cofferdam home";
@@ -25,6 +27,55 @@ pub(crate) struct Config {
     pub(crate) service_kek: KeyId,
     /// When keys are renewed and how long they outlive their vault.
     pub(crate) key_times: KeyTimes,
+    /// What writes may wait for while a key is unavailable.
+    #[serde(default)]
+    pub(crate) buffer: BufferBounds,
+}
+
+/// What may wait in an account's buffer, how much and how long. The engine holds them to its bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BufferBounds {
+    /// How long it takes writes, from the first one in it; 0 turns it off.
+    pub(crate) max_time_ms: u64,
+    /// The most sealed bytes in it.
+    pub(crate) max_bytes: u64,
+    /// How long a revocation is observed before what was buffered is discarded.
+    pub(crate) revoked_retention_ms: u64,
+}
+
+impl BufferBounds {
+    /// An engine with these settings.
+    fn apply(&self, engine: EngineBuilder) -> EngineBuilder {
+        let ms = Duration::from_millis;
+        engine
+            .buffer_time(ms(self.max_time_ms))
+            .buffer_bytes(self.max_bytes)
+            .revoked_retention(ms(self.revoked_retention_ms))
+    }
+
+    pub(crate) fn max_time(&self) -> Duration {
+        Duration::from_millis(self.max_time_ms)
+    }
+
+    /// Whether writes may wait at all.
+    pub(crate) fn is_on(&self) -> bool {
+        self.max_time_ms > 0
+    }
+}
+
+impl Default for BufferBounds {
+    fn default() -> Self {
+        const HOUR: u64 = 3_600_000;
+        Self { max_time_ms: 6 * HOUR, max_bytes: 1 << 30, revoked_retention_ms: 14 * 24 * HOUR }
+    }
+}
+
+/// What a home is made with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) key_times: KeyTimes,
+    pub(crate) buffer: BufferBounds,
 }
 
 /// The part that every version has.
@@ -78,9 +129,23 @@ impl Default for KeyTimes {
 }
 
 impl Config {
-    pub(super) fn new(service_kek: KeyId, key_times: KeyTimes) -> Self {
+    pub(super) fn new(service_kek: KeyId, settings: Settings) -> Self {
         let created = Time(SystemClock.now().wall).to_string();
-        Self { format: FORMAT.into(), version: VERSION, created, service_kek, key_times }
+        let Settings { key_times, buffer } = settings;
+        Self { format: FORMAT.into(), version: VERSION, created, service_kek, key_times, buffer }
+    }
+
+    /// An engine by these settings.
+    pub(super) fn engine(
+        &self,
+        store: EmbeddedStore,
+        vaults: VaultRegistry,
+    ) -> Result<EngineBuilder, PolicyError> {
+        let engine = Engine::builder(Arc::new(store), vaults, self.service_kek.clone())
+            .policy(self.key_times.policy()?)
+            .max_block_len(MAX_BLOCK_LEN)
+            .in_flight(IN_FLIGHT);
+        Ok(self.buffer.apply(engine))
     }
 
     pub(super) fn parse(home: &Path, file: &Path, bytes: &[u8]) -> Result<Self, CliError> {
@@ -116,13 +181,21 @@ mod tests {
     }
 
     fn sample() -> Config {
-        Config::new(KeyId::new("local://service/keys/cofferdam").unwrap(), KeyTimes::default())
+        Config::new(KeyId::new("local://service/keys/cofferdam").unwrap(), Settings::default())
     }
 
     #[test]
     fn a_home_reads_back_as_it_was_written() {
         let json = serde_json::to_string(&sample()).unwrap();
         assert_eq!(parse(&json).unwrap().key_times, KeyTimes::default());
+        assert_eq!(parse(&json).unwrap().buffer, BufferBounds::default());
+    }
+
+    #[test]
+    fn a_home_without_settings_of_buffers_has_the_default_ones() {
+        let mut json = serde_json::to_value(sample()).unwrap();
+        json.as_object_mut().unwrap().remove("buffer").unwrap();
+        assert_eq!(parse(&json.to_string()).unwrap().buffer, BufferBounds::default());
     }
 
     #[test]

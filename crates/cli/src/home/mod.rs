@@ -2,7 +2,7 @@
 //!
 //! Guarantees: only one process has a home's store open; nothing in a home names where it is, so a closed
 //! one can be copied elsewhere; `cofferdam.json` is written last, so a home is whole or is none. The customer's
-//! vault is changed without the home's lock.
+//! vault is changed without the home's lock. A command that uses keys finishes what can be drained before it ends.
 //!
 //! Not its job: what the commands do with the engine.
 
@@ -16,18 +16,23 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use cofferdam_store::{EmbeddedOptions, EmbeddedStore, Engine};
-use cofferdam_vault::{KeyVault, LocalVault, LocalVaultOptions, Principal, VaultRegistry};
+use cofferdam_store::{BufferEvent, EmbeddedOptions, EmbeddedStore, Engine, EngineError};
+use cofferdam_vault::{
+    Clock, KeyVault, LocalVault, LocalVaultOptions, Principal, SystemClock, VaultRegistry,
+};
+
+use tokio::sync::broadcast::Receiver;
 
 use config::Config;
-pub(crate) use config::KeyTimes;
+pub(crate) use config::{BufferBounds, KeyTimes, Settings};
 pub(crate) use lock::HomeLock;
 pub(crate) use passphrase::PassphraseSource;
 pub(crate) use status::{AccountReport, STATUS_EVERY, StatusFile};
 
-use crate::{error::CliError, output::escape};
+use crate::{drain, error::CliError, output::escape};
 use unasked::UnaskedVault;
 
 const CONFIG: &str = "cofferdam.json";
@@ -42,12 +47,26 @@ pub(crate) const MAX_BLOCK_LEN: u64 = 64 << 20;
 /// How many bytes of writes may be under way: what bounds a writer's memory.
 const IN_FLIGHT: usize = 32 << 20;
 
+/// How long a command waits for another one to release the home, and how often it looks.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+const LOCK_LOOK: Duration = Duration::from_millis(20);
+
 /// A home that was found to be one. Holds no lock.
 #[derive(Debug)]
 pub(crate) struct Home {
     path: PathBuf,
     config: Config,
     passphrase: PassphraseSource,
+    drains: Drains,
+}
+
+/// What a command that has used keys does about blocks that can be drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drains {
+    /// It waits until none is left.
+    Finish,
+    /// It leaves them to the next one.
+    Leave,
 }
 
 /// A home with its store open, under the home's lock.
@@ -55,6 +74,9 @@ pub(crate) struct OpenHome {
     pub(crate) engine: Engine,
     pub(crate) store: EmbeddedStore,
     pub(crate) home: Home,
+    keys: Keys,
+    /// What happened to buffers since it was opened.
+    events: Receiver<BufferEvent>,
     _lock: HomeLock,
 }
 
@@ -71,10 +93,11 @@ impl Home {
     /// Makes a home in a folder that is empty or not there yet.
     pub(crate) async fn create(
         path: &Path,
-        times: KeyTimes,
+        settings: Settings,
         passphrase: PassphraseSource,
     ) -> Result<Self, CliError> {
-        times.policy()?;
+        settings.key_times.policy()?;
+        let was_there = path.exists();
         fs::create_dir_all(path).map_err(|e| CliError::writing("make", path, e))?;
         if path.join(CONFIG).symlink_metadata().is_ok() {
             return Err(CliError::HomeExists { path: path.into() });
@@ -85,33 +108,47 @@ impl Home {
             }
         }
         let _lock = HomeLock::acquire(path)?;
-        match Self::fill(path, times, &passphrase).await {
-            Ok(config) => Ok(Self { path: path.into(), config, passphrase }),
+        match Self::fill(path, settings, &passphrase).await {
+            Ok(config) => Ok(Self { path: path.into(), config, passphrase, drains: Drains::Finish }),
             Err(e) => {
                 // What was made is of no use; that it can't be removed is said by the next init.
-                for made in [SERVICE_VAULT, CUSTOMER_VAULT, STORE] {
-                    let _ = fs::remove_file(path.join(made));
+                if was_there {
+                    for made in [SERVICE_VAULT, CUSTOMER_VAULT, STORE] {
+                        let _ = fs::remove_file(path.join(made));
+                    }
+                } else {
+                    let _ = fs::remove_dir_all(path);
                 }
                 Err(e)
             }
         }
     }
 
-    async fn fill(path: &Path, times: KeyTimes, passphrase: &PassphraseSource) -> Result<Config, CliError> {
+    async fn fill(
+        path: &Path,
+        settings: Settings,
+        passphrase: &PassphraseSource,
+    ) -> Result<Config, CliError> {
         let options = |passphrase: &PassphraseSource| vault_options(passphrase);
         LocalVault::create(path.join(CUSTOMER_VAULT), "customer", options(passphrase)?).await?;
         let service = LocalVault::create(path.join(SERVICE_VAULT), "service", options(passphrase)?).await?;
         service.create_key(SERVICE_KEY).await?;
         let service_kek = service.key_id(SERVICE_KEY)?;
+        let config = Config::new(service_kek, settings);
         let store = EmbeddedStore::create(path.join(STORE), EmbeddedOptions::default())?;
-        cofferdam_store::BlockStore::close(&store).await?;
-        let config = Config::new(service_kek, times);
+        // Opened once, so that settings which the engine refuses make no home.
+        let engine = config.engine(store, VaultRegistry::new(Arc::new(service)))?.open().await?;
+        engine.close().await?;
         config.write(&path.join(CONFIG))?;
         Ok(config)
     }
 
     /// Finds a home; opens nothing in it.
-    pub(crate) fn find(path: Option<&Path>, passphrase: PassphraseSource) -> Result<Self, CliError> {
+    pub(crate) fn find(
+        path: Option<&Path>,
+        passphrase: PassphraseSource,
+        drains: Drains,
+    ) -> Result<Self, CliError> {
         let path = path.ok_or(CliError::NoHome)?;
         let config = match fs::read(path.join(CONFIG)) {
             Ok(bytes) => Config::parse(path, &path.join(CONFIG), &bytes)?,
@@ -125,7 +162,7 @@ impl Home {
             }
             Err(e) => return Err(CliError::reading(&path.join(CONFIG), e)),
         };
-        Ok(Self { path: path.into(), config, passphrase })
+        Ok(Self { path: path.into(), config, passphrase, drains })
     }
 
     /// Takes the home's lock, or says who has it.
@@ -133,9 +170,17 @@ impl Home {
         HomeLock::acquire(&self.path)
     }
 
-    /// Takes the home's lock and opens its store.
+    /// Takes the home's lock and opens its store. Waits a moment for a short command that has it.
     pub(crate) async fn open(self, keys: Keys) -> Result<OpenHome, CliError> {
-        let lock = self.lock()?;
+        let began = SystemClock.now();
+        let lock = loop {
+            match self.lock() {
+                Err(CliError::Locked { .. }) if SystemClock.now().since(&began) < LOCK_WAIT => {
+                    tokio::time::sleep(LOCK_LOOK).await;
+                }
+                lock => break lock?,
+            }
+        };
         self.open_locked(lock, keys).await
     }
 
@@ -150,15 +195,16 @@ impl Home {
         };
         let vaults = VaultRegistry::new(service).with_customer(principal(), customer);
         let store = EmbeddedStore::open(self.path.join(STORE), EmbeddedOptions::default())?;
-        let engine = Engine::builder(Arc::new(store.clone()), vaults, self.config.service_kek.clone())
-            .policy(self.config.key_times.policy()?)
-            .max_block_len(MAX_BLOCK_LEN)
-            .in_flight(IN_FLIGHT)
-            .open()
-            .await?;
+        let engine = self.config.engine(store.clone(), vaults)?.open().await.map_err(|e| match e {
+            EngineError::BadSetting { .. } => {
+                CliError::DamagedSettings { path: self.path.join(CONFIG), what: e.to_string() }
+            }
+            e => e.into(),
+        })?;
         // A writer that was killed left it; nobody else writes now.
         StatusFile::remove(&self.path);
-        Ok(OpenHome { engine, store, home: self, _lock: lock })
+        let events = engine.buffer_events();
+        Ok(OpenHome { engine, store, home: self, keys, events, _lock: lock })
     }
 
     /// The customer's vault, without the home's lock.
@@ -168,6 +214,20 @@ impl Home {
 
     async fn open_vault(&self, name: &str) -> Result<LocalVault, CliError> {
         Ok(LocalVault::open(self.path.join(name), vault_options(&self.passphrase)?).await?)
+    }
+
+    /// What may wait in its accounts' buffers.
+    pub(crate) fn buffer_bounds(&self) -> BufferBounds {
+        self.config.buffer
+    }
+
+    pub(crate) fn drains(&self) -> Drains {
+        self.drains
+    }
+
+    /// What changes when a command or a vault's owner does something.
+    pub(crate) fn files(&self) -> [PathBuf; 3] {
+        [STORE, CUSTOMER_VAULT, SERVICE_VAULT].map(|name| self.path.join(name))
     }
 
     /// The file that holds all blocks and records.
@@ -186,8 +246,27 @@ impl Home {
 }
 
 impl OpenHome {
-    /// Closes the engine: everything is on disk, every key is wiped.
-    pub(crate) async fn close(self) -> Result<Home, CliError> {
+    /// Finishes what can be drained, unless that is to be left, and closes the engine: everything is on disk, every
+    /// key is wiped.
+    pub(crate) async fn close(mut self) -> Result<Home, CliError> {
+        let drained = self.settle().await;
+        self.close_now().await.and_then(|home| drained.map(|()| home))
+    }
+
+    /// Finishes what can be drained, unless that is to be left.
+    pub(crate) async fn settle(&mut self) -> Result<(), CliError> {
+        match (self.keys, self.home.drains) {
+            (Keys::Needed, Drains::Finish) => {
+                let mut events = self.events.resubscribe();
+                std::mem::swap(&mut events, &mut self.events);
+                drain::finish(self, &mut events).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Closes the engine and leaves what is not drained yet.
+    pub(crate) async fn close_now(self) -> Result<Home, CliError> {
         self.engine.close().await?;
         Ok(self.home)
     }

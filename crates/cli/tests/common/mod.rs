@@ -1,9 +1,12 @@
 //! Runs the program as a user would.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod strace;
+
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
+    fmt,
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -24,11 +27,21 @@ pub(crate) fn cofferdam() -> Command {
 }
 
 /// What a run left.
-#[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: i32,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: String,
+}
+
+impl fmt::Debug for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (shown, more) = self.stdout.split_at(self.stdout.len().min(4000));
+        write!(f, "exit code {}\nstdout: {}", self.code, String::from_utf8_lossy(shown))?;
+        if !more.is_empty() {
+            write!(f, "... and {} bytes more", more.len())?;
+        }
+        write!(f, "\nstderr: {}", self.stderr)
+    }
 }
 
 impl Ran {
@@ -127,6 +140,18 @@ impl Home {
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// A copy of this home, which nobody has open, in a folder of its own.
+    pub(crate) fn copy(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("home");
+        std::fs::create_dir(&path).unwrap();
+        for file in std::fs::read_dir(&self.path).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), path.join(file.file_name())).unwrap();
+        }
+        Self { folder, path }
     }
 }
 

@@ -384,7 +384,8 @@ impl Step<'_> {
     fn note_failure(&mut self, attempt: Attempt, kind: Option<VaultErrorKind>) {
         self.state.failures = self.state.failures.saturating_add(1);
         if self.state.failure.is_none_or(|failure| failure.attempt.number <= attempt.number) {
-            let asked = self.state.asked.filter(|_| attempt.number == self.state.last).unwrap_or(attempt.sent);
+            let asked =
+                self.state.asked.filter(|_| attempt.number == self.state.last).unwrap_or(attempt.sent);
             self.state.failure = Some(Failure { attempt, asked, kind });
         }
     }
