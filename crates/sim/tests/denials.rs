@@ -41,7 +41,7 @@ fn no_key_that_was_taken_away_is_used_past_refresh_and_time_out_nor_after_its_de
     let oldest = policy.refresh() + policy.call_timeout();
     for denial in [KekState::Denied, KekState::Disabled, KekState::Deleted] {
         let simulation = Simulation::new(scenario(denial, &policy));
-        let total = run_all(&simulation, 0..scale(12, 1_000));
+        let total = run_all(&simulation, 0..scale(6, 1_000));
         let counts = &total.counts;
         assert!(counts.revocations > 0 && counts.denials > 0 && counts.refused_revoked > 0, "{counts}");
         assert!(counts.latest_after_denial <= AT_ONCE, "{:?}", counts.latest_after_denial);

@@ -17,6 +17,6 @@ use support::*;
 
 #[test]
 fn no_promise_is_broken_whatever_fails() {
-    let total = run_all(&Simulation::new(Scenario::new()), 0..scale(200, 10_000));
+    let total = run_all(&Simulation::new(Scenario::new()), 0..scale(150, 10_000));
     total.print("everything that can fail");
 }
