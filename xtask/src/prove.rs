@@ -37,6 +37,7 @@ const PROOFS: &[Proof] = &[
         "bounds",
         "no key in use is older than refresh and time-out while its vault answers, nor than its grace",
     ),
+    proof("cofferdam-keyring", "machine", "no sequence of events makes the state machine break a promise"),
     proof("cofferdam-keyring", "room", "never more keys are held than allowed, and those in Grace go last"),
     proof(
         "cofferdam-store",

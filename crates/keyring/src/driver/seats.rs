@@ -4,6 +4,9 @@
 //! vault fails go after all others, those in Grace last, since they could not be had again. Using a key costs it
 //! nothing: how recently it was used is looked at when room is needed.
 //!
+//! A key that callers wait for stays until one of them has looked: so every call to a vault serves somebody,
+//! however few seats there are.
+//!
 //! Invariants: a key is published only by who holds a seat, or a claim to one; the lock is taken under a desk's
 //! and never the other way round.
 //!
@@ -15,6 +18,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
+use tokio::sync::{Notify, futures::Notified};
+
 use super::entry::Entry;
 use crate::machine::Recovery;
 
@@ -25,12 +30,16 @@ const LOOKS: usize = 128;
 pub(super) struct Seats {
     most: usize,
     plan: Mutex<Plan>,
+    /// Wakes who needs a seat when one may be had.
+    changed: Notify,
 }
 
 #[derive(Default)]
 struct Plan {
     /// Who goes first is first.
     taken: BTreeMap<Rank, Weak<Entry>>,
+    /// The rank of each seat, by number.
+    ranks: BTreeMap<u64, Rank>,
     claimed: usize,
     last: u64,
 }
@@ -49,13 +58,13 @@ pub(super) enum Claimed {
     Free(Claim),
     /// The key in this seat must be taken away first.
     From(Claim, Arc<Entry>, u64),
-    /// All seats are claimed by others who have yet to sit down, which takes them no wait.
+    /// Whoever has a seat must keep it for the moment: see [`Seats::changed`].
     Later,
 }
 
 impl Seats {
     pub(super) fn new(most: NonZeroUsize) -> Arc<Self> {
-        Arc::new(Self { most: most.get(), plan: Mutex::default() })
+        Arc::new(Self { most: most.get(), plan: Mutex::default(), changed: Notify::new() })
     }
 
     pub(super) fn claim(self: &Arc<Self>) -> Claimed {
@@ -79,6 +88,16 @@ impl Seats {
         }
     }
 
+    /// Ends when a seat may be had that was not before this was called.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// A key that was kept for callers no longer is.
+    pub(super) fn note_change(&self) {
+        self.changed.notify_waiters();
+    }
+
     /// How many keys are held.
     pub(super) fn taken(&self) -> usize {
         self.plan().taken.len()
@@ -90,19 +109,42 @@ impl Seats {
 }
 
 impl Plan {
+    fn sit(&mut self, rank: Rank, entry: Weak<Entry>) {
+        self.ranks.insert(rank.number, rank);
+        self.taken.insert(rank, entry);
+    }
+
+    /// Frees a seat, if it was not given to somebody else meanwhile.
+    fn leave(&mut self, number: u64) -> Option<Weak<Entry>> {
+        let rank = self.ranks.remove(&number)?;
+        self.taken.remove(&rank)
+    }
+
     /// Takes the seat of whose key was used longest ago.
     fn leave_first(&mut self, looked_at: &mut Vec<Arc<Entry>>) -> Option<(Arc<Entry>, u64)> {
-        loop {
-            let (rank, weak) = self.taken.pop_first()?;
-            // Nobody has it any longer: it leaves by itself.
-            let Some(entry) = weak.upgrade() else { continue };
+        let mut kept = Vec::new();
+        let mut looks = 0;
+        let found = loop {
+            let Some((rank, weak)) = self.taken.pop_first() else { break None };
+            let Some(entry) = weak.upgrade() else {
+                // Nobody has it any longer.
+                self.ranks.remove(&rank.number);
+                continue;
+            };
             let used = entry.used_at();
-            if used <= rank.used || looked_at.len() == LOOKS {
-                return Some((entry, rank.number));
+            if entry.is_promised() {
+                kept.push((rank, weak));
+            } else if used <= rank.used || looks == LOOKS {
+                self.ranks.remove(&rank.number);
+                break Some((entry, rank.number));
+            } else {
+                self.sit(Rank { used, ..rank }, weak);
+                looks += 1;
             }
-            self.taken.insert(Rank { used, ..rank }, weak);
             looked_at.push(entry);
-        }
+        };
+        self.taken.extend(kept);
+        found
     }
 }
 
@@ -114,7 +156,7 @@ impl Claim {
         let mut plan = self.0.plan();
         plan.last += 1;
         let rank = Rank { recovery, used, number: plan.last };
-        plan.taken.insert(rank, entry);
+        plan.sit(rank, entry);
         drop(plan);
         Seat { seats: self.0.clone(), rank }
     }
@@ -123,12 +165,14 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.0.plan().claimed -= 1;
+        self.0.note_change();
     }
 }
 
 /// A seat that is taken, until it is dropped.
 pub(super) struct Seat {
     seats: Arc<Seats>,
+    /// As it was given last; `used` may have been found to be later since.
     rank: Rank,
 }
 
@@ -142,17 +186,18 @@ impl Seat {
         if rank == self.rank {
             return;
         }
+        self.rank = rank;
         let mut plan = self.seats.plan();
         // Unless it was given to somebody else, who is about to take the key away.
-        if let Some(entry) = plan.taken.remove(&self.rank) {
-            plan.taken.insert(rank, entry);
-            self.rank = rank;
+        if let Some(entry) = plan.leave(rank.number) {
+            plan.sit(rank, entry);
         }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.seats.plan().taken.remove(&self.rank);
+        self.seats.plan().leave(self.rank.number);
+        self.seats.note_change();
     }
 }

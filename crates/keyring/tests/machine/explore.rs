@@ -35,7 +35,7 @@ fn no_sequence_of_events_breaks_a_promise() {
                 }
                 frontier = next;
             }
-            println!("{provider}, grace {:?}: {} states", policy.grace(), seen.len());
+            println!("{provider}, grace {:?}: {} states to depth {}", policy.grace(), seen.len(), depth());
         }
     }
 }

@@ -13,14 +13,17 @@ pub(super) enum Input {
 pub(super) struct Model {
     pub(super) state: State,
     pub(super) now: Timestamp,
+    provider: Provider,
+    /// The last attempt begun.
+    last: u64,
     /// What the driver serves.
-    published: Option<Bounds>,
-    flight: Option<Attempt>,
+    pub(super) published: Option<Bounds>,
+    pub(super) flight: Option<Attempt>,
     /// An attempt whose answer comes late, against all rules.
-    late: Option<Attempt>,
-    reading: bool,
-    persisting: Option<bool>,
-    announced: KeyState,
+    pub(super) late: Option<Attempt>,
+    pub(super) reading: bool,
+    pub(super) persisting: Option<bool>,
+    pub(super) announced: KeyState,
     /// The last attempt begun when the vault last denied, or the owner forgot.
     denied_through: u64,
     /// The last verified attempt that began after that.
@@ -31,10 +34,11 @@ pub(super) struct Model {
 
 impl Model {
     pub(super) fn new(provider: Provider) -> Self {
-        let Machine { state, now, .. } = Machine::new(provider);
         Self {
-            state,
-            now,
+            state: State::new(provider),
+            now: Timestamp { boot: 1000 * SECOND, wall: 1_795_000_000 * SECOND },
+            provider,
+            last: 0,
             published: None,
             flight: None,
             late: None,
@@ -79,6 +83,11 @@ impl Model {
         passes.chain(events.into_iter().map(Input::Feed)).collect()
     }
 
+    /// Whether something is under way that must end before an attempt begins.
+    fn is_busy(&self) -> bool {
+        self.flight.is_some() || self.reading || self.persisting.is_some()
+    }
+
     /// Lets it happen, and checks everything. Says what is wrong.
     pub(super) fn happen(&mut self, input: Input, policy: &Policy) -> Result<(), String> {
         match input {
@@ -89,8 +98,7 @@ impl Model {
     }
 
     fn feed(&mut self, event: Event, policy: &Policy) -> Result<(), String> {
-        let last = self.state.last;
-        self.observe(event, last);
+        self.observe(event);
         let before = self.announced;
         let (state, effects) = step(self.state.clone(), event, self.now, policy);
         self.state = state;
@@ -104,11 +112,10 @@ impl Model {
         }
         self.check_revocation(event, before)?;
         let waits = self.state.serving(self.now, policy) == Serving::Wait;
-        let stuck = |state: &State| !state.is_busy() && state.next_wake(self.now, policy).is_none();
-        if waits {
+        if waits && !self.is_busy() {
             let want = Event::Wake { wanted: true, used: true };
-            let (wanted, _) = step(self.state.clone(), want, self.now, policy);
-            if stuck(&wanted) {
+            let (wanted, effects) = step(self.state.clone(), want, self.now, policy);
+            if !effects.iter().any(is_work) && wanted.next_wake(self.now, policy).is_none() {
                 return Err("a caller would wait for ever".into());
             }
         }
@@ -116,7 +123,8 @@ impl Model {
     }
 
     /// Notes the truth, before the machine hears of it.
-    fn observe(&mut self, event: Event, last: u64) {
+    fn observe(&mut self, event: Event) {
+        let last = self.last;
         match event {
             Event::Verified { attempt, .. } => {
                 if self.flight == Some(attempt) {
@@ -132,9 +140,7 @@ impl Model {
                 self.flight = None;
                 self.failed = Some(attempt);
                 self.late = Some(attempt);
-                if kind.meaning() != cofferdam_vault::Meaning::Outage
-                    && self.state.provider == Provider::Customer
-                {
+                if kind.meaning() != Meaning::Outage && self.provider == Provider::Customer {
                     self.denied_through = last;
                     self.verified = None;
                 }
@@ -160,6 +166,7 @@ impl Model {
                 self.verified = None;
             }
             Event::Wake { .. } | Event::Fetch | Event::Displaced => {}
+            unknown => panic!("{unknown:?} is not modelled"),
         }
     }
 
@@ -169,6 +176,7 @@ impl Model {
                 Effect::Evict => self.published = None,
                 Effect::Publish(bounds) => self.published = Some(bounds),
                 Effect::Attempt { attempt, .. } => {
+                    self.last = attempt.number;
                     if self.flight.replace(attempt).is_some() || self.reading || self.persisting.is_some() {
                         return Err("an attempt begins while something is under way".into());
                     }
@@ -186,6 +194,7 @@ impl Model {
                     self.announced = to;
                 }
                 Effect::Alarm(_) | Effect::Refreshed => {}
+                unknown => panic!("{unknown:?} is not modelled"),
             }
         }
         Ok(())
@@ -232,4 +241,8 @@ impl Model {
         }
         Ok(())
     }
+}
+
+fn is_work(effect: &Effect) -> bool {
+    matches!(effect, Effect::Attempt { .. } | Effect::ReadRecord | Effect::Persist { .. })
 }
