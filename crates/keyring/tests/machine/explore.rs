@@ -9,7 +9,7 @@ use super::{model::Model, *};
 
 /// How deep the default run goes, and the one under `COFFERDAM_FULL=1`.
 fn depth() -> usize {
-    if is_full() { 8 } else { 7 }
+    if is_full() { 9 } else { 7 }
 }
 
 #[test]
