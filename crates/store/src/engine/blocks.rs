@@ -18,7 +18,7 @@ use cofferdam_crypto::{
 use cofferdam_keyring::LiveKey;
 use cofferdam_vault::{WorkLost, executor};
 
-use super::{Account, EngineError, Inner, Outcome, PutReceipt, admission::Admitted};
+use super::{Account, EngineError, Inner, Outcome, PutReceipt, admission::Admitted, telemetry};
 use crate::{Applied, BlockMeta, BlockOp, BufferLimit, Located, Place, StoreError, StoreErrorKind};
 
 /// Up to this many bytes are sealed or opened where the caller runs; more is handed to a thread that may block.
@@ -130,7 +130,8 @@ impl Account {
         let account = self.clone();
         let commit = tokio::spawn(async move {
             let applied = account.commit(sealed.ops).await?;
-            if applied.is_some() {
+            if let Some(applied) = &applied {
+                telemetry::count_buffered(applied.len());
                 account.engine.drains.buffered(&account.engine.0, account.shared.id);
             }
             Ok((sealed.admitted, applied))
@@ -147,7 +148,10 @@ impl Account {
         let applied = match self.engine.blocks.commit(ops).await {
             Ok(applied) => applied,
             Err(e) if e.kind() == StoreErrorKind::Conflict => return Ok(None),
-            Err(e) if e.kind() == StoreErrorKind::BufferFull => return Err(self.buffer_full().await?),
+            Err(e) if e.kind() == StoreErrorKind::BufferFull => {
+                telemetry::count_refusal();
+                return Err(self.buffer_full().await?);
+            }
             Err(e) => return Err(e.into()),
         };
         let mut in_the_way = false;

@@ -22,6 +22,7 @@ mod error;
 mod pace;
 mod purge;
 mod records;
+mod telemetry;
 mod written;
 
 use std::{
