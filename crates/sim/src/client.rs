@@ -5,15 +5,17 @@ use std::{
     time::Duration,
 };
 
-use cofferdam_crypto::BlockId;
-use cofferdam_keyring::{KeyEvent, What};
+use cofferdam_crypto::{BlockId, Provider};
+use cofferdam_keyring::{KeyEvent, KeyState, What};
 use cofferdam_store::{Account, Engine};
 use cofferdam_vault::testing::TokioClock;
-use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::sleep,
+};
 
 use crate::{
     dice::Dice,
-    hub::Hub,
     node::{Seat, Site},
     operation::{Operation, Request},
 };
@@ -33,10 +35,12 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) async fn run(mut self) {
         let first = self.dice.millis(0, 1_000);
-        tokio::time::sleep(first).await;
+        sleep(first).await;
+        let mut waited_for = None;
         loop {
             // A burst goes to one account, and is fast.
-            let seat = self.site.seats[self.dice.below(self.site.seats.len() as u64) as usize].clone();
+            let drawn = self.site.seats[self.dice.below(self.site.seats.len() as u64) as usize].clone();
+            let seat = waited_for.take().unwrap_or(drawn);
             for _ in 0..self.dice.between(1, 4) {
                 if self.site.closing_time.load(Ordering::Relaxed) {
                     return;
@@ -46,12 +50,31 @@ impl Client {
                 }
                 if self.dice.percent(50) {
                     let pause = self.dice.millis(1, 900);
-                    tokio::time::sleep(pause).await;
+                    sleep(pause).await;
                 }
             }
-            let think = self.dice.wait(self.site.think);
-            tokio::time::sleep(think.max(Duration::from_millis(1))).await;
+            waited_for = self.think().await;
         }
+    }
+
+    /// Waits a while, or until an account that it waited for is back.
+    async fn think(&mut self) -> Option<Seat> {
+        let (think, waits) = (self.dice.wait(self.site.think), self.dice.percent(50));
+        let think = sleep(think.max(Duration::from_millis(1)));
+        if !waits {
+            think.await;
+            return None;
+        }
+        let back = self.site.back.clone();
+        let account = tokio::select! {
+            biased;
+            account = back.next() => account,
+            () = think => return None,
+        };
+        // While its buffer is drained.
+        let soon = self.dice.millis(0, 60);
+        sleep(soon).await;
+        self.site.seats.iter().find(|seat| Some(seat.id) == account).cloned()
     }
 
     async fn operate(&mut self, seat: &Seat, account: &Account) {
@@ -106,7 +129,8 @@ pub(crate) fn block(number: u64) -> BlockId {
 }
 
 /// Notes what an engine tells of its keys.
-pub(crate) async fn listen(hub: Hub, node: usize, mut events: Receiver<KeyEvent>) {
+pub(crate) async fn listen(site: Site, node: usize, mut events: Receiver<KeyEvent>) {
+    let hub = &site.hub;
     loop {
         match events.recv().await {
             Ok(event) => {
@@ -116,6 +140,12 @@ pub(crate) async fn listen(hub: Hub, node: usize, mut events: Receiver<KeyEvent>
                 }
                 let KeyEvent { account, provider, what, .. } = event;
                 state.trace.note(hub.at(), format_args!("node {node}: {account} {provider} {what:?}"));
+                drop(state);
+                if let What::Changed { to: KeyState::Active, .. } = what
+                    && provider == Provider::Customer
+                {
+                    site.back.tell(account);
+                }
             }
             Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,

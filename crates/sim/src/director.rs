@@ -71,6 +71,7 @@ impl Director {
             // Once there are accounts.
             clients: 0,
             think: scenario.think,
+            back: Arc::default(),
             closing_time: Arc::new(AtomicBool::new(false)),
         };
         let nodes = (0..scenario.nodes).map(|number| Node::new(number, dice.fork())).collect();

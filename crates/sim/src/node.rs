@@ -18,7 +18,10 @@ use cofferdam_vault::{
     Inline, KeyVault, Principal, Reauthenticating, VaultRegistry,
     testing::{SeededEntropy, TokioClock},
 };
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::{
+    sync::Notify,
+    task::{JoinHandle, JoinSet},
+};
 
 use crate::{
     Check, SimStore, SimVault,
@@ -55,8 +58,30 @@ pub(crate) struct Site {
     pub(crate) buffer: (Duration, u64),
     pub(crate) clients: usize,
     pub(crate) think: Duration,
+    /// Tells clients that an account can be used again.
+    pub(crate) back: Arc<Back>,
     /// Set when clients are to come to an end.
     pub(crate) closing_time: Arc<AtomicBool>,
+}
+
+/// The account that could be used again last, for those who waited for it.
+#[derive(Debug, Default)]
+pub(crate) struct Back {
+    account: Mutex<Option<AccountId>>,
+    told: Notify,
+}
+
+impl Back {
+    pub(crate) fn tell(&self, account: AccountId) {
+        *self.account.lock().unwrap_or_else(PoisonError::into_inner) = Some(account);
+        self.told.notify_waiters();
+    }
+
+    /// The next account that can be used again.
+    pub(crate) async fn next(&self) -> Option<AccountId> {
+        self.told.notified().await;
+        *self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 pub(crate) struct Node {
@@ -242,7 +267,7 @@ impl Life {
         };
         *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(engine.clone());
         let (mut tasks, mut listeners) = (JoinSet::new(), JoinSet::new());
-        listeners.spawn(client::listen(self.site.hub.clone(), self.node, engine.events()));
+        listeners.spawn(client::listen(self.site.clone(), self.node, engine.events()));
         for number in 0..self.site.clients {
             let client = Client {
                 node: self.node,

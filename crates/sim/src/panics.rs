@@ -30,10 +30,10 @@ impl Watch {
                 let place = info.location().map(ToString::to_string).unwrap_or_default();
                 if !place.contains("/redb-") {
                     let payload = info.payload();
-                    let said = payload.downcast_ref::<&str>().copied();
-                    let said = said.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-                    let said = said.unwrap_or("no text");
-                    SEEN.with_borrow_mut(|seen| seen.push(format!("{place}: {said}")));
+                    let text = payload.downcast_ref::<&str>().copied();
+                    let text = text.or(payload.downcast_ref::<String>().map(String::as_str));
+                    let said = format!("{place}: {}", text.unwrap_or("no text"));
+                    SEEN.with_borrow_mut(|seen| seen.push(said));
                 }
             }));
         });

@@ -115,7 +115,7 @@ impl Scenario {
             clients: 3,
             customers: 3,
             services: 1,
-            think: Duration::from_secs(14),
+            think: Duration::from_secs(20),
             calm: Duration::from_secs(16),
             faults: Faults::default(),
             denial: None,

@@ -25,7 +25,8 @@ use crate::{
     dice::Dice,
     hub::{Hub, Moment},
     link::Cut,
-    model, reference,
+    model::{self, Use},
+    reference,
 };
 
 /// A store that a simulation can be run on.
@@ -108,16 +109,16 @@ impl Shelf {
         }
     }
 
-    fn committed(&self, batch: &[BlockOp], applied: &[Applied]) {
+    fn committed(&self, batch: &[BlockOp], applied: &[Applied], sealed: Moment) {
         for (op, applied) in batch.iter().zip(applied) {
             self.hub.note(format_args!("node {}: {op:?} is {applied:?}", self.node));
             if *applied == Applied::Written {
-                self.written(op);
+                self.written(op, sealed);
             }
         }
     }
 
-    fn written(&self, op: &BlockOp) {
+    fn written(&self, op: &BlockOp, sealed_at: Moment) {
         let (account, id, meta, sealed) = match op {
             BlockOp::Put { account, id, meta, sealed }
             | BlockOp::Buffer { account, id, meta, sealed, .. }
@@ -131,8 +132,12 @@ impl Shelf {
             let mut state = self.hub.state();
             state.counts.drained += 1;
             let judged = state.blocks.judge_drained(account, id, meta.version.number());
+            // It was opened under the one key and sealed under the other.
+            let of = Use { node: self.node, account, begun: sealed_at, ended: sealed_at };
+            let used = state.keys.judge_use(&of, Provider::Customer);
+            let opened = state.keys.judge_use(&of, Provider::Service);
             drop(state);
-            self.hub.check(judged);
+            self.hub.check(judged.and(used.map(drop)).and(opened.map(drop)));
         }
     }
 
@@ -232,6 +237,8 @@ fn untold<T>(_: &Shelf, _: &Result<T, StoreError>) {}
 impl BlockStore for Shelf {
     async fn commit(&self, batch: Vec<BlockOp>) -> Result<Vec<Applied>, StoreError> {
         let told = batch.clone();
+        // It was sealed just before.
+        let sealed = self.hub.moment(&self.clock);
         let filled = batch.iter().find(|op| matches!(op, BlockOp::Buffer { .. })).map(BlockOp::account);
         let commit = async {
             let began = self.hub.moment(&self.clock);
@@ -245,7 +252,7 @@ impl BlockStore for Shelf {
             Ok(applied)
         };
         self.call(commit, move |shelf, answer| match answer {
-            Ok(applied) => shelf.committed(&told, applied),
+            Ok(applied) => shelf.committed(&told, applied, sealed),
             Err(error) => {
                 shelf.hub.note(format_args!("node {}: {told:?} is {:?}", shelf.node, error.kind()));
             }

@@ -98,7 +98,9 @@ pub(crate) struct Token {
 }
 
 struct Issued {
+    /// By the node's clock, and by the vault's, which nobody sets.
     asked_at: Timestamp,
+    issued: Duration,
     /// Whether a vault answers 403 to one that expired, and not 401.
     is_stale: bool,
     lasts: Duration,
@@ -107,15 +109,21 @@ struct Issued {
 
 impl Token {
     pub(crate) fn new(node: usize, hub: Hub, clock: Arc<TokioClock>, service: KeyId, mut dice: Dice) -> Self {
-        let asked_at = clock.now();
+        let (asked_at, issued) = (clock.now(), hub.at());
         let (is_stale, lasts) = (dice.percent(50), draw_life(&mut dice));
-        Self { node, hub, clock, service, state: Mutex::new(Issued { asked_at, is_stale, lasts, dice }) }
+        Self {
+            node,
+            hub,
+            clock,
+            service,
+            state: Mutex::new(Issued { asked_at, issued, is_stale, lasts, dice }),
+        }
     }
 
     /// What a vault says to it, if it does not take it.
     fn refused(&self) -> Option<VaultErrorKind> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.clock.now().since(&state.asked_at) < state.lasts {
+        if self.hub.at() < state.issued + state.lasts {
             return None;
         }
         Some(if state.is_stale { VaultErrorKind::AccessDenied } else { VaultErrorKind::Unauthenticated })
@@ -150,7 +158,8 @@ impl Credential for Token {
             Fate::Reaches => {
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
                 let (is_stale, lasts) = (state.dice.percent(50), draw_life(&mut state.dice));
-                (state.asked_at, state.is_stale, state.lasts) = (asked_at, is_stale, lasts);
+                (state.asked_at, state.issued) = (asked_at, self.hub.at());
+                (state.is_stale, state.lasts) = (is_stale, lasts);
                 drop(state);
                 self.hub.note(format_args!("node {}: a new token", self.node));
                 Ok(())

@@ -300,12 +300,18 @@ impl Keys {
             );
             return Err((Check::BufferedUnderRevocation, what));
         }
-        // Another node's, or an earlier process's: known after the next attempt, which reads the record.
+        // Another node's, or an earlier process's: known after the next attempt that reads the record, which those do
+        // that begin without a key.
         let learnt = self.policy.retry_max() + 2 * self.policy.call_timeout() + SETTLES_WITHIN;
         let calls = self.calls(of.node, of.account, Provider::Customer);
+        let held = calls.iter().any(|call| {
+            call.verdict == Verdict::Verified
+                && of.begun.clock.since(&call.sent.clock) < self.policy.usable_for() + learnt
+        });
         if let Some(row) = self.rows.get(&of.account)
             && row.set == Some(true)
             && settled(row.changed, learnt)
+            && !held
             && !calls.iter().any(|call| call.verdict == Verdict::Verified && call.sent.seq > row.changed.seq)
         {
             let what = format!(
