@@ -1,9 +1,11 @@
 //! Durable puts and gets through the engine, beside the same bytes unsealed through the same store.
 //!
 //! `plain` is what encryption costs nothing of: the same group commit, the same file, the same acknowledgement.
-//! `cargo xtask bench` prints the ratios.
+//! Both write to one store, so that it has the same size and the same caches for both.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "a benchmark")]
+
+mod paired;
 
 use std::{cell::Cell, sync::Arc, time::Duration};
 
@@ -16,15 +18,18 @@ use cofferdam::{
     },
     vault::{LocalVault, LocalVaultOptions, Principal, SystemClock, SystemEntropy, VaultRegistry},
 };
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use futures_util::future::join_all;
+use paired::{Bench, Side, Time};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 const SIZES: [(&str, usize); 3] = [("4KiB", 4 << 10), ("64KiB", 64 << 10), ("1MiB", 1 << 20)];
+/// Writers that share commits.
+const WRITERS: usize = 16;
 /// Different blocks written in turn: a put replaces one of them, so that the file does not grow without end.
 const BLOCKS: u64 = 64;
 
-struct Bench {
+struct World {
     _home: TempDir,
     store: Arc<EmbeddedStore>,
     account: Account,
@@ -32,7 +37,7 @@ struct Bench {
     version: Cell<u64>,
 }
 
-impl Bench {
+impl World {
     async fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         let options = || LocalVaultOptions::new(Arc::new(SystemClock), Arc::new(SystemEntropy));
@@ -78,51 +83,72 @@ impl Bench {
     }
 }
 
-fn put(c: &mut Criterion) {
-    let runtime = Runtime::new().unwrap();
-    let bench = runtime.block_on(Bench::new());
-    let mut group = c.benchmark_group("put");
-    for (name, len) in SIZES {
-        group.throughput(Throughput::Bytes(len as u64));
-        let data = Bytes::from(vec![7; len]);
-        let n = Cell::new(0);
-        let next = || n.replace(n.get() + 1);
-        group.bench_function(BenchmarkId::new("plain", name), |b| {
-            b.to_async(&runtime).iter(|| bench.put_plain(next(), data.clone()));
-        });
-        group.bench_function(BenchmarkId::new("sealed", name), |b| {
-            b.to_async(&runtime)
-                .iter(async || bench.account.put(&Bench::id(next()), data.clone()).await.unwrap());
-        });
+fn put(bench: &Bench, runtime: &Runtime, world: &World, name: &str, len: usize) {
+    if !bench.wants("put", name) {
+        return;
     }
-    group.finish();
+    let data = Bytes::from(vec![7; len]);
+    let n = Cell::new(0);
+    let next = || n.replace(n.get() + 1);
+    let plain = Side::new("plain", |_| runtime.block_on(world.put_plain(next(), data.clone())));
+    let sealed = Side::new("sealed", |_| {
+        runtime.block_on(world.account.put(&World::id(next()), data.clone())).unwrap();
+    });
+    bench.compare(("put", name, len), Time::Wall, &mut (), vec![plain, sealed.against(&["plain"])]);
 }
 
-fn get(c: &mut Criterion) {
-    let runtime = Runtime::new().unwrap();
-    let bench = runtime.block_on(Bench::new());
-    let mut group = c.benchmark_group("get");
-    for (name, len) in SIZES {
-        group.throughput(Throughput::Bytes(len as u64));
-        let data = Bytes::from(vec![7; len]);
-        runtime.block_on(async {
-            for n in 0..BLOCKS {
-                bench.put_plain(n, data.clone()).await;
-                bench.account.put(&Bench::id(n), data.clone()).await.unwrap();
-            }
-        });
-        let n = Cell::new(0);
-        let next = || n.replace(n.get() + 1);
-        group.bench_function(BenchmarkId::new("plain", name), |b| {
-            b.to_async(&runtime)
-                .iter(async || bench.store.fetch(bench.plain, &Bench::id(next())).await.unwrap().unwrap());
-        });
-        group.bench_function(BenchmarkId::new("sealed", name), |b| {
-            b.to_async(&runtime).iter(async || bench.account.get(&Bench::id(next())).await.unwrap());
-        });
+/// Many at once share a commit: what is left is what the bytes cost.
+fn put_many(bench: &Bench, runtime: &Runtime, world: &World, name: &str, len: usize) {
+    if !bench.wants("put-16-at-once", name) {
+        return;
     }
-    group.finish();
+    let data = Bytes::from(vec![7; len]);
+    let n = Cell::new(0);
+    let next = || n.replace(n.get() + 1);
+    let plain = Side::new("plain", |_| {
+        let puts = (0..WRITERS).map(|_| world.put_plain(next(), data.clone()));
+        runtime.block_on(join_all(puts));
+    });
+    let sealed = Side::new("sealed", |_| {
+        let puts = (0..WRITERS).map(|_| {
+            let (id, data) = (World::id(next()), data.clone());
+            async move { world.account.put(&id, data).await.unwrap() }
+        });
+        runtime.block_on(join_all(puts));
+    });
+    let sides = vec![plain, sealed.against(&["plain"])];
+    bench.compare(("put-16-at-once", name, WRITERS * len), Time::Wall, &mut (), sides);
 }
 
-criterion_group!(benches, put, get);
-criterion_main!(benches);
+fn get(bench: &Bench, runtime: &Runtime, world: &World, name: &str, len: usize) {
+    if !bench.wants("get", name) {
+        return;
+    }
+    let data = Bytes::from(vec![7; len]);
+    runtime.block_on(async {
+        for n in 0..BLOCKS {
+            world.put_plain(n, data.clone()).await;
+            world.account.put(&World::id(n), data.clone()).await.unwrap();
+        }
+    });
+    let n = Cell::new(0);
+    let next = || n.replace(n.get() + 1);
+    let plain = Side::new("plain", |_| {
+        runtime.block_on(world.store.fetch(world.plain, &World::id(next()))).unwrap().unwrap();
+    });
+    let sealed = Side::new("sealed", |_| {
+        runtime.block_on(world.account.get(&World::id(next()))).unwrap();
+    });
+    bench.compare(("get", name, len), Time::Wall, &mut (), vec![plain, sealed.against(&["plain"])]);
+}
+
+fn main() {
+    let bench = Bench::from_args();
+    let runtime = Runtime::new().unwrap();
+    let world = runtime.block_on(World::new());
+    for (name, len) in SIZES {
+        put(&bench, &runtime, &world, name, len);
+        put_many(&bench, &runtime, &world, name, len);
+        get(&bench, &runtime, &world, name, len);
+    }
+}

@@ -1,14 +1,20 @@
-//! Sealing and opening blocks beside the bare cipher under one key, in one run.
+//! Sealing and opening blocks beside the bare cipher under one key.
 //!
-//! `raw-*` is what a service would have without Cofferdam: one key, a counted nonce, no derivation, no commitment, no
-//! pages, in place. The rest is everything that a write pays: salt, identity, two Expands, key set-up, pages.
-//! `cargo xtask bench` prints the ratios.
+//! `raw` is what a service would have without Cofferdam: one key, a counted nonce, no derivation, no commitment, no
+//! pages; in place, and out of place. The rest is everything that a write pays: salt, identity, two Expands, key
+//! set-up, pages. Sealing out of place takes twice the cache that sealing in place does: `seal_to` is shown
+//! beside both, `seal_in_place` beside its like.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "a benchmark")]
 
-use std::{hint::black_box, sync::Arc};
+mod paired;
 
-use aes_gcm::{Aes256Gcm, KeyInit, aead::AeadInOut};
+use std::{hint::black_box, mem, sync::Arc};
+
+use aes_gcm::{
+    Aes256Gcm, KeyInit,
+    aead::{AeadInOut, inout::InOutBuf},
+};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use cofferdam::{
     crypto::{
@@ -18,30 +24,172 @@ use cofferdam::{
     keyring::Salts,
     vault::{SystemClock, SystemEntropy},
 };
-use criterion::{
-    BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
-    measurement::WallTime,
-};
+use paired::{Bench, Side, Time};
 
 const SIZES: [(&str, usize); 5] =
     [("4KiB", 4 << 10), ("16KiB", 16 << 10), ("64KiB", 64 << 10), ("1MiB", 1 << 20), ("16MiB", 16 << 20)];
 
-type Group<'a> = BenchmarkGroup<'a, WallTime>;
+const KEY: [u8; 32] = [9; 32];
+const AAD: [u8; 32] = [0; 32];
+const TAG: usize = 16;
 
-fn scope() -> KeyScope {
-    KeyScope { account: AccountId::from_bytes([7; 16]), epoch: Epoch::FIRST, provider: Provider::Customer }
+/// What all sides of a comparison read and write.
+struct Memory {
+    from: Vec<u8>,
+    to: Vec<u8>,
+    /// The longest sealed block.
+    longest: usize,
+}
+
+impl Memory {
+    fn new(len: usize) -> Self {
+        let longest = sealed_len(len as u64, PageSize::DEFAULT).unwrap() as usize;
+        Self { from: vec![1; longest], to: vec![2; longest], longest }
+    }
+
+    /// Undoes what sealing in place has shortened.
+    fn lengthen(&mut self) {
+        self.to.resize(self.longest, 2);
+    }
+}
+
+fn main() {
+    let bench = Bench::from_args();
+    for (name, len) in SIZES {
+        seal(&bench, name, len);
+        open(&bench, name, len);
+        seal_rustcrypto(&bench, name, len);
+        open_rustcrypto(&bench, name, len);
+    }
+}
+
+fn seal(bench: &Bench, name: &str, len: usize) {
+    if !bench.wants("seal", name) {
+        return;
+    }
+    let (key, mut count) = (raw_key(), 0);
+    let in_place = Side::new("raw in place", move |memory: &mut Memory| {
+        let nonce = next(&mut count);
+        let tag = key.seal_in_place_separate_tag(nonce, Aad::from(AAD), &mut memory.to[..len]).unwrap();
+        _ = black_box(tag);
+    });
+    let (key, mut count) = (raw_key(), 0);
+    let out_of_place = Side::new("raw out of place", move |Memory { from, to, .. }: &mut Memory| {
+        let (text, rest) = to.split_at_mut(len);
+        let nonce = next(&mut count);
+        key.seal_out_of_place_scatter(nonce, Aad::from(AAD), &from[..len], text, &[], &mut rest[..TAG])
+            .unwrap();
+    });
+    let mut sides = vec![in_place, out_of_place];
+    let pages = PageSize::DEFAULT;
+    sides.push(seal_to::<AwsLc>("seal_to", len, pages).against(&["raw in place", "raw out of place"]));
+    sides.push(seal_in_place("seal_in_place", len, pages).against(&["raw in place"]));
+    if len > pages.bytes() {
+        let page = one_page(len);
+        let one = seal_to::<AwsLc>("seal_to, one page", len, page);
+        sides.push(one.against(&["raw in place", "raw out of place"]));
+        sides.push(seal_in_place("seal_in_place, one page", len, page).against(&["raw in place"]));
+    }
+    let sides = sides.into_iter().map(|side| side.prepared(Memory::lengthen)).collect();
+    bench.compare(("seal", name, len), Time::Core, &mut Memory::new(len), sides);
+}
+
+fn open(bench: &Bench, name: &str, len: usize) {
+    if !bench.wants("open", name) {
+        return;
+    }
+    let key = raw_key();
+    let nonce = || Nonce::assume_unique_for_key(counted(1));
+    let mut sealed = vec![1; len];
+    let tag = key.seal_in_place_separate_tag(nonce(), Aad::from(AAD), &mut sealed).unwrap();
+    let raw = Side::new("raw out of place", |Memory { from, to, .. }: &mut Memory| {
+        key.open_separate_gather(nonce(), Aad::from(AAD), &from[..len], tag.as_ref(), &mut to[..len])
+            .unwrap();
+    });
+    let mut sides = vec![raw.prepared(move |memory| memory.from[..len].copy_from_slice(&sealed))];
+    sides.push(open_to::<AwsLc>("open_to", len, PageSize::DEFAULT).against(&["raw out of place"]));
+    if len > PageSize::DEFAULT.bytes() {
+        sides.push(open_to::<AwsLc>("open_to, one page", len, one_page(len)).against(&["raw out of place"]));
+    }
+    bench.compare(("open", name, len), Time::Core, &mut Memory::new(len), sides);
+}
+
+fn seal_rustcrypto(bench: &Bench, name: &str, len: usize) {
+    if !bench.wants("seal-rustcrypto", name) {
+        return;
+    }
+    let (key, mut count) = (Aes256Gcm::new(&KEY.into()), 0);
+    let raw = Side::new("raw out of place", move |Memory { from, to, .. }: &mut Memory| {
+        count += 1;
+        let buf = InOutBuf::new(&from[..len], &mut to[..len]).unwrap();
+        black_box(key.encrypt_inout_detached(&counted(count).into(), &AAD, buf).unwrap());
+    });
+    let ours = seal_to::<RustCrypto>("seal_to", len, PageSize::DEFAULT).against(&["raw out of place"]);
+    bench.compare(("seal-rustcrypto", name, len), Time::Core, &mut Memory::new(len), vec![raw, ours]);
+}
+
+fn open_rustcrypto(bench: &Bench, name: &str, len: usize) {
+    if !bench.wants("open-rustcrypto", name) {
+        return;
+    }
+    let key = Aes256Gcm::new(&KEY.into());
+    let mut sealed = vec![1; len];
+    let tag = key.encrypt_inout_detached(&counted(1).into(), &AAD, (&mut sealed[..]).into()).unwrap();
+    let raw = Side::new("raw out of place", move |Memory { from, to, .. }: &mut Memory| {
+        let buf = InOutBuf::new(&from[..len], &mut to[..len]).unwrap();
+        key.decrypt_inout_detached(&counted(1).into(), &AAD, buf, &tag).unwrap();
+    });
+    let raw = raw.prepared(move |memory| memory.from[..len].copy_from_slice(&sealed));
+    let ours = open_to::<RustCrypto>("open_to", len, PageSize::DEFAULT).against(&["raw out of place"]);
+    bench.compare(("open-rustcrypto", name, len), Time::Core, &mut Memory::new(len), vec![raw, ours]);
+}
+
+fn seal_to<A: Aead>(name: &'static str, len: usize, page: PageSize) -> Side<'static, Memory> {
+    let (sealer, salts, id) = (sealer::<A>(), salts(), id());
+    let mut version = 0;
+    Side::new(name, move |Memory { from, to, .. }: &mut Memory| {
+        version += 1;
+        sealer.seal_to(id.at(Version::new(version)), page, &from[..len], to, &salts).unwrap();
+    })
+}
+
+fn seal_in_place(name: &'static str, len: usize, page: PageSize) -> Side<'static, Memory> {
+    let (sealer, salts, id) = (sealer::<AwsLc>(), salts(), id());
+    let mut version = 0;
+    let work = move |memory: &mut Memory| {
+        version += 1;
+        let buf = BlockBuf::reuse(mem::take(&mut memory.to), len as u64, page).unwrap();
+        memory.to = sealer.seal_in_place(id.at(Version::new(version)), buf, &salts).unwrap().into_vec();
+    };
+    Side::new(name, work)
+}
+
+fn open_to<A: Aead>(name: &'static str, len: usize, page: PageSize) -> Side<'static, Memory> {
+    let (sealer, id) = (sealer::<A>(), id());
+    let sealed = sealer.seal(id.at(Version::new(1)), page, &vec![1; len], &salts()).unwrap();
+    let copy = sealed.clone();
+    Side::new(name, move |Memory { from, to, .. }: &mut Memory| {
+        sealer.open_to(id.at(Version::new(1)), &from[..sealed.len()], to).unwrap();
+    })
+    .prepared(move |memory| memory.from[..copy.len()].copy_from_slice(&copy))
 }
 
 fn sealer<A: Aead>() -> Sealer<A> {
     let aek = Aek::try_from_fn(|bytes| {
-        bytes.fill(9);
+        bytes.copy_from_slice(&KEY);
         Ok::<_, ()>(())
     });
-    Sealer::with_aead(&aek.unwrap(), scope())
+    let account = AccountId::from_bytes([7; 16]);
+    let scope = KeyScope { account, epoch: Epoch::FIRST, provider: Provider::Customer };
+    Sealer::with_aead(&aek.unwrap(), scope)
 }
 
 fn salts() -> impl SaltSource {
     Salts::new(Arc::new(SystemEntropy), Arc::new(SystemClock))
+}
+
+fn id() -> BlockId {
+    BlockId::new("2026-11-24/000017").unwrap()
 }
 
 /// The smallest page that takes the whole block.
@@ -49,150 +197,17 @@ fn one_page(len: usize) -> PageSize {
     PageSize::new(len.next_power_of_two() as u64).unwrap()
 }
 
-fn nonce(counter: u64) -> [u8; 12] {
+fn raw_key() -> LessSafeKey {
+    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &KEY).unwrap())
+}
+
+fn next(count: &mut u64) -> Nonce {
+    *count += 1;
+    Nonce::assume_unique_for_key(counted(*count))
+}
+
+fn counted(count: u64) -> [u8; 12] {
     let mut nonce = [0; 12];
-    nonce[..8].copy_from_slice(&counter.to_le_bytes());
+    nonce[..8].copy_from_slice(&count.to_le_bytes());
     nonce
 }
-
-fn seal(c: &mut Criterion) {
-    let mut group = c.benchmark_group("seal");
-    for (name, len) in SIZES {
-        group.throughput(Throughput::Bytes(len as u64));
-        raw_aws_lc_seal(&mut group, name, len);
-        seal_with::<AwsLc>(&mut group, "aws-lc", name, len, PageSize::DEFAULT);
-        if len > PageSize::DEFAULT.bytes() {
-            seal_with::<AwsLc>(&mut group, "aws-lc-one-page", name, len, one_page(len));
-            seal_in_place(&mut group, name, len, one_page(len));
-        }
-        raw_rustcrypto_seal(&mut group, name, len);
-        seal_with::<RustCrypto>(&mut group, "rustcrypto", name, len, PageSize::DEFAULT);
-    }
-    group.finish();
-}
-
-fn open(c: &mut Criterion) {
-    let mut group = c.benchmark_group("open");
-    for (name, len) in SIZES {
-        group.throughput(Throughput::Bytes(len as u64));
-        raw_aws_lc_open(&mut group, name, len);
-        open_with::<AwsLc>(&mut group, "aws-lc", name, len, PageSize::DEFAULT);
-        if len > PageSize::DEFAULT.bytes() {
-            open_with::<AwsLc>(&mut group, "aws-lc-one-page", name, len, one_page(len));
-        }
-        raw_rustcrypto_open(&mut group, name, len);
-        open_with::<RustCrypto>(&mut group, "rustcrypto", name, len, PageSize::DEFAULT);
-    }
-    group.finish();
-}
-
-fn raw_aws_lc_seal(group: &mut Group<'_>, name: &str, len: usize) {
-    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &[9; 32]).unwrap());
-    let mut buf = vec![1; len];
-    let mut counter = 0;
-    group.bench_function(BenchmarkId::new("raw-aws-lc", name), |b| {
-        b.iter(|| {
-            counter += 1;
-            let nonce = Nonce::assume_unique_for_key(nonce(counter));
-            black_box(key.seal_in_place_separate_tag(nonce, Aad::from([0; 32]), &mut buf).unwrap())
-        });
-    });
-}
-
-fn raw_aws_lc_open(group: &mut Group<'_>, name: &str, len: usize) {
-    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &[9; 32]).unwrap());
-    let mut sealed = vec![1; len];
-    let unique = || Nonce::assume_unique_for_key(nonce(1));
-    let tag = key.seal_in_place_separate_tag(unique(), Aad::from([0; 32]), &mut sealed).unwrap();
-    let mut out = vec![0; len];
-    group.bench_function(BenchmarkId::new("raw-aws-lc", name), |b| {
-        b.iter(|| {
-            key.open_separate_gather(unique(), Aad::from([0; 32]), &sealed, tag.as_ref(), &mut out).unwrap();
-            black_box(&mut out);
-        });
-    });
-}
-
-fn raw_rustcrypto_seal(group: &mut Group<'_>, name: &str, len: usize) {
-    let key = Aes256Gcm::new(&[9; 32].into());
-    let mut buf = vec![1; len];
-    let mut counter = 0;
-    group.bench_function(BenchmarkId::new("raw-rustcrypto", name), |b| {
-        b.iter(|| {
-            counter += 1;
-            black_box(
-                key.encrypt_inout_detached(&nonce(counter).into(), &[0; 32], (&mut buf[..]).into()).unwrap(),
-            )
-        });
-    });
-}
-
-fn raw_rustcrypto_open(group: &mut Group<'_>, name: &str, len: usize) {
-    use aes_gcm::aead::inout::InOutBuf;
-    let key = Aes256Gcm::new(&[9; 32].into());
-    let mut sealed = vec![1; len];
-    let tag = key.encrypt_inout_detached(&nonce(1).into(), &[0; 32], (&mut sealed[..]).into()).unwrap();
-    let mut out = vec![0; len];
-    group.bench_function(BenchmarkId::new("raw-rustcrypto", name), |b| {
-        b.iter(|| {
-            let buf = InOutBuf::new(&sealed, &mut out).unwrap();
-            key.decrypt_inout_detached(&nonce(1).into(), &[0; 32], buf, &tag).unwrap();
-        });
-    });
-}
-
-fn seal_with<A: Aead>(group: &mut Group<'_>, function: &str, name: &str, len: usize, page: PageSize) {
-    let (sealer, salts) = (sealer::<A>(), salts());
-    let id = BlockId::new("2026-11-24/000017").unwrap();
-    let plaintext = vec![1; len];
-    let mut out = vec![0; sealed_len(len as u64, page).unwrap() as usize];
-    let mut version = 0;
-    group.bench_function(BenchmarkId::new(function, name), |b| {
-        b.iter(|| {
-            version += 1;
-            black_box(
-                sealer.seal_to(id.at(Version::new(version)), page, &plaintext, &mut out, &salts).unwrap(),
-            )
-        });
-    });
-}
-
-/// In place as the bare cipher is: out of place, a block takes twice the cache.
-fn seal_in_place(group: &mut Group<'_>, name: &str, len: usize, page: PageSize) {
-    let (sealer, salts) = (sealer::<AwsLc>(), salts());
-    let id = BlockId::new("2026-11-24/000017").unwrap();
-    let mut version = 0;
-    let mut memory = Some(Vec::new());
-    group.bench_function(BenchmarkId::new("aws-lc-one-page-in-place", name), |b| {
-        b.iter_custom(|rounds| {
-            let mut spent = std::time::Duration::ZERO;
-            for _ in 0..rounds {
-                version += 1;
-                let buf = BlockBuf::reuse(memory.take().unwrap(), len as u64, page).unwrap();
-                #[allow(clippy::disallowed_methods, reason = "a benchmark times itself")]
-                let began = std::time::Instant::now();
-                let sealed = sealer.seal_in_place(id.at(Version::new(version)), buf, &salts).unwrap();
-                #[allow(clippy::disallowed_methods, reason = "a benchmark times itself")]
-                let took = began.elapsed();
-                spent += took;
-                memory = Some(black_box(sealed).into_vec());
-            }
-            spent
-        });
-    });
-}
-
-fn open_with<A: Aead>(group: &mut Group<'_>, function: &str, name: &str, len: usize, page: PageSize) {
-    let sealer = sealer::<A>();
-    let id = BlockId::new("2026-11-24/000017").unwrap();
-    let block = id.at(Version::new(1));
-    let mut sealed = vec![0; sealed_len(len as u64, page).unwrap() as usize];
-    sealer.seal_to(block, page, &vec![1; len], &mut sealed, &salts()).unwrap();
-    let mut out = vec![0; len];
-    group.bench_function(BenchmarkId::new(function, name), |b| {
-        b.iter(|| black_box(sealer.open_to(block, &sealed, &mut out).unwrap()));
-    });
-}
-
-criterion_group!(benches, seal, open);
-criterion_main!(benches);

@@ -198,3 +198,24 @@ async fn with_nobody_else_there_drains_go_at_full_speed() {
     assert!(rests <= COMMIT * 10, "{rests:?}");
     stored(accounts[0].put(&id("later"), "content".into()).await);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_suspend_in_the_midst_of_a_drain_is_no_work_to_rest_for() {
+    let world = World::new(123).await;
+    let slow = Slow { store: world.store.clone(), drains: Arc::default() };
+    let accounts = set_up(&world, &slow).await;
+    for n in 0u32.. {
+        accounts[0].put(&id("busy"), n.to_be_bytes().to_vec().into()).await.unwrap();
+        if !slow.drains().is_empty() && n % 2 == 0 {
+            // A drain is at work in every sixth of these moments.
+            world.clock.suspend(Duration::from_secs(10));
+        }
+        if slow.drains().len() >= 25 {
+            break;
+        }
+        assert!(n < 20_000, "it does not go on");
+    }
+    let drains = slow.drains();
+    let took = drains[drains.len() - 1].end - drains[0].start;
+    assert!(took < Duration::from_secs(30), "25 drains of {COMMIT:?} took {took:?}");
+}

@@ -34,7 +34,7 @@ async fn everything_is_refused_after_close() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_put_whose_future_is_dropped_is_whole_or_absent() {
     let mut world = World::threaded(14, EmbeddedOptions::default()).await;
     let account = world.engine.create_account(&name("contoso"), world.customer_key()).await.unwrap();
@@ -85,7 +85,7 @@ async fn writers_under_way_finish_before_the_store_closes() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn closing_that_was_given_up_is_finished_by_the_next_call() {
     let mut world = World::threaded(16, EmbeddedOptions::default()).await;
     let account = world.engine.create_account(&name("contoso"), world.customer_key()).await.unwrap();

@@ -11,6 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["cofferdam-vault"],
     &["cofferdam-keyring"],
     &["cofferdam-store"],
+    &["cofferdam-sim"],
     &["cofferdam-cli"],
     &["cofferdam"],
 ];

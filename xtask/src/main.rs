@@ -49,9 +49,9 @@ enum Command {
         /// Writes the numbers to this file as well
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
-        /// Passed on to criterion: a filter, --quick, --measurement-time
+        /// Passed on to the benchmarks: words that "group size" must contain, --seconds N for one comparison
         #[arg(last = true)]
-        criterion: Vec<String>,
+        arguments: Vec<String>,
     },
     /// Lists the direct dependencies with the reason for each
     Deps,
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Test { services, only } => test::run(services, &only),
         Command::Prove { words } => prove::run(&words),
-        Command::Bench { json, criterion } => bench::run(json.as_deref(), &criterion),
+        Command::Bench { json, arguments } => bench::run(json.as_deref(), &arguments),
         Command::Deps => deps::print().map(|()| true),
     };
     match done {

@@ -8,8 +8,9 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     BlockRef, PageSize, Salt,
-    derive::{MAX_INFO, MAX_ONE_BLOCK, Prk, sha256_of_one_block},
+    derive::{Info, MAX_INFO, MAX_ONE_BLOCK, Prk, sha256_of_one_block},
     header::COMMITMENT_LEN,
+    planted::{Bug, is_planted},
 };
 
 /// Six bytes, so that with page size, version and a block id of up to 40 bytes one compression is enough.
@@ -27,7 +28,7 @@ const IDENTITY_IN_INFO: usize = MAX_INFO - 1 - 32;
 /// Everything that a block's keys and pages are bound to, apart from what the PRK is.
 pub(crate) struct Place {
     identity: [u8; 32],
-    info: [u8; MAX_INFO],
+    info: Info,
 }
 
 impl Place {
@@ -36,25 +37,23 @@ impl Place {
         let mut info = [0; MAX_INFO];
         info[1..33].copy_from_slice(salt);
         info[33..].copy_from_slice(&identity[..IDENTITY_IN_INFO]);
-        Self { identity, info }
+        Self { identity, info: Info::new(&info) }
     }
 
     /// What every page is authenticated with.
     pub(crate) fn aad(&self) -> &[u8; 32] {
-        &self.identity
+        if is_planted(Bug::MissingAad) { &[0; 32] } else { &self.identity }
     }
 
     /// Writes the block's DEK.
     pub(crate) fn dek(&mut self, prk: &Prk, dek: &mut [u8; 32]) {
-        self.info[0] = PURPOSE_DEK;
-        prk.expand(&self.info, dek);
+        prk.expand(self.info.starting_with(PURPOSE_DEK), dek);
     }
 
     /// The commitment to the block's key and place: equal ones mean equal PRK and info, or a collision of SHA-256.
     pub(crate) fn commitment(&mut self, prk: &Prk) -> [u8; COMMITMENT_LEN] {
-        self.info[0] = PURPOSE_COMMITMENT;
         let mut commitment = [0; COMMITMENT_LEN];
-        prk.expand(&self.info, &mut commitment);
+        prk.expand(self.info.starting_with(PURPOSE_COMMITMENT), &mut commitment);
         commitment
     }
 }
@@ -63,6 +62,9 @@ impl Place {
 ///
 /// The id comes last: everything before it has a fixed length, so no two places hash the same bytes.
 fn identity(block: BlockRef<'_>, page: PageSize) -> [u8; 32] {
+    if is_planted(Bug::MissingBinding) {
+        return [0; 32];
+    }
     let mut head = [0; IDENTITY_HEAD];
     head[..6].copy_from_slice(IDENTITY_LABEL);
     head[6] = page.log2();

@@ -67,26 +67,51 @@ impl Prk {
         }
     }
 
-    /// HKDF-Expand to 32 bytes: T(1) = HMAC(PRK, info, 0x01). `info` has at most [`MAX_INFO`] bytes.
-    pub(crate) fn expand(&self, info: &[u8], okm: &mut [u8; 32]) {
+    /// HKDF-Expand to 32 bytes: T(1) = HMAC(PRK, info, 0x01).
+    pub(crate) fn expand(&self, info: &Info, okm: &mut [u8; 32]) {
+        let mut state = self.inner;
+        compress256(&mut state, core::slice::from_ref(&info.block));
+
+        let mut block = OUTER;
+        write_state(&state, &mut block);
+        state = self.outer;
+        compress256(&mut state, core::slice::from_ref(&block));
+        write_state(&state, okm);
+        // As slices: an array is wiped byte by byte.
+        block.as_mut_slice().zeroize();
+        state.as_mut_slice().zeroize();
+    }
+}
+
+/// What HMAC's outer hash compresses after its key: 32 bytes of the inner hash, then this padding.
+const OUTER: [u8; 64] = {
+    let mut block = [0; 64];
+    block[32] = 0x80;
+    [block[62], block[63]] = ((64 + 32) * 8u16).to_be_bytes();
+    block
+};
+
+/// Expand's info, as HMAC's inner hash compresses it after its key.
+pub(crate) struct Info {
+    block: [u8; 64],
+}
+
+impl Info {
+    /// Of at most [`MAX_INFO`] bytes.
+    pub(crate) fn new(info: &[u8]) -> Self {
         debug_assert!(info.len() <= MAX_INFO);
-        let mut block = [0u8; 64];
+        let mut block = [0; 64];
         block[..info.len()].copy_from_slice(info);
         block[info.len()] = 1;
         block[info.len() + 1] = 0x80;
         block[56..].copy_from_slice(&((64 + info.len() as u64 + 1) * 8).to_be_bytes());
-        let mut state = self.inner;
-        compress256(&mut state, core::slice::from_ref(&block));
+        Self { block }
+    }
 
-        write_state(&state, &mut block);
-        block[32] = 0x80;
-        block[33..56].fill(0);
-        block[56..].copy_from_slice(&((64 + 32) * 8u64).to_be_bytes());
-        state = self.outer;
-        compress256(&mut state, core::slice::from_ref(&block));
-        write_state(&state, okm);
-        block.zeroize();
-        state.zeroize();
+    /// The same with another first byte; not for an empty info.
+    pub(crate) fn starting_with(&mut self, first: u8) -> &Self {
+        self.block[0] = first;
+        self
     }
 }
 
@@ -133,7 +158,7 @@ impl RecordKey {
     /// The record key of this AEK.
     pub fn derive(aek: &Aek, scope: &KeyScope) -> Self {
         let mut key = Box::new(Zeroizing::new([0; 32]));
-        Prk::extract(label::AEK, scope, &[], aek).expand(b"M", &mut key);
+        Prk::extract(label::AEK, scope, &[], aek).expand(&Info::new(b"M"), &mut key);
         Self(key)
     }
 
@@ -176,7 +201,7 @@ mod tests {
             let (mut ours, mut theirs) = ([0; 32], [0; 32]);
             let mut kept = Prk { inner: INITIAL, outer: INITIAL };
             kept.absorb(&prk);
-            kept.expand(&info, &mut ours);
+            kept.expand(&Info::new(&info), &mut ours);
             Hkdf::<Sha256>::from_prk(&prk).unwrap().expand(&info, &mut theirs).unwrap();
             assert_eq!(ours, theirs, "info of {len} bytes");
         }

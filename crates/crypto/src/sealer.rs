@@ -16,6 +16,7 @@ use crate::{
     block::{Place, nonce},
     derive::{Prk, label},
     layout::Layout,
+    planted::{Bug, is_planted},
 };
 
 /// The suite that is written.
@@ -222,6 +223,7 @@ impl<A: Aead> Sealer<A> {
         salt: Salt,
         header: &mut [u8; HEADER_LEN],
     ) -> Result<BlockKey<A>, SealError> {
+        let salt = if is_planted(Bug::RepeatedSalt) { [7; SALT_LEN] } else { salt };
         let mut place = Place::new(block, layout.page(), &salt);
         let commitment = place.commitment(&self.prk);
         Header {

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     Aek, KeyId, KeyScope,
-    derive::{Prk, label},
+    derive::{Info, Prk, label},
 };
 
 /// How a KEK wrapped a key.
@@ -60,7 +60,7 @@ impl KeyCheckValue {
     /// The check value of this AEK.
     pub fn derive(aek: &Aek, scope: &KeyScope) -> Self {
         let mut okm = Zeroizing::new([0; 32]);
-        Prk::extract(label::AEK, scope, &[], aek).expand(b"V", &mut okm);
+        Prk::extract(label::AEK, scope, &[], aek).expand(&Info::new(b"V"), &mut okm);
         let mut check = [0; CHECK_LEN];
         check.copy_from_slice(&okm[..CHECK_LEN]);
         Self(check)

@@ -12,6 +12,7 @@ mod event;
 pub mod machine;
 mod records;
 mod salts;
+mod telemetry;
 
 pub use driver::{KeyHandle, KeyStatus, Keyring, KeyringParts, LastFailure, LiveKey};
 pub use error::{Fault, KeyError};

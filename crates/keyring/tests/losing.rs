@@ -158,6 +158,46 @@ async fn a_cold_hang_ends_after_one_time_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waited_for_the_services_key_does_not_wait_for_a_second_try_of_his_own() {
+    // A failure is recent for as long as a wait and a time-out take: two time-outs are longer than that.
+    let policy = Policy::default().with_retry_max(SECOND).unwrap();
+    let limit = policy.call_timeout();
+    let world = World::with(policy);
+    let account = world.account(1).await;
+    world.service.set_latency(limit - 10 * MS);
+    world.customer.answer(Answer::Hang);
+    let asked = Instant::now();
+    let refused = world.key(account).await.unwrap_err();
+    assert!(refused.is_outage(), "{refused}");
+    assert!(asked.elapsed() <= 2 * limit + 10 * MS, "{:?}", asked.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denial_that_could_not_be_confirmed_is_no_outage_whatever_fails_after_it() {
+    let world = World::new();
+    let account = active(&world).await;
+    world.customer.answer(Answer::Fail(Kind::AccessDenied));
+    world.records.broken.store(true, Ordering::Relaxed);
+    while world.key(account).await.is_ok() {
+        sleep(SECOND).await;
+    }
+    assert!(!world.records.is_revoked(account));
+    world.records.broken.store(false, Ordering::Relaxed);
+    world.customer.answer(Answer::Fail(Kind::Unavailable));
+    for _ in 0..120 {
+        let refused = world.key(account).await.unwrap_err();
+        assert!(!refused.is_outage(), "{refused}");
+        sleep(SECOND).await;
+    }
+    world.customer.answer(Answer::Work);
+    sleep(31 * SECOND).await;
+    world.key(account).await.unwrap();
+    world.customer.answer(Answer::Fail(Kind::Unavailable));
+    sleep(1800 * SECOND).await;
+    assert!(world.key(account).await.unwrap_err().is_outage(), "the denial is over");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_denial_evicts_at_once_is_persisted_and_then_announced() {
     for kind in [Kind::AccessDenied, Kind::KeyDisabled] {
         let world = World::new();

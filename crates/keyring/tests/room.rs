@@ -257,3 +257,25 @@ async fn many_threads_that_need_more_keys_than_there_is_room_for_are_all_served(
         assert_eq!(world.keyring.held_keys(), 0);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn with_one_seat_for_many_every_call_to_a_vault_serves_somebody() {
+    let world = world(1);
+    let accounts = accounts(&world, 20).await;
+    let (customer, service) = (world.customer.unwraps(), world.service.unwraps());
+    let callers: Vec<_> = accounts
+        .iter()
+        .map(|&account| {
+            let keyring = world.keyring.clone();
+            tokio::spawn(async move { keyring.sealing_key(account, Provider::Customer).await.map(drop) })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap().unwrap();
+    }
+    // Nobody's key is displaced before who waits for it has it.
+    assert_eq!((world.customer.unwraps() - customer, world.service.unwraps() - service), (20, 20));
+    // An epoch that the record lacks is looked for, which needs the service key.
+    let opened = world.keyring.opening_key(accounts[0], Provider::Customer, cofferdam_crypto::Epoch::new(9));
+    assert!(opened.await.is_err());
+}

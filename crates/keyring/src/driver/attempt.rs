@@ -6,21 +6,22 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use cofferdam_crypto::{
-    AccountId, Epoch, KeyId, Provider, WrappedAek,
+    AccountId, Epoch, KeyId, Provider, WrappedAek, WrappedKey,
     planted::{Bug, is_planted},
 };
 use cofferdam_vault::{KeyVault, Meaning, VaultError, VaultErrorKind, WrapContext};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::timeout;
 
-use super::{live::Material, seats::Claim, task::Task};
+use super::{desk::Ticket, live::Material, seats::Claim, task::Task};
 use crate::{
     Fault, KeyError, KeyRecord, RecordError, What,
     machine::{Alarm, Attempt, Effect, Event},
+    telemetry,
 };
 
 impl Task {
-    pub(super) async fn attempt(&self, attempt: Attempt, reread: bool, generation: u64) -> Option<Effect> {
+    pub(super) async fn attempt(&self, attempt: Attempt, reread: bool, generation: Ticket) -> Option<Effect> {
         let known = {
             let mut desk = self.entry.desk();
             desk.unknown.clear();
@@ -51,7 +52,7 @@ impl Task {
         let jitter = self.jitter();
         match unwrapped {
             Ok(keys) => {
-                let claim = self.claim();
+                let claim = self.claim().await;
                 self.conclude(generation, Event::Verified { attempt, jitter }, |desk| {
                     desk.claim = claim;
                     for key in &keys {
@@ -73,7 +74,7 @@ impl Task {
     }
 
     /// Reads the record that decides whether a denial is a revocation.
-    pub(super) async fn read_after_denial(&self, generation: u64) -> Option<Effect> {
+    pub(super) async fn read_after_denial(&self, generation: Ticket) -> Option<Effect> {
         match self.read().await {
             Ok(record) => {
                 let known = self.entry.desk().record.clone();
@@ -87,10 +88,10 @@ impl Task {
 
     pub(super) async fn persist(&self, revoked: bool) -> Option<Effect> {
         let result = self.in_time(self.shared.parts.records.set_revoked(self.entry.account, revoked)).await;
-        let generation = self.entry.desk().generation;
+        let generation = self.entry.desk().ticket();
         match result {
             Ok(()) => {
-                let claim = if revoked { None } else { self.claim() };
+                let claim = if revoked { None } else { self.claim().await };
                 self.conclude(generation, Event::Persisted { revoked, ok: true }, |desk| desk.claim = claim)
             }
             Err(RecordError::NotFound) => {
@@ -110,12 +111,12 @@ impl Task {
     }
 
     /// Room for the key, unless it is held. Who takes that away meanwhile begins another generation.
-    pub(super) fn claim(&self) -> Option<Claim> {
+    pub(super) async fn claim(&self) -> Option<Claim> {
         let is_seated = self.entry.desk().seat.is_some();
-        if is_seated { None } else { Some(self.shared.make_room()) }
+        if is_seated { None } else { Some(self.shared.make_room().await) }
     }
 
-    fn record_failed(&self, generation: u64, error: KeyError) -> Option<Effect> {
+    fn record_failed(&self, generation: Ticket, error: KeyError) -> Option<Effect> {
         let gone = matches!(error, KeyError::UnknownAccount { .. });
         let event = if gone { Event::RecordGone } else { Event::RecordUnreadable };
         let at = self.entry.now();
@@ -213,7 +214,7 @@ impl Task {
         &self,
         vault: &dyn KeyVault,
         record: &KeyRecord,
-        generation: u64,
+        generation: Ticket,
     ) -> Result<Vec<Arc<Material>>, VaultError> {
         let (held, wanted) = {
             let desk = self.entry.desk();
@@ -246,7 +247,7 @@ impl Task {
         vault: &dyn KeyVault,
         record: &KeyRecord,
         question: &Question<'_>,
-        generation: u64,
+        generation: Ticket,
     ) -> Result<Vec<Arc<Material>>, VaultError> {
         let mut keys = Vec::new();
         for of in question.epochs() {
@@ -270,6 +271,19 @@ impl Task {
             let message = format!("a wrapped key can't have {} bytes", wrapped.bytes.len());
             return Err(VaultError::new(VaultErrorKind::Corrupt, message).about(&wrapped.key_id));
         }
+        let sent = self.entry.now();
+        let answer = self.call(vault, wrapped, of).await;
+        telemetry::count_call(self.entry.provider, self.entry.now().since(&sent), &answer);
+        answer
+    }
+
+    /// One call, and what it brings verified.
+    async fn call(
+        &self,
+        vault: &dyn KeyVault,
+        wrapped: &WrappedKey,
+        of: &WrappedAek,
+    ) -> Result<Arc<Material>, VaultError> {
         let context = WrapContext { scope: of.scope };
         let limit = self.shared.parts.policy.call_timeout();
         #[cfg(cofferdam_planted)]
@@ -295,11 +309,11 @@ impl Task {
         Ok(Arc::new(Material::new(&aek, of)))
     }
 
-    fn old_wrap_is_corrupt(&self, generation: u64, epoch: Epoch, failed: VaultError) {
+    fn old_wrap_is_corrupt(&self, generation: Ticket, epoch: Epoch, failed: VaultError) {
         let error = self.unavailable(failed);
         let event = {
             let mut desk = self.entry.desk();
-            if desk.generation != generation {
+            if !desk.admits(generation) {
                 return;
             }
             desk.wanted.remove(&epoch);

@@ -1,7 +1,7 @@
 //! What happens behind the hot path: every step of an entry's machine, and what it changes at once.
 //!
 //! Invariants: `live` follows the machine in the same step, under the desk's lock; events are told once the lock
-//! is released; a result is delivered only to the generation that asked for it.
+//! is released; a result is delivered only while the desk admits its ticket.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -25,6 +25,7 @@ use super::{
 use crate::{
     Fault, KeyError, KeyEvent, KeyRecord, What,
     machine::{Bounds, Effect, Event, State, step},
+    telemetry::{self, HeldIn},
 };
 
 /// How many epochs are remembered as unknown; the oldest make way.
@@ -42,16 +43,21 @@ pub(super) struct Desk {
     pub(super) candidate: Option<Vec<Arc<Material>>>,
     /// Where the keys are held.
     pub(super) seat: Option<Seat>,
+    /// Counts them as held.
+    pub(super) held: Option<HeldIn>,
     /// For the seat of the keys that are about to be published.
     pub(super) claim: Option<Claim>,
     /// Epochs that callers wait for.
     pub(super) wanted: BTreeSet<Epoch>,
     /// Epochs that the record was found to lack since the last attempt began: they are not looked for again.
     pub(super) unknown: VecDeque<Epoch>,
-    /// Grows when what is under way must not be delivered.
-    pub(super) generation: u64,
+    /// How often the account was forgotten, and its key displaced.
+    forgets: u64,
+    displacements: u64,
     pub(super) failure: Option<(KeyError, LastFailure)>,
     pub(super) denied: Option<KeyId>,
+    /// The last denial since the key was verified.
+    denial: Option<(KeyError, LastFailure)>,
     /// Counts what was concluded: those who wait look again at each.
     pub(super) round: u64,
     /// What a round said to who waited in it, if not by the state.
@@ -65,6 +71,14 @@ pub(super) struct Desk {
     pub(super) last_used: Timestamp,
     pub(super) running: bool,
     pub(super) retired: bool,
+}
+
+/// What is under way is delivered to who still waits for it: a result is dropped once the account was forgotten,
+/// or its key displaced where the result is about that.
+#[derive(Clone, Copy)]
+pub(super) struct Ticket {
+    forgets: u64,
+    displacements: Option<u64>,
 }
 
 /// What the task is to do next.
@@ -95,12 +109,15 @@ impl Desk {
             proven: None,
             candidate: None,
             seat: None,
+            held: None,
             claim: None,
             wanted: BTreeSet::new(),
             unknown: VecDeque::new(),
-            generation: 0,
+            forgets: 0,
+            displacements: 0,
             failure: None,
             denied: None,
+            denial: None,
             round: 0,
             said: None,
             said_of: BTreeMap::new(),
@@ -111,6 +128,21 @@ impl Desk {
             running: false,
             retired: false,
         }
+    }
+
+    /// For what is about the key.
+    pub(super) fn ticket(&self) -> Ticket {
+        Ticket { forgets: self.forgets, displacements: Some(self.displacements) }
+    }
+
+    /// For what is about the record alone.
+    pub(super) fn ticket_of_record(&self) -> Ticket {
+        Ticket { forgets: self.forgets, displacements: None }
+    }
+
+    pub(super) fn admits(&self, ticket: Ticket) -> bool {
+        let displaced = ticket.displacements.is_some_and(|known| known != self.displacements);
+        ticket.forgets == self.forgets && !displaced
     }
 
     /// Keeps a record that was just read.
@@ -138,8 +170,13 @@ impl Desk {
         self.unknown.push_back(epoch);
     }
 
-    /// Takes note of what failed, for refusals and the status.
+    /// Takes note of what failed, for refusals and the status. A denial outweighs an outage after it until the key is
+    /// verified again: it may be a revocation that could not be confirmed, so nothing is buffered meanwhile.
     pub(super) fn note_failure(&mut self, error: KeyError, at: Timestamp) {
+        if self.denial.is_some() && error.is_outage() {
+            self.failure.clone_from(&self.denial);
+            return;
+        }
         let kind = match &error {
             KeyError::Unavailable { fault: Fault::Vault { kind, key_id, .. }, .. } => {
                 if kind.meaning() != Meaning::Outage {
@@ -151,6 +188,9 @@ impl Desk {
         };
         let message = error.to_string();
         self.failure = Some((error, LastFailure { kind, message, at }));
+        if kind.is_some_and(|kind| kind.meaning() == Meaning::Denial) {
+            self.denial.clone_from(&self.failure);
+        }
     }
 
     /// Whether the record's newest AEK was verified since the account was last forgotten.
@@ -210,11 +250,22 @@ impl Entry {
             desk.candidate = None;
         }
         desk.claim = None;
+        self.note_held(desk);
+        work
+    }
+
+    /// Where and as what the keys are held now.
+    fn note_held(&self, desk: &mut Desk) {
         let recovery = desk.machine.recovery();
         if let Some(seat) = &mut desk.seat {
             seat.rank(recovery, self.used_at());
+            let state = desk.machine.reported();
+            if desk.held.as_ref().map(HeldIn::state) != Some(state) {
+                // The old one first.
+                desk.held = None;
+                desk.held = HeldIn::new(self.provider, state);
+            }
         }
-        work
     }
 
     fn publish(self: &Arc<Self>, desk: &mut Desk, shared: &Shared, bounds: Bounds) {
@@ -225,8 +276,10 @@ impl Entry {
             desk.proven = keys.last().map(|newest| (newest.epoch(), newest.check()));
             desk.keys = keys;
             desk.used = desk.waiting > 0;
+            self.promise(desk.used);
             desk.failure = None;
             desk.denied = None;
+            desk.denial = None;
         }
         if let Some(claim) = desk.claim.take() {
             let (who, recovery) = (Arc::downgrade(self), desk.machine.recovery());
@@ -241,6 +294,7 @@ impl Entry {
         desk.keys.clear();
         desk.candidate = None;
         desk.seat = None;
+        desk.held = None;
     }
 
     /// Lets everybody who waits look again.
@@ -268,12 +322,12 @@ impl Entry {
     /// not exist. Ends the round, unless what it is about was forgotten meanwhile.
     pub(super) fn settle(
         &self,
-        generation: u64,
+        generation: Ticket,
         lacking: &BTreeSet<Epoch>,
         read: Result<KeyRecord, KeyError>,
     ) {
         let mut desk = self.desk();
-        if desk.generation != generation {
+        if !desk.admits(generation) {
             return;
         }
         let read = read.map(Arc::new);
@@ -296,10 +350,10 @@ impl Entry {
     }
 
     /// Lets time pass for the machine while something is under way.
-    pub(super) fn tick(self: &Arc<Self>, shared: &Shared, generation: u64) -> Ticked {
+    pub(super) fn tick(self: &Arc<Self>, shared: &Shared, generation: Ticket) -> Ticked {
         let mut told = Vec::new();
         let mut desk = self.desk();
-        if desk.generation != generation {
+        if !desk.admits(generation) {
             return Ticked::Forgotten;
         }
         let before = desk.machine.reported();
@@ -423,10 +477,11 @@ impl Entry {
     pub(super) fn forget(self: &Arc<Self>, shared: &Shared) {
         let mut told = Vec::new();
         let mut desk = self.desk();
-        desk.generation += 1;
+        desk.forgets += 1;
         desk.forget_record();
         desk.unknown.clear();
         desk.failure = None;
+        desk.denial = None;
         self.feed(&mut desk, shared, Event::Forgotten, &mut told);
         self.end_round(&mut desk);
         drop(desk);
@@ -441,12 +496,13 @@ impl Entry {
         if desk.seat.as_ref().is_none_or(|own| own.number() != seat) {
             return;
         }
-        desk.generation += 1;
+        desk.displacements += 1;
         self.feed(&mut desk, shared, Event::Displaced, &mut told);
         // Read again with the next attempt.
         desk.record = None;
         desk.unknown.clear();
         desk.failure = None;
+        desk.denial = None;
         self.end_round(&mut desk);
         drop(desk);
         self.wake.notify_one();
@@ -465,6 +521,7 @@ impl Shared {
     pub(super) fn tell(&self, events: Vec<KeyEvent>) {
         for event in events {
             event.log();
+            telemetry::count(&event);
             // Nobody may be listening.
             let _ = self.events.send(event);
         }

@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-    atomic::{AtomicU8, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwapOption;
@@ -43,6 +43,8 @@ pub(super) struct Entry {
     pub(super) activity: AtomicU8,
     /// When the key was last used, in seconds since boot.
     used_at: AtomicU64,
+    /// The key was published for callers of whom none has looked yet.
+    promised: AtomicBool,
     pub(super) state: watch::Sender<KeyState>,
     /// Wakes those who wait, in the order of waiting, when a round ends.
     pub(super) round_ended: Notify,
@@ -66,6 +68,7 @@ impl Entry {
             live: ArcSwapOption::empty(),
             activity: AtomicU8::new(activity::UNUSED),
             used_at: AtomicU64::new(0),
+            promised: AtomicBool::new(false),
             state: watch::Sender::new(KeyState::Cold),
             round_ended: Notify::new(),
             wake: Notify::new(),
@@ -117,7 +120,9 @@ impl Entry {
                 let waits = matches!(verdict, Verdict::Wait);
                 if waits && waiting.is_none() {
                     desk.waiting += 1;
-                    waiting = Some(Waiting { entry: self, since: round });
+                    waiting = Some(Waiting { entry: self, shared, since: round });
+                } else if waiting.is_some() {
+                    self.keep_promise(shared);
                 }
                 let is_due = !shared.is_closing() && !desk.machine.is_at_rest();
                 // A task that was cut short left something due.
@@ -175,8 +180,10 @@ impl Entry {
                 };
                 Verdict::Answer(Err(self.refusal(desk, shared, state)))
             }
-            Serving::Wait => match &desk.said {
-                Some((round, error)) if *round > since => Verdict::Answer(Err(error.clone())),
+            Serving::Wait => match (&desk.said, epoch.and_then(|epoch| desk.said_of.get(&epoch))) {
+                (Some((round, error)), _) | (_, Some((round, error))) if *round > since => {
+                    Verdict::Answer(Err(error.clone()))
+                }
                 _ => {
                     desk.wanted.extend(epoch);
                     desk.asked = true;
@@ -214,6 +221,21 @@ impl Entry {
             Ok(desk) => Some(desk),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Keeps the key, or not, until a caller who waits for it has looked.
+    pub(super) fn promise(&self, promised: bool) {
+        self.promised.store(promised, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_promised(&self) -> bool {
+        self.promised.load(Ordering::Relaxed)
+    }
+
+    fn keep_promise(&self, shared: &Shared) {
+        if self.promised.swap(false, Ordering::Relaxed) {
+            shared.seats.note_change();
         }
     }
 
@@ -263,11 +285,13 @@ impl Entry {
 /// Counts a caller as waiting until it is dropped.
 struct Waiting<'a> {
     entry: &'a Entry,
+    shared: &'a Shared,
     since: u64,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.entry.desk().waiting -= 1;
+        self.entry.keep_promise(self.shared);
     }
 }

@@ -32,7 +32,7 @@ use self::{
     seats::{Claim, Claimed, Seats},
     signal::{Count, Flag},
 };
-use crate::{KeyError, KeyEvent, KeyRecords, KeyState, Policy, Salts};
+use crate::{KeyError, KeyEvent, KeyRecords, KeyState, Policy, Salts, telemetry};
 
 /// How many events a slow listener can be behind before it misses some.
 const EVENTS_KEPT: usize = 1024;
@@ -81,6 +81,7 @@ impl Keyring {
     pub fn new(parts: KeyringParts) -> Self {
         #[cfg(cofferdam_planted)]
         let parts = KeyringParts { clock: planted::Monotonic::over(parts.clock), ..parts };
+        telemetry::describe();
         let shared = Arc::new(Shared {
             salts: Salts::new(parts.entropy.clone(), parts.clock.clone()),
             seats: Seats::new(parts.policy.max_keys()),
@@ -204,16 +205,16 @@ impl Shared {
     }
 
     /// Room for one more key, made by taking one away where there is none. No desk's lock may be held.
-    fn make_room(&self) -> Claim {
+    async fn make_room(&self) -> Claim {
         loop {
+            let changed = self.seats.changed();
             match self.seats.claim() {
                 Claimed::Free(claim) => return claim,
                 Claimed::From(claim, entry, seat) => {
                     entry.displace(self, seat);
                     return claim;
                 }
-                // Only on another thread, between two lines that nothing waits in.
-                Claimed::Later => std::thread::yield_now(),
+                Claimed::Later => changed.await,
             }
         }
     }

@@ -67,7 +67,7 @@ impl Task {
         Box::pin(async move {
             let Ok(record) = self.read().await else { return };
             let Ok(vault) = self.vault(&record) else { return };
-            let generation = self.entry.desk().generation;
+            let generation = self.entry.desk().ticket();
             drop(self.unwrap_all(&*vault, &record, generation).await);
         })
     }
@@ -126,8 +126,8 @@ impl Late {
     async fn deliver(self, aek: &Aek) {
         let Some(of) = self.of.filter(|of| of.verify(aek).is_ok()) else { return };
         let key = Arc::new(Material::new(aek, &of));
-        let generation = self.task.entry.desk().generation;
-        let claim = self.task.claim();
+        let generation = self.task.entry.desk().ticket();
+        let claim = self.task.claim().await;
         let event = Event::Verified { attempt: self.attempt, jitter: Jitter::default() };
         let work = self.task.conclude(generation, event, |desk| {
             desk.claim = claim;

@@ -4,6 +4,9 @@
 //! vault fails go after all others, those in Grace last, since they could not be had again. Using a key costs it
 //! nothing: how recently it was used is looked at when room is needed.
 //!
+//! A key that callers wait for stays until one of them has looked: so every call to a vault serves somebody,
+//! however few seats there are.
+//!
 //! Invariants: a key is published only by who holds a seat, or a claim to one; the lock is taken under a desk's
 //! and never the other way round.
 //!
@@ -15,6 +18,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
+use tokio::sync::{Notify, futures::Notified};
+
 use super::entry::Entry;
 use crate::machine::Recovery;
 
@@ -25,6 +30,8 @@ const LOOKS: usize = 128;
 pub(super) struct Seats {
     most: usize,
     plan: Mutex<Plan>,
+    /// Wakes who needs a seat when one may be had.
+    changed: Notify,
 }
 
 #[derive(Default)]
@@ -49,13 +56,13 @@ pub(super) enum Claimed {
     Free(Claim),
     /// The key in this seat must be taken away first.
     From(Claim, Arc<Entry>, u64),
-    /// All seats are claimed by others who have yet to sit down, which takes them no wait.
+    /// Whoever has a seat must keep it for the moment: see [`Seats::changed`].
     Later,
 }
 
 impl Seats {
     pub(super) fn new(most: NonZeroUsize) -> Arc<Self> {
-        Arc::new(Self { most: most.get(), plan: Mutex::default() })
+        Arc::new(Self { most: most.get(), plan: Mutex::default(), changed: Notify::new() })
     }
 
     pub(super) fn claim(self: &Arc<Self>) -> Claimed {
@@ -79,6 +86,16 @@ impl Seats {
         }
     }
 
+    /// Ends when a seat may be had that was not before this was called.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// A key that was kept for callers no longer is.
+    pub(super) fn note_change(&self) {
+        self.changed.notify_waiters();
+    }
+
     /// How many keys are held.
     pub(super) fn taken(&self) -> usize {
         self.plan().taken.len()
@@ -92,17 +109,25 @@ impl Seats {
 impl Plan {
     /// Takes the seat of whose key was used longest ago.
     fn leave_first(&mut self, looked_at: &mut Vec<Arc<Entry>>) -> Option<(Arc<Entry>, u64)> {
-        loop {
-            let (rank, weak) = self.taken.pop_first()?;
+        let mut kept = Vec::new();
+        let mut looks = 0;
+        let found = loop {
+            let Some((rank, weak)) = self.taken.pop_first() else { break None };
             // Nobody has it any longer: it leaves by itself.
             let Some(entry) = weak.upgrade() else { continue };
             let used = entry.used_at();
-            if used <= rank.used || looked_at.len() == LOOKS {
-                return Some((entry, rank.number));
+            if entry.is_promised() {
+                kept.push((rank, weak));
+            } else if used <= rank.used || looks == LOOKS {
+                break Some((entry, rank.number));
+            } else {
+                self.taken.insert(Rank { used, ..rank }, weak);
+                looks += 1;
             }
-            self.taken.insert(Rank { used, ..rank }, weak);
             looked_at.push(entry);
-        }
+        };
+        self.taken.extend(kept);
+        found
     }
 }
 
@@ -123,6 +148,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.0.plan().claimed -= 1;
+        self.0.note_change();
     }
 }
 
@@ -154,5 +180,6 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.seats.plan().taken.remove(&self.rank);
+        self.seats.note_change();
     }
 }

@@ -20,7 +20,7 @@ use tokio::time::sleep;
 
 use super::{
     Shared,
-    desk::{Desk, Ticked, Work},
+    desk::{Desk, Ticked, Ticket, Work},
     entry::Entry,
 };
 use crate::{
@@ -103,7 +103,7 @@ impl Task {
     }
 
     pub(super) async fn perform(&self, effect: Effect) -> Option<Effect> {
-        let generation = self.entry.desk().generation;
+        let generation = self.entry.desk().ticket();
         let done = match effect {
             Effect::Attempt { attempt, reread } => {
                 let work = self.attempt(attempt, reread, generation);
@@ -127,7 +127,7 @@ impl Task {
     /// Looks for epochs in the record without asking the vault: a block can claim any epoch, and whoever plants
     /// one must not be able to use up the vault's limit.
     async fn look(&self, lacking: &BTreeSet<Epoch>) -> Option<Effect> {
-        let generation = self.entry.desk().generation;
+        let generation = self.entry.desk().ticket_of_record();
         let read = match self.during(generation, self.read()).await {
             Ok(read) => read,
             Err(Ended::GivenUp) => return None,
@@ -149,7 +149,7 @@ impl Task {
     }
 
     /// Foreign code panicked: a failure like any other, as far as keys are concerned.
-    fn panicked(&self, generation: u64) -> Option<Effect> {
+    fn panicked(&self, generation: Ticket) -> Option<Effect> {
         let error = self.error_of_panic();
         let at = self.entry.now();
         self.conclude(generation, Event::Abandoned, |desk| {
@@ -160,7 +160,7 @@ impl Task {
     }
 
     /// What the work brings, unless the keyring closes or what it is about is forgotten meanwhile.
-    async fn during<T>(&self, generation: u64, work: impl Future<Output = T>) -> Result<T, Ended> {
+    async fn during<T>(&self, generation: Ticket, work: impl Future<Output = T>) -> Result<T, Ended> {
         let mut work = std::pin::pin!(unless_it_panics(work));
         loop {
             let wait = self.until_next_wake();
@@ -170,7 +170,7 @@ impl Task {
                 done = &mut work => return done.ok_or(Ended::Panicked),
                 () = self.shared.closing.wait() => return Err(Ended::GivenUp),
                 () = self.entry.wake.notified() => {
-                    if self.entry.desk().generation != generation {
+                    if !self.entry.desk().admits(generation) {
                         return Err(Ended::GivenUp);
                     }
                 }
@@ -193,13 +193,13 @@ impl Task {
     /// Feeds an event that concludes something, unless what it is about was forgotten meanwhile.
     pub(super) fn conclude(
         &self,
-        generation: u64,
+        generation: Ticket,
         event: Event,
         prepare: impl FnOnce(&mut Desk),
     ) -> Option<Effect> {
         let mut told: Vec<KeyEvent> = Vec::new();
         let mut desk = self.entry.desk();
-        if desk.generation != generation {
+        if !desk.admits(generation) {
             return None;
         }
         prepare(&mut desk);

@@ -132,7 +132,7 @@ async fn a_displaced_key_is_dropped_from_memory_and_its_handle_serves_again() {
     handle.sealing_key().await.unwrap();
     let material = Arc::downgrade(&handle.entry.live.load().as_ref().unwrap().keys[0]);
     // As if another account needed the seat.
-    drop(keyring.shared.make_room());
+    drop(keyring.shared.make_room().await);
     assert!(material.upgrade().is_none(), "nothing holds the key");
     assert!(handle.entry.desk().keys.is_empty() && handle.entry.current(None).is_none());
     assert_eq!(keyring.held_keys(), 0);

@@ -106,6 +106,8 @@ impl Revocation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Failure {
     pub(super) attempt: Attempt,
+    /// When its vault was asked: later than it was begun, if it had to wait for its record, and the service's key.
+    pub(super) asked: Timestamp,
     /// `None`: the record could not be read.
     pub(super) kind: Option<VaultErrorKind>,
 }
@@ -116,6 +118,8 @@ pub struct State {
     pub(super) provider: Provider,
     pub(super) phase: Phase,
     pub(super) flight: Option<Attempt>,
+    /// When the last attempt had read its record, if it had to.
+    pub(super) asked: Option<Timestamp>,
     /// The number of the last attempt begun.
     pub(super) last: u64,
     /// Successes of attempts up to this number began before a denial: they are ignored.
@@ -141,6 +145,7 @@ impl State {
             provider,
             phase: Phase::Cold,
             flight: None,
+            asked: None,
             last: 0,
             barred: 0,
             failure: None,
@@ -170,7 +175,7 @@ impl State {
     pub fn bounds(&self, policy: &Policy) -> Option<Bounds> {
         match self.phase {
             Phase::Held { verified, .. } => {
-                Some(Bounds::new(verified, self.failure.map(|f| f.attempt.sent), policy))
+                Some(Bounds::new(verified, self.failure.map(|f| f.asked), policy))
             }
             _ => None,
         }
@@ -182,7 +187,7 @@ impl State {
         match self.phase {
             Phase::Cold | Phase::Doubted { .. } => Serving::Wait,
             Phase::Held { verified, .. } => {
-                let bounds = Bounds::new(verified, self.failure.map(|f| f.attempt.sent), policy);
+                let bounds = Bounds::new(verified, self.failure.map(|f| f.asked), policy);
                 match (bounds.serves(now), failed) {
                     (true, _) => Serving::Use,
                     (false, true) => Serving::Refuse,
@@ -255,6 +260,6 @@ impl State {
 
     /// Whether an attempt begun within the failure window has failed.
     pub fn failed_of_late(&self, now: Timestamp, policy: &Policy) -> bool {
-        self.failure.is_some_and(|f| !reached(after(f.attempt.sent, policy.failure_window()), now))
+        self.failure.is_some_and(|f| !reached(after(f.asked, policy.failure_window()), now))
     }
 }

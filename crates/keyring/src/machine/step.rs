@@ -138,6 +138,7 @@ impl Step<'_> {
         self.state.last += 1;
         let attempt = Attempt { number: self.state.last, sent: self.now };
         self.state.flight = Some(attempt);
+        self.state.asked = None;
         self.state.due = None;
         self.state.idle = false;
         self.effects.push(Effect::Attempt { attempt, reread });
@@ -145,6 +146,7 @@ impl Step<'_> {
 
     fn record(&mut self, revoked: bool, changed: bool) {
         let Some(kind) = self.state.reading.take() else {
+            self.state.asked = self.state.flight.map(|_| self.now);
             if revoked && self.state.flight.is_some() && !self.is_revoked() && !self.state.holds_key() {
                 self.why = Why::RecordedAsRevoked;
                 self.state.phase = Phase::Revoked(Revocation::RECORDED);
@@ -382,7 +384,9 @@ impl Step<'_> {
     fn note_failure(&mut self, attempt: Attempt, kind: Option<VaultErrorKind>) {
         self.state.failures = self.state.failures.saturating_add(1);
         if self.state.failure.is_none_or(|failure| failure.attempt.number <= attempt.number) {
-            self.state.failure = Some(Failure { attempt, kind });
+            let asked =
+                self.state.asked.filter(|_| attempt.number == self.state.last).unwrap_or(attempt.sent);
+            self.state.failure = Some(Failure { attempt, asked, kind });
         }
     }
 

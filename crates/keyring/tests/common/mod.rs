@@ -15,8 +15,8 @@ use cofferdam_keyring::{
     KeyError, KeyRecord, KeyRecords, KeyState, Keyring, KeyringParts, LiveKey, Policy, RecordError,
 };
 use cofferdam_vault::{
-    Entropy, KeyVault, Principal, VaultRegistry, WrapContext,
-    testing::{ScriptedVault, SeededEntropy, TokioClock},
+    Entropy, KeyVault, Principal, Reauthenticating, VaultRegistry, WrapContext,
+    testing::{ScriptedCredential, ScriptedVault, SeededEntropy, TokioClock},
 };
 use tokio::time::{Instant, sleep};
 
@@ -139,6 +139,8 @@ pub struct World {
     pub clock: Arc<TokioClock>,
     pub policy: Policy,
     pub keyring: Keyring,
+    /// What the customer's vault is asked with, where its client authenticates once more.
+    pub credential: Option<Arc<ScriptedCredential>>,
     entropy: Arc<SeededEntropy>,
 }
 
@@ -155,6 +157,16 @@ impl World {
         Self::with(Policy::default())
     }
 
+    /// One whose client of the customer's vault authenticates once more before it believes a denial.
+    pub fn reauthenticating() -> Self {
+        let mut world = Self::new();
+        let credential = Arc::new(ScriptedCredential::new(world.clock.clone()));
+        world.customer.set_credential(credential.clone());
+        world.credential = Some(credential);
+        world.restart();
+        world
+    }
+
     pub fn with(policy: Policy) -> Self {
         let (service, customer) =
             (Arc::new(ScriptedVault::new(SEED)), Arc::new(ScriptedVault::new(SEED + 1)));
@@ -163,14 +175,19 @@ impl World {
         let records = Arc::new(Records::default());
         let clock = Arc::new(TokioClock::new());
         let entropy = Arc::new(SeededEntropy::new(SEED + 2));
-        let keyring = keyring(&service, &customer, &records, &clock, &entropy, &policy);
-        Self { service, customer, records, clock, policy, keyring, entropy }
+        let keyring = keyring(&service, customer.clone(), &records, &clock, &entropy, &policy);
+        Self { service, customer, records, clock, policy, keyring, credential: None, entropy }
     }
 
     /// The process starts anew: what is persisted stays.
     pub fn restart(&mut self) {
-        let (s, c, r) = (&self.service, &self.customer, &self.records);
-        self.keyring = keyring(s, c, r, &self.clock, &self.entropy, &self.policy);
+        let (customer, clock) = (self.customer.clone(), self.clock.clone());
+        let customer: Arc<dyn KeyVault> = match self.credential.clone() {
+            Some(credential) => Arc::new(Reauthenticating::new(customer, credential, clock)),
+            None => customer,
+        };
+        let (s, r) = (&self.service, &self.records);
+        self.keyring = keyring(s, customer, r, &self.clock, &self.entropy, &self.policy);
     }
 
     /// A new account with this many epochs under the first KEK.
@@ -245,14 +262,14 @@ impl World {
 
 fn keyring(
     service: &Arc<ScriptedVault>,
-    customer: &Arc<ScriptedVault>,
+    customer: Arc<dyn KeyVault>,
     records: &Arc<Records>,
     clock: &Arc<TokioClock>,
     entropy: &Arc<SeededEntropy>,
     policy: &Policy,
 ) -> Keyring {
     Keyring::new(KeyringParts {
-        vaults: VaultRegistry::new(service.clone()).with_customer(Principal::new("tenant"), customer.clone()),
+        vaults: VaultRegistry::new(service.clone()).with_customer(Principal::new("tenant"), customer),
         records: records.clone(),
         clock: clock.clone(),
         entropy: entropy.clone(),

@@ -13,12 +13,12 @@ use std::{
 use bytes::Bytes;
 use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{
-    AccountId, BlockId, BlockRef, HEADER_LEN, OpenError, PageSpan, SealError, sealed_len,
+    AccountId, BlockId, BlockRef, HEADER_LEN, OpenError, PageSpan, SealError, Version, sealed_len,
 };
 use cofferdam_keyring::LiveKey;
 use cofferdam_vault::{WorkLost, executor};
 
-use super::{Account, EngineError, Inner, Outcome, PutReceipt, admission::Admitted};
+use super::{Account, EngineError, Inner, Outcome, PutReceipt, admission::Admitted, telemetry};
 use crate::{Applied, BlockMeta, BlockOp, BufferLimit, Located, Place, StoreError, StoreErrorKind};
 
 /// Up to this many bytes are sealed or opened where the caller runs; more is handed to a thread that may block.
@@ -130,7 +130,8 @@ impl Account {
         let account = self.clone();
         let commit = tokio::spawn(async move {
             let applied = account.commit(sealed.ops).await?;
-            if applied.is_some() {
+            if let Some(applied) = &applied {
+                telemetry::count_buffered(applied.len());
                 account.engine.drains.buffered(&account.engine.0, account.shared.id);
             }
             Ok((sealed.admitted, applied))
@@ -140,20 +141,28 @@ impl Account {
 
     /// Commits, unless somebody else's newer versions are in the way: then `None`, and newer ones are there to be had.
     ///
-    /// What was superseded by a version of this engine's own was written at the same time as that: it counts as
-    /// written just before.
+    /// What was superseded by a version that this engine wrote was written at the same time as that: it counts as written
+    /// just before.
     pub(super) async fn commit(&self, ops: Vec<BlockOp>) -> Result<Option<Vec<Applied>>, EngineError> {
+        let versions: Vec<Version> = ops.iter().map(BlockOp::version).collect();
         let applied = match self.engine.blocks.commit(ops).await {
             Ok(applied) => applied,
             Err(e) if e.kind() == StoreErrorKind::Conflict => return Ok(None),
-            Err(e) if e.kind() == StoreErrorKind::BufferFull => return Err(self.buffer_full().await?),
+            Err(e) if e.kind() == StoreErrorKind::BufferFull => {
+                telemetry::count_refusal();
+                return Err(self.buffer_full().await?);
+            }
             Err(e) => return Err(e.into()),
         };
         let mut in_the_way = false;
-        for op in &applied {
-            if let Applied::Superseded { by } = op {
-                in_the_way |=
-                    self.engine.last_version.fetch_max(by.number(), Ordering::Relaxed) < by.number();
+        for (version, applied) in versions.into_iter().zip(&applied) {
+            match applied {
+                Applied::Written => self.engine.written.note(version),
+                Applied::Superseded { by } => {
+                    self.engine.last_version.fetch_max(by.number(), Ordering::Relaxed);
+                    in_the_way |= !self.engine.written.has(*by);
+                }
+                Applied::Deleted | Applied::Absent => {}
             }
         }
         Ok((!in_the_way).then_some(applied))

@@ -17,7 +17,7 @@ use cofferdam_vault::{Clock, Entropy, Executor, SystemClock, SystemEntropy, Thre
 
 use super::{
     Admission, Engine, EngineError, Handle, Inner, Records, buffer::BufferSettings, drains::Drains,
-    pace::Pace,
+    pace::Pace, telemetry, written::Written,
 };
 use crate::{BlockStore, Catalog};
 
@@ -136,6 +136,7 @@ impl EngineBuilder {
             EngineError::BlockTooLarge { len: self.max_block_len, max: cofferdam_crypto::MAX_PLAINTEXT_LEN }
         })?;
         self.buffer.check()?;
+        telemetry::describe();
         let last_version = self.blocks.last_version().await?;
         // A block of the largest kind goes alone where it is larger than the allowance.
         let max_batch_len = self.in_flight.max(usize::try_from(largest).unwrap_or(usize::MAX));
@@ -166,6 +167,7 @@ impl EngineBuilder {
             pace: Pace::default(),
             admission,
             last_version: AtomicU64::new(last_version.number()),
+            written: Written::default(),
             accounts: RwLock::new(BTreeMap::new()),
             closed: AtomicBool::new(false),
             closing: tokio::sync::Mutex::new(false),

@@ -14,7 +14,7 @@ use cofferdam_crypto::{AccountId, BlockId, Provider, SealError, Version, plainte
 use cofferdam_keyring::{KeyError, KeyState, LiveKey};
 use tokio::{
     sync::{Notify, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use zeroize::Zeroizing;
 
@@ -191,12 +191,12 @@ impl Drain {
                 let (batch, rest) = rows.split_at(batch_len(rows));
                 rows = rest;
                 let Some(_turn) = engine.drains.turn().await else { return Ok(Walk::Lapsed) };
-                let began = engine.clock.now();
+                // The timer's time, not the clock's: that counts a suspend as work, to be rested for.
+                let began = Instant::now();
                 let Some(done) = self.batch(key, batch).await? else { return Ok(Walk::Lapsed) };
                 drained += done.0;
                 damaged += done.1;
-                let took = engine.clock.now().boot.saturating_sub(began.boot);
-                let rest = engine.pace.rest_after(took, &mut self.seen);
+                let rest = engine.pace.rest_after(began.elapsed(), &mut self.seen);
                 if rest.is_zero() {
                     tokio::task::yield_now().await;
                 } else {

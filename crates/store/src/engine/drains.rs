@@ -20,6 +20,7 @@ use super::{
     admission::{AccountAdmission, Admission},
     buffer::{BufferChange, BufferEvent, DrainBlocked, DrainReport, Moved, Trouble, TroubleKind},
     drain::Drain,
+    telemetry,
 };
 
 /// How many events a slow listener can be behind before it misses some.
@@ -214,6 +215,7 @@ impl Drains {
     pub(super) fn tell(&self, engine: &Inner, account: AccountId, what: BufferChange) {
         let event = BufferEvent { account, at: engine.clock.now(), what };
         event.log();
+        telemetry::count(&event.what);
         // Nobody may be listening.
         let _ = self.events.send(event);
     }

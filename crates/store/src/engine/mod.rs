@@ -22,6 +22,8 @@ mod error;
 mod pace;
 mod purge;
 mod records;
+mod telemetry;
+mod written;
 
 use std::{
     collections::BTreeMap,
@@ -53,6 +55,7 @@ use buffer::BufferSettings;
 use drains::Drains;
 use pace::Pace;
 use records::Records;
+use written::Written;
 
 /// Which key a new account's blocks are sealed under.
 #[derive(Clone, Debug)]
@@ -124,6 +127,7 @@ struct Inner {
     pace: Pace,
     admission: Admission,
     last_version: AtomicU64,
+    written: Written,
     accounts: RwLock<BTreeMap<AccountName, Arc<account::Shared>>>,
     closed: AtomicBool,
     /// Whether closing has ended; held while it goes on.

@@ -1,9 +1,6 @@
-//! The machine alone: every row of the table in every state, every bound on the millisecond, every short
-//! sequence of events, many long random ones.
+//! The machine alone: every row of the table in every state, every bound on the millisecond. Sequences of events
+//! are in `tests/machine/`.
 
-mod explore;
-mod model;
-mod random;
 mod table;
 mod timing;
 
@@ -30,11 +27,6 @@ const KINDS: [Kind; 10] = [
     Kind::Corrupt,
     Kind::Other,
 ];
-
-/// Whether the tests run at their full scale.
-fn is_full() -> bool {
-    std::env::var_os("COFFERDAM_FULL").is_some_and(|full| full == "1")
-}
 
 /// A machine with a clock.
 #[derive(Clone)]

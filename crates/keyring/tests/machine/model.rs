@@ -13,28 +13,34 @@ pub(super) enum Input {
 pub(super) struct Model {
     pub(super) state: State,
     pub(super) now: Timestamp,
+    provider: Provider,
+    /// The last attempt begun.
+    last: u64,
     /// What the driver serves.
-    published: Option<Bounds>,
-    flight: Option<Attempt>,
+    pub(super) published: Option<Bounds>,
+    pub(super) flight: Option<Attempt>,
     /// An attempt whose answer comes late, against all rules.
-    late: Option<Attempt>,
-    reading: bool,
-    persisting: Option<bool>,
-    announced: KeyState,
+    pub(super) late: Option<Attempt>,
+    pub(super) reading: bool,
+    pub(super) persisting: Option<bool>,
+    pub(super) announced: KeyState,
     /// The last attempt begun when the vault last denied, or the owner forgot.
     denied_through: u64,
     /// The last verified attempt that began after that.
     verified: Option<Attempt>,
     /// The last attempt that failed since.
-    failed: Option<Attempt>,
+    failed: Option<(Attempt, Timestamp)>,
+    /// When the attempt under way had read its record.
+    asked: Option<Timestamp>,
 }
 
 impl Model {
     pub(super) fn new(provider: Provider) -> Self {
-        let Machine { state, now, .. } = Machine::new(provider);
         Self {
-            state,
-            now,
+            state: State::new(provider),
+            now: Timestamp { boot: 1000 * SECOND, wall: 1_795_000_000 * SECOND },
+            provider,
+            last: 0,
             published: None,
             flight: None,
             late: None,
@@ -44,6 +50,7 @@ impl Model {
             denied_through: 0,
             verified: None,
             failed: None,
+            asked: None,
         }
     }
 
@@ -79,6 +86,11 @@ impl Model {
         passes.chain(events.into_iter().map(Input::Feed)).collect()
     }
 
+    /// Whether something is under way that must end before an attempt begins.
+    fn is_busy(&self) -> bool {
+        self.flight.is_some() || self.reading || self.persisting.is_some()
+    }
+
     /// Lets it happen, and checks everything. Says what is wrong.
     pub(super) fn happen(&mut self, input: Input, policy: &Policy) -> Result<(), String> {
         match input {
@@ -89,8 +101,7 @@ impl Model {
     }
 
     fn feed(&mut self, event: Event, policy: &Policy) -> Result<(), String> {
-        let last = self.state.last;
-        self.observe(event, last);
+        self.observe(event);
         let before = self.announced;
         let (state, effects) = step(self.state.clone(), event, self.now, policy);
         self.state = state;
@@ -104,11 +115,10 @@ impl Model {
         }
         self.check_revocation(event, before)?;
         let waits = self.state.serving(self.now, policy) == Serving::Wait;
-        let stuck = |state: &State| !state.is_busy() && state.next_wake(self.now, policy).is_none();
-        if waits {
+        if waits && !self.is_busy() {
             let want = Event::Wake { wanted: true, used: true };
-            let (wanted, _) = step(self.state.clone(), want, self.now, policy);
-            if stuck(&wanted) {
+            let (wanted, effects) = step(self.state.clone(), want, self.now, policy);
+            if !effects.iter().any(is_work) && wanted.next_wake(self.now, policy).is_none() {
                 return Err("a caller would wait for ever".into());
             }
         }
@@ -116,7 +126,8 @@ impl Model {
     }
 
     /// Notes the truth, before the machine hears of it.
-    fn observe(&mut self, event: Event, last: u64) {
+    fn observe(&mut self, event: Event) {
+        let last = self.last;
         match event {
             Event::Verified { attempt, .. } => {
                 if self.flight == Some(attempt) {
@@ -125,28 +136,33 @@ impl Model {
                 let newer = self.verified.is_none_or(|verified| verified.number < attempt.number);
                 if attempt.number > self.denied_through && newer {
                     self.verified = Some(attempt);
-                    self.failed = self.failed.filter(|failed| failed.number > attempt.number);
+                    self.failed = self.failed.filter(|(failed, _)| failed.number > attempt.number);
                 }
             }
             Event::Failed { attempt, kind, .. } => {
                 self.flight = None;
-                self.failed = Some(attempt);
+                self.failed = Some((attempt, self.asked.unwrap_or(attempt.sent)));
                 self.late = Some(attempt);
-                if kind.meaning() != cofferdam_vault::Meaning::Outage
-                    && self.state.provider == Provider::Customer
-                {
+                if kind.meaning() != Meaning::Outage && self.provider == Provider::Customer {
                     self.denied_through = last;
                     self.verified = None;
                 }
             }
-            Event::Record { .. } => self.reading = false,
+            Event::Record { .. } => {
+                if !self.reading && self.flight.is_some() {
+                    self.asked = Some(self.now);
+                }
+                self.reading = false;
+            }
             Event::RecordUnreadable => {
-                self.failed = self.flight.or(self.failed);
+                self.failed =
+                    self.flight.map(|flight| (flight, self.asked.unwrap_or(flight.sent))).or(self.failed);
                 (self.flight, self.reading) = (None, false);
             }
             Event::Persisted { .. } => self.persisting = None,
             Event::Abandoned => {
-                self.failed = self.flight.or(self.failed);
+                self.failed =
+                    self.flight.map(|flight| (flight, self.asked.unwrap_or(flight.sent))).or(self.failed);
                 (self.flight, self.reading, self.persisting) = (None, false, None);
             }
             Event::Forgotten | Event::RecordGone => {
@@ -160,6 +176,7 @@ impl Model {
                 self.verified = None;
             }
             Event::Wake { .. } | Event::Fetch | Event::Displaced => {}
+            unknown => panic!("{unknown:?} is not modelled"),
         }
     }
 
@@ -169,6 +186,8 @@ impl Model {
                 Effect::Evict => self.published = None,
                 Effect::Publish(bounds) => self.published = Some(bounds),
                 Effect::Attempt { attempt, .. } => {
+                    self.asked = None;
+                    self.last = attempt.number;
                     if self.flight.replace(attempt).is_some() || self.reading || self.persisting.is_some() {
                         return Err("an attempt begins while something is under way".into());
                     }
@@ -186,6 +205,7 @@ impl Model {
                     self.announced = to;
                 }
                 Effect::Alarm(_) | Effect::Refreshed => {}
+                unknown => panic!("{unknown:?} is not modelled"),
             }
         }
         Ok(())
@@ -222,8 +242,7 @@ impl Model {
         if served && self.now.since(&bounds.verified.sent) >= policy.usable_for() {
             return Err("serves past its bound".into());
         }
-        let retried =
-            self.failed.is_some_and(|failed| self.now.since(&failed.sent) < policy.failure_window());
+        let retried = self.failed.is_some_and(|(_, asked)| self.now.since(&asked) < policy.failure_window());
         if served && self.now.since(&bounds.verified.sent) >= policy.unasked_for() && !retried {
             return Err("serves without a question what was verified too long ago".into());
         }
@@ -232,4 +251,8 @@ impl Model {
         }
         Ok(())
     }
+}
+
+fn is_work(effect: &Effect) -> bool {
+    matches!(effect, Effect::Attempt { .. } | Effect::ReadRecord | Effect::Persist { .. })
 }

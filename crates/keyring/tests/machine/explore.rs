@@ -9,7 +9,7 @@ use super::{model::Model, *};
 
 /// How deep the default run goes, and the one under `COFFERDAM_FULL=1`.
 fn depth() -> usize {
-    if is_full() { 8 } else { 7 }
+    if is_full() { 9 } else { 7 }
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn no_sequence_of_events_breaks_a_promise() {
                 }
                 frontier = next;
             }
-            println!("{provider}, grace {:?}: {} states", policy.grace(), seen.len());
+            println!("{provider}, grace {:?}: {} states to depth {}", policy.grace(), seen.len(), depth());
         }
     }
 }

@@ -1,0 +1,220 @@
+//! The end of a run: everything is mended, and then everything must be right.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use bytes::Bytes;
+use cofferdam_crypto::{Aek, BlockId, KeyScope, Provider, Sealer, Version};
+use cofferdam_store::{BlockMeta, BlockOp, EngineError, FileLayer, Place};
+use tokio::time::sleep;
+
+use crate::{
+    Check, KekState,
+    client::{BLOCKS, block},
+    director::Director,
+    node::Seat,
+    operation::{Operation, Request},
+    shelf::open_by_reference,
+};
+
+/// The longest that a drain waits before it tries again.
+const DRAIN_TRIES_WITHIN: Duration = Duration::from_secs(60);
+/// How often it is looked whether all is well.
+const LOOK: Duration = Duration::from_secs(3);
+/// How long a run may take to come to rest.
+const RESTS_WITHIN: Duration = Duration::from_secs(3_600);
+
+impl Director {
+    /// Mends everything and makes the last checks.
+    pub(crate) async fn finale(&mut self) {
+        let hub = self.site.hub.clone();
+        hub.note(format_args!("all is mended"));
+        self.site.closing_time.store(true, Ordering::Relaxed);
+        self.disk.set_capacity(None);
+        self.disk.power_off_after(u64::MAX);
+        let keks: Vec<_> = self.site.seats.iter().filter_map(|seat| seat.kek.clone()).collect();
+        keks.iter().for_each(|kek| self.set_kek(kek, KekState::Enabled));
+        hub.state().weather.clear(hub.at());
+        if self.dice.percent(40) {
+            self.power_fails().await;
+        }
+        // What a drain met last may have made it wait; then its key comes back, and it goes through the buffer.
+        let settles = hub.state().keys.recovered_at(Duration::ZERO, Duration::ZERO) + 2 * DRAIN_TRIES_WITHIN;
+        self.settle(settles).await;
+        if !hub.has_failed() {
+            self.check_buffers().await;
+            self.read_all().await;
+            self.check_disk().await;
+        }
+        if !hub.has_failed() {
+            self.power_fails().await;
+            self.settle(Duration::from_secs(10)).await;
+            self.read_all().await;
+            self.move_blocks().await;
+        }
+    }
+
+    /// Lets time pass until nothing has gone wrong for this long.
+    async fn settle(&mut self, calm: Duration) {
+        let hub = self.site.hub.clone();
+        let begun = hub.at();
+        let mut since = begun;
+        while !hub.has_failed() {
+            tokio::select! {
+                biased;
+                () = hub.woken() => {}
+                () = sleep(LOOK) => {}
+            }
+            let broken = {
+                let state = hub.state();
+                state.power_lost || state.store_broken
+            };
+            if broken {
+                self.mend().await;
+            }
+            (0..self.nodes.len()).for_each(|number| self.start(number));
+            let busy = self.nodes.iter().position(|node| !node.is_idle());
+            if broken || busy.is_some() {
+                since = hub.at();
+            }
+            if hub.at() - since >= calm {
+                return;
+            }
+            if hub.at() - begun > RESTS_WITHIN {
+                let what = format!("the run does not come to rest; a node is still busy: {busy:?}");
+                hub.fail(Check::Hang, what);
+            }
+        }
+    }
+
+    async fn check_buffers(&mut self) {
+        let Some(store) = self.store.clone() else { return };
+        match store.buffering(None, 10).await {
+            Ok(left) if left.is_empty() => {}
+            Ok(left) => {
+                let what = format!("with all vaults back for long, buffers still hold something: {left:?}");
+                self.site.hub.fail(Check::Recovery, what);
+            }
+            Err(error) => self.unexplained("looking at the buffers", &error),
+        }
+    }
+
+    /// Reads every block on every node; the operations judge themselves.
+    async fn read_all(&mut self) {
+        let seats = self.site.seats.clone();
+        for node in &self.nodes {
+            let Some(engine) = node.engine() else { continue };
+            for seat in seats.iter() {
+                let account = match engine.account(&seat.name).await {
+                    Ok(account) => account,
+                    Err(error) => return self.unexplained("looking up an account", &error),
+                };
+                let operation =
+                    Operation { node: node.number, client: 99, clock: &node.clock, site: &self.site, seat };
+                for number in 0..BLOCKS {
+                    operation.perform(&account, Request::Get(block(number)), None).await;
+                }
+                operation.perform(&account, Request::List, None).await;
+                if self.site.hub.has_failed() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Opens what is stored by the reference.
+    async fn check_disk(&mut self) {
+        let Some(store) = self.store.clone() else { return };
+        for seat in self.site.seats.clone().iter() {
+            for number in 0..BLOCKS {
+                let id = block(number);
+                let (at, sealed) = match store.fetch(seat.id, &id).await {
+                    Ok(Some(found)) => found,
+                    Ok(None) => continue,
+                    Err(error) => return self.unexplained("reading the disk", &error),
+                };
+                let expected = if seat.kek.is_some() { Provider::Customer } else { Provider::Service };
+                if at.place != Place::Store || at.meta.provider != expected {
+                    let what = format!("block {id} of {} is left as {at:?}", seat.name);
+                    self.site.hub.fail(Check::UnderServiceKey, what);
+                }
+                let hub = &self.site.hub;
+                let mut state = hub.state();
+                state.counts.reference_opens += 1;
+                let opened = open_by_reference(&state.keys, seat.id, &id, &at.meta, &sealed);
+                drop(state);
+                hub.check(opened.map(drop));
+            }
+        }
+    }
+
+    /// Puts sealed blocks where they do not belong.
+    async fn move_blocks(&mut self) {
+        let (Some(store), Some(engine)) = (self.store.clone(), self.nodes[0].engine()) else { return };
+        for seat in self.site.seats.clone().iter() {
+            let listed = match cofferdam_store::BlockStore::list(&*store, seat.id, None, 2).await {
+                Ok(listed) => listed,
+                Err(error) => return self.unexplained("listing the disk", &error),
+            };
+            let [(id, _), rest @ ..] = &listed[..] else { continue };
+            let (Ok(Some((at, sealed))), Ok(last)) =
+                (store.fetch(seat.id, id).await, store.last_version().await)
+            else {
+                continue;
+            };
+            self.check_other_places(seat, id, &at.meta, &sealed);
+            // The same bytes as a newer version, in their own place and in another block's.
+            let mut version = last.number();
+            for target in [id].into_iter().chain(rest.iter().map(|(other, _)| other)) {
+                version += 1;
+                let meta = BlockMeta { version: Version::new(version), ..at.meta };
+                let moved =
+                    BlockOp::Put { account: seat.id, id: target.clone(), meta, sealed: sealed.clone() };
+                if let Err(error) = store.commit(vec![moved]).await {
+                    return self.unexplained("moving a block", &error);
+                }
+                let opened = match engine.account(&seat.name).await {
+                    Ok(account) => account.get(target).await,
+                    Err(error) => Err(error),
+                };
+                match opened {
+                    Err(EngineError::Damaged { .. }) => {}
+                    Err(error) => self.unexplained("reading a moved block", &error),
+                    Ok(_) => {
+                        let what = format!("block {id} of {} opens as {target}, newer", seat.name);
+                        self.site.hub.fail(Check::Moved, what);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A sealed block under its own key, in places that are not its own.
+    fn check_other_places(&mut self, seat: &Seat, id: &BlockId, meta: &BlockMeta, sealed: &Bytes) {
+        let hub = self.site.hub.clone();
+        let scope = KeyScope { account: seat.id, epoch: meta.epoch, provider: meta.provider };
+        let key = hub.state().keys.aek(seat.id, meta.epoch.number(), meta.provider.code()).copied();
+        let Some(key) = key else { return };
+        let Ok(aek) = Aek::try_from_fn(|bytes| {
+            *bytes = key;
+            Ok::<_, std::convert::Infallible>(())
+        });
+        let other = block(BLOCKS + 1);
+        let version = meta.version;
+        let places = [(&other, version), (id, Version::new(version.number() + 1))];
+        for (id, version) in places {
+            if Sealer::new(&aek, scope).open(id.at(version), sealed).is_ok() {
+                let what = format!("a block of {} opens as {id}, version {version}", seat.name);
+                hub.fail(Check::Moved, what);
+            }
+        }
+    }
+
+    fn unexplained(&self, doing: &str, error: &dyn std::fmt::Display) {
+        self.site.hub.fail(Check::Unexplained, format!("{doing}: {error}"));
+    }
+
+    /// Whether the disk has no power.
+    pub(crate) fn is_off(&self) -> bool {
+        self.disk.size().is_err()
+    }
+}

@@ -1,0 +1,139 @@
+//! What one node sees of one vault.
+//!
+//! Guarantees: the model learns of every call when it is sent and of every answer in the moment in which the node
+//! does; a node that crashed reaches nothing any more.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use cofferdam_crypto::{Aek, KeyId, Provider, WrappedKey};
+use cofferdam_vault::{
+    KeyProperties, KeyVault, Reauthenticating, VaultError, VaultErrorKind, WrapContext, testing::TokioClock,
+};
+
+use crate::{
+    Check,
+    hub::{Hub, Moment},
+    model::Verdict,
+    way::Way,
+};
+
+/// Set when the node's process is gone.
+pub(crate) type Cut = Arc<AtomicBool>;
+
+pub(crate) struct Link {
+    pub(crate) node: usize,
+    pub(crate) hub: Hub,
+    pub(crate) clock: Arc<TokioClock>,
+    pub(crate) way: Reauthenticating<Way>,
+    pub(crate) cut: Cut,
+}
+
+/// A call under way. Dropped before its answer, it was given up.
+struct Call<'a> {
+    link: &'a Link,
+    kek: &'a KeyId,
+    context: &'a WrapContext,
+    sent: Moment,
+    answered: bool,
+}
+
+impl Link {
+    async fn unless_cut(&self) {
+        if self.cut.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
+    }
+
+    fn begin<'a>(&'a self, kek: &'a KeyId, context: &'a WrapContext) -> Call<'a> {
+        let sent = self.hub.moment(&self.clock);
+        let mut state = self.hub.state();
+        state.counts.vault_calls += 1;
+        let alone = state.keys.call_begins(self.node, &context.scope);
+        drop(state);
+        self.hub.check(alone);
+        Call { link: self, kek, context, sent, answered: false }
+    }
+}
+
+impl Call<'_> {
+    fn conclude(&mut self, verdict: Verdict) {
+        self.answered = true;
+        let Link { hub, node, clock, .. } = self.link;
+        let answered = hub.moment(clock);
+        let scope = &self.context.scope;
+        let mut state = hub.state();
+        match verdict {
+            Verdict::Denied(_) if scope.provider == Provider::Customer => state.counts.denials += 1,
+            Verdict::Verified => {}
+            _ => state.counts.vault_outages += 1,
+        }
+        state.trace.note(
+            answered.at,
+            format_args!("node {node}: unwrap {scope} sent {:?} {verdict:?}", self.sent.at),
+        );
+        state.keys.call_ends(*node, scope, self.sent, answered, verdict);
+        let usable = state.weather.usable_since(self.kek);
+        drop(state);
+        if let Verdict::Denied(kind @ (VaultErrorKind::AccessDenied | VaultErrorKind::KeyDisabled)) = verdict
+            && usable.is_some_and(|since| since <= self.sent.at)
+        {
+            let what = format!("{}: {kind} was passed on though its owner lets it be used", self.kek);
+            hub.fail(Check::FalseRevocation, what);
+        }
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if !self.answered && !self.link.cut.load(Ordering::Relaxed) {
+            self.conclude(Verdict::Unanswered);
+        }
+    }
+}
+
+#[async_trait]
+impl KeyVault for Link {
+    async fn wrap_key(
+        &self,
+        key_id: &KeyId,
+        aek: &Aek,
+        context: &WrapContext,
+    ) -> Result<WrappedKey, VaultError> {
+        self.unless_cut().await;
+        let wrapped = self.way.wrap_key(key_id, aek, context).await?;
+        self.hub.state().keys.learn_aek(context.scope, *aek.expose());
+        Ok(wrapped)
+    }
+
+    async fn unwrap_key(&self, wrapped: &WrappedKey, context: &WrapContext) -> Result<Aek, VaultError> {
+        self.unless_cut().await;
+        let mut call = self.begin(&wrapped.key_id, context);
+        let answer = self.way.unwrap_key(wrapped, context).await;
+        self.unless_cut().await;
+        let verdict = match &answer {
+            Ok(aek) if self.hub.state().keys.is_aek(context.scope, aek.expose()) => Verdict::Verified,
+            Ok(_) => Verdict::Wrong,
+            Err(error) => Verdict::of(error.kind()),
+        };
+        call.conclude(verdict);
+        answer
+    }
+
+    async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
+        self.unless_cut().await;
+        self.way.key_properties(key_id).await
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Link(node {}, {:?})", self.node, self.way)
+    }
+}

@@ -1,0 +1,370 @@
+//! The truth of every vault call, and what may be done with a key because of it.
+//!
+//! Each node judges by its own clocks; a node that starts anew knows nothing of what it saw before.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use cofferdam_crypto::{AccountId, KeyScope, Provider};
+use cofferdam_keyring::Policy;
+use cofferdam_vault::{Meaning, VaultErrorKind};
+
+use super::Judged;
+use crate::{Check, hub::Moment};
+
+/// How long after a denial was seen an operation may still begin.
+const GRACE_OF_A_DENIAL: Duration = Duration::from_millis(100);
+/// Within how long three answers of "not found" must agree.
+const AGREE_WITHIN: Duration = Duration::from_secs(5);
+/// How long what was learnt may take to take effect where a store is asked in between.
+const SETTLES_WITHIN: Duration = Duration::from_secs(2);
+
+/// What came of a call to a vault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The right key.
+    Verified,
+    /// Another key.
+    Wrong,
+    /// A failure that counts as an outage.
+    Outage(VaultErrorKind),
+    /// No, or perhaps no.
+    Denied(VaultErrorKind),
+    /// Given up before there was an answer.
+    Unanswered,
+}
+
+impl Verdict {
+    pub(crate) fn of(kind: VaultErrorKind) -> Self {
+        match kind.meaning() {
+            Meaning::Outage => Self::Outage(kind),
+            Meaning::Denial | Meaning::UnconfirmedDenial => Self::Denied(kind),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Answered {
+    sent: Moment,
+    answered: Moment,
+    verdict: Verdict,
+}
+
+/// What one process of a node has seen.
+#[derive(Debug, Default)]
+struct Node {
+    started: u64,
+    calls: BTreeMap<(AccountId, Provider), Vec<Answered>>,
+    under_way: BTreeMap<(AccountId, Provider), u32>,
+    /// Calls to the store that failed.
+    store_failures: Vec<Moment>,
+    /// When its wall clock was set back, or its clocks jumped at all.
+    set_back: Vec<u64>,
+    jumped: Vec<u64>,
+}
+
+/// The persisted row that says that an account is revoked.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    /// `None` while nobody knows: a write of it was begun and not answered.
+    set: Option<bool>,
+    changed: Moment,
+}
+
+/// An operation that used a key: on which node, whose, from when to when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Use {
+    pub(crate) node: usize,
+    pub(crate) account: AccountId,
+    pub(crate) begun: Moment,
+    pub(crate) ended: Moment,
+}
+
+/// All that is known of keys.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    policy: Policy,
+    nodes: BTreeMap<usize, Node>,
+    rows: BTreeMap<AccountId, Row>,
+    aeks: BTreeMap<KeyScope2, [u8; 32]>,
+}
+
+type KeyScope2 = (AccountId, u32, u8);
+
+fn by_order(scope: KeyScope) -> KeyScope2 {
+    (scope.account, scope.epoch.number(), scope.provider.code())
+}
+
+impl Keys {
+    pub(crate) fn new(policy: Policy) -> Self {
+        Self { policy, nodes: BTreeMap::new(), rows: BTreeMap::new(), aeks: BTreeMap::new() }
+    }
+
+    /// The node's process is a new one.
+    pub(crate) fn node_starts(&mut self, node: usize, now: Moment) {
+        self.nodes.insert(node, Node { started: now.seq, ..Node::default() });
+    }
+
+    pub(crate) fn learn_aek(&mut self, scope: KeyScope, aek: [u8; 32]) {
+        self.aeks.insert(by_order(scope), aek);
+    }
+
+    pub(crate) fn aek(&self, account: AccountId, epoch: u32, provider: u8) -> Option<&[u8; 32]> {
+        self.aeks.get(&(account, epoch, provider))
+    }
+
+    pub(crate) fn is_aek(&self, scope: KeyScope, aek: &[u8; 32]) -> bool {
+        self.aeks.get(&by_order(scope)) == Some(aek)
+    }
+
+    pub(crate) fn call_begins(&mut self, node: usize, scope: &KeyScope) -> Judged {
+        let node_of = self.nodes.entry(node).or_default();
+        let under_way = node_of.under_way.entry((scope.account, scope.provider)).or_default();
+        *under_way += 1;
+        if *under_way > 1 {
+            let what = format!("node {node} asks {under_way} times at once for the key of {scope}");
+            return Err((Check::SingleFlight, what));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn call_ends(
+        &mut self,
+        node: usize,
+        scope: &KeyScope,
+        sent: Moment,
+        answered: Moment,
+        verdict: Verdict,
+    ) {
+        let node = self.nodes.entry(node).or_default();
+        let key = (scope.account, scope.provider);
+        if let Some(under_way) = node.under_way.get_mut(&key) {
+            *under_way = under_way.saturating_sub(1);
+        }
+        // A call that the process before this one sent.
+        if sent.seq >= node.started {
+            node.calls.entry(key).or_default().push(Answered { sent, answered, verdict });
+        }
+    }
+
+    pub(crate) fn store_failed(&mut self, node: usize, now: Moment) {
+        self.nodes.entry(node).or_default().store_failures.push(now);
+    }
+
+    pub(crate) fn clock_jumped(&mut self, node: usize, now: Moment, set_back: bool) {
+        let node = self.nodes.entry(node).or_default();
+        node.jumped.push(now.seq);
+        if set_back {
+            node.set_back.push(now.seq);
+        }
+    }
+
+    /// Whether a node's clocks jumped after a moment.
+    pub(crate) fn jumped_since(&self, node: usize, begun: Moment) -> bool {
+        self.nodes.get(&node).is_some_and(|node| node.jumped.last().is_some_and(|&seq| seq > begun.seq))
+    }
+
+    pub(crate) fn store_failed_since(&self, node: usize, begun: Moment, window: Duration) -> bool {
+        self.nodes
+            .get(&node)
+            .is_some_and(|node| node.store_failures.last().is_some_and(|last| last.at + window >= begun.at))
+    }
+
+    /// A node begins to write down that an account is revoked, or no longer is.
+    pub(crate) fn row_changes(&mut self, node: usize, account: AccountId, set: bool, now: Moment) -> Judged {
+        self.rows.insert(account, Row { set: None, changed: now });
+        if set && self.confirmed(node, account).is_none() {
+            let what = format!("node {node} writes that {account} is revoked; its vault had not said so");
+            return Err((Check::FalseRevocation, what));
+        }
+        Ok(())
+    }
+
+    /// It is written.
+    pub(crate) fn row_changed(&mut self, account: AccountId, set: bool, now: Moment) {
+        self.rows.insert(account, Row { set: Some(set), changed: now });
+    }
+
+    fn calls(&self, node: usize, account: AccountId, provider: Provider) -> &[Answered] {
+        let calls = self.nodes.get(&node).and_then(|node| node.calls.get(&(account, provider)));
+        calls.map_or(&[], Vec::as_slice)
+    }
+
+    /// The last denial that this node saw confirmed, unless a verified unwrap began after it.
+    fn confirmed(&self, node: usize, account: AccountId) -> Option<Moment> {
+        let (mut confirmed, mut absent) = (None::<Moment>, Vec::<Moment>::new());
+        for call in self.calls(node, account, Provider::Customer) {
+            match call.verdict {
+                Verdict::Verified => {
+                    absent.clear();
+                    if confirmed.is_some_and(|denial| denial.seq < call.sent.seq) {
+                        confirmed = None;
+                    }
+                }
+                Verdict::Denied(VaultErrorKind::KeyNotFound) => {
+                    let now = call.answered.clock;
+                    absent.retain(|earlier| now.since(&earlier.clock) <= AGREE_WITHIN);
+                    absent.push(call.answered);
+                    if absent.len() >= 3 || confirmed.is_some() {
+                        confirmed = Some(call.answered);
+                    }
+                }
+                Verdict::Denied(_) => confirmed = Some(call.answered),
+                _ => {}
+            }
+        }
+        confirmed
+    }
+
+    /// Whether a key of this provider may have served an operation that succeeded; how old it was then.
+    pub(crate) fn judge_use(&self, of: &Use, provider: Provider) -> Result<Duration, (Check, String)> {
+        let calls = self.calls(of.node, of.account, provider);
+        let verified = calls
+            .iter()
+            .filter(|call| call.verdict == Verdict::Verified && call.answered.seq <= of.ended.seq)
+            .max_by_key(|call| call.sent.seq);
+        let who = || format!("node {}, account {}, {provider} key", of.node, of.account);
+        let Some(verified) = verified else {
+            return Err((Check::Bounds, format!("{}: served without a verified unwrap", who())));
+        };
+        if provider == Provider::Customer {
+            let denial = calls.iter().rfind(|call| {
+                matches!(call.verdict, Verdict::Denied(_))
+                    && call.answered.at + GRACE_OF_A_DENIAL < of.begun.at
+            });
+            if let Some(denial) = denial
+                && verified.sent.seq < denial.answered.seq
+            {
+                let late = of.begun.at.saturating_sub(denial.answered.at);
+                let what = format!("{}: served an operation that began {late:?} after a denial", who());
+                return Err((Check::Denial, what));
+            }
+        }
+        if verified.sent.seq > of.begun.seq {
+            return Ok(Duration::ZERO);
+        }
+        let set_back = self
+            .nodes
+            .get(&of.node)
+            .is_some_and(|node| node.set_back.iter().any(|seq| (of.begun.seq..=of.ended.seq).contains(seq)));
+        let age = if set_back {
+            of.begun.clock.boot.saturating_sub(verified.sent.clock.boot)
+        } else {
+            of.begun.clock.since(&verified.sent.clock)
+        };
+        if age >= self.policy.usable_for() {
+            let limit = self.policy.usable_for();
+            return Err((Check::Bounds, format!("{}: served at an age of {age:?}, past {limit:?}", who())));
+        }
+        if age >= self.policy.unasked_for() && !self.failed_of_late(of, provider) {
+            let what = format!("{}: served at an age of {age:?} though nothing had failed", who());
+            return Err((Check::Freshness, what));
+        }
+        Ok(age)
+    }
+
+    /// Whether this node has seen a failure that lets a key serve past its freshness.
+    fn failed_of_late(&self, of: &Use, provider: Provider) -> bool {
+        let recent = |sent: &Moment| {
+            sent.seq > of.begun.seq || of.begun.clock.since(&sent.clock) < self.policy.failure_window()
+        };
+        let failed = |provider| {
+            self.calls(of.node, of.account, provider)
+                .iter()
+                .any(|call| call.verdict != Verdict::Verified && recent(&call.sent))
+        };
+        let store = self.nodes.get(&of.node).is_some_and(|node| node.store_failures.iter().any(recent));
+        failed(provider) || failed(Provider::Service) || store
+    }
+
+    /// How long ago this node had seen the last denial when an operation began that succeeded; for the record.
+    pub(crate) fn since_denial(&self, of: &Use) -> Option<Duration> {
+        let calls = self.calls(of.node, of.account, Provider::Customer);
+        let denial = calls.iter().rfind(|call| matches!(call.verdict, Verdict::Denied(_)))?;
+        let lifted =
+            calls.iter().any(|call| call.verdict == Verdict::Verified && call.sent.seq > denial.answered.seq);
+        (!lifted).then(|| of.begun.at.saturating_sub(denial.answered.at))
+    }
+
+    /// Whether a write may have been buffered.
+    pub(crate) fn judge_buffered(&self, of: &Use) -> Judged {
+        let settled = |moment: Moment, within: Duration| moment.at + within < of.begun.at;
+        if self.store_failed_since(of.node, of.begun, self.policy.failure_window()) {
+            return Ok(());
+        }
+        if let Some(denial) = self.confirmed(of.node, of.account)
+            && settled(denial, SETTLES_WITHIN)
+        {
+            let what = format!(
+                "node {} buffered a write of {} though it saw a denial at {:?}",
+                of.node, of.account, denial.at
+            );
+            return Err((Check::BufferedUnderRevocation, what));
+        }
+        // Another node's, or an earlier process's: known after the next attempt, which reads the record.
+        let learnt = self.policy.retry_max() + 2 * self.policy.call_timeout() + SETTLES_WITHIN;
+        let calls = self.calls(of.node, of.account, Provider::Customer);
+        if let Some(row) = self.rows.get(&of.account)
+            && row.set == Some(true)
+            && settled(row.changed, learnt)
+            && !calls.iter().any(|call| call.verdict == Verdict::Verified && call.sent.seq > row.changed.seq)
+        {
+            let what = format!(
+                "node {} buffered a write of {} though it is written since {:?} that it is revoked",
+                of.node, of.account, row.changed.at
+            );
+            return Err((Check::BufferedUnderRevocation, what));
+        }
+        Ok(())
+    }
+
+    /// Whether an operation may have been refused because the key is revoked.
+    pub(crate) fn judge_revoked(&self, of: &Use) -> Judged {
+        if self.confirmed(of.node, of.account).is_some() {
+            return Ok(());
+        }
+        let verified = self
+            .calls(of.node, of.account, Provider::Customer)
+            .iter()
+            .rfind(|call| call.verdict == Verdict::Verified)
+            .filter(|call| call.answered.at + SETTLES_WITHIN < of.begun.at);
+        match (self.rows.get(&of.account), verified) {
+            (None, _) => {
+                let what = format!("{} was refused as revoked; its vault had not said so", of.account);
+                Err((Check::FalseRevocation, what))
+            }
+            (Some(row), Some(verified))
+                if row.set == Some(false)
+                    && verified.sent.seq > row.changed.seq
+                    && row.changed.at + SETTLES_WITHIN < of.begun.at
+                    && !self.store_failed_since(of.node, verified.sent, Duration::MAX / 2) =>
+            {
+                let what = format!(
+                    "node {} refused {} as revoked though its unwrap of {:?} was verified",
+                    of.node, of.account, verified.sent.at
+                );
+                Err((Check::FalseRevocation, what))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How long an operation may have waited for keys: an answer of each vault, and what confirms a denial.
+    pub(crate) fn longest_wait(&self, of: &Use) -> Duration {
+        let one = self.policy.call_timeout();
+        let denied = self.calls(of.node, of.account, Provider::Customer).iter().any(|call| {
+            matches!(call.verdict, Verdict::Denied(_))
+                && call.answered.at + AGREE_WITHIN + 2 * one + SETTLES_WITHIN >= of.begun.at
+        });
+        // While a denial is confirmed, callers wait; an answer that begins within that time may come later.
+        2 * one + SETTLES_WITHIN + if denied { AGREE_WITHIN + 2 * one } else { Duration::ZERO }
+    }
+
+    /// From when on every operation must succeed: when the ways to the service's vault and to its own were last bad.
+    ///
+    /// The account's own key may be asked for only once the service's is there, to authenticate its record.
+    pub(crate) fn recovered_at(&self, service: Duration, own: Duration) -> Duration {
+        let (retry, poll) = (self.policy.retry_max(), self.policy.revoked_poll());
+        let service = service + retry + self.policy.call_timeout();
+        service.max(own) + retry.max(poll) + 2 * self.policy.call_timeout() + SETTLES_WITHIN
+    }
+}

@@ -1,0 +1,427 @@
+//! One operation of a client, and the judgement on what came of it.
+
+use std::{ops::Range, time::Duration};
+
+use bytes::Bytes;
+use cofferdam_crypto::{BlockId, Provider};
+use cofferdam_keyring::RecordError;
+use cofferdam_store::{Account, BlockInfo, EngineError, Outcome, Place, StoreError, StoreErrorKind};
+use cofferdam_vault::testing::TokioClock;
+
+use crate::{
+    Check,
+    hub::{Hub, Moment, State},
+    interrupt::Interrupt,
+    model::{Judged, Seen, Use, WriteEnd, WriteId, bytes_of, write_of},
+    node::{Seat, Site},
+    shelf::SLOWEST,
+};
+
+/// What is asked for. Blocks are written with bytes of their own, of these lengths.
+#[derive(Clone, Debug)]
+pub(crate) enum Request {
+    Put(Vec<(BlockId, usize)>),
+    Delete(BlockId),
+    Get(BlockId),
+    Range(BlockId, Range<u64>),
+    List,
+    Status,
+}
+
+/// What came of it.
+#[derive(Debug)]
+enum Reply {
+    Put(Outcome),
+    Deleted,
+    Got(Bytes),
+    Listed(Vec<BlockInfo>),
+    Told,
+}
+
+pub(crate) struct Operation<'a> {
+    pub(crate) node: usize,
+    pub(crate) client: usize,
+    pub(crate) clock: &'a TokioClock,
+    pub(crate) site: &'a Site,
+    pub(crate) seat: &'a Seat,
+}
+
+/// Writes under way. Dropped before their end, they may have taken effect or not.
+struct Open<'a> {
+    hub: &'a Hub,
+    writes: Vec<WriteId>,
+    /// Whether it is the process that ended.
+    crashed: bool,
+}
+
+impl Open<'_> {
+    fn end(mut self, end: WriteEnd, seq: u64) {
+        let mut state = self.hub.state();
+        for write in std::mem::take(&mut self.writes) {
+            state.blocks.write_ends(write, end, seq);
+        }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if !self.writes.is_empty() && self.crashed {
+            let mut state = self.hub.state();
+            state.counts.dropped += 1;
+            let seq = state.next_seq();
+            for write in &self.writes {
+                state.blocks.write_ends(*write, WriteEnd::Unknown, seq);
+            }
+        }
+    }
+}
+
+/// How long the renewal of a token may take.
+const TOKEN_GIVEN_UP_WITHIN: Duration = Duration::from_secs(10);
+
+impl Operation<'_> {
+    /// Performs it; given a number of polls, the future is dropped after so many.
+    pub(crate) async fn perform(&self, account: &Account, request: Request, polls: Option<u32>) {
+        let hub = &self.site.hub;
+        let begun = hub.moment(self.clock);
+        let (writes, data) = self.write_down(&request, begun);
+        let mut open = Open { hub, writes, crashed: true };
+        let work = self.ask(account, &request, data);
+        let reply = match polls {
+            Some(polls) => Interrupt::after(polls, work).await,
+            None => Some(work.await),
+        };
+        let ended = hub.moment(self.clock);
+        let Some(reply) = reply else {
+            // What was begun may go on by itself.
+            hub.note(format_args!("node {} client {}: gives up", self.node, self.client));
+            hub.state().counts.dropped += 1;
+            open.crashed = false;
+            return;
+        };
+        let of = Use { node: self.node, account: self.seat.id, begun, ended };
+        let told = match &reply {
+            Ok(Reply::Put(outcome)) => format!("{outcome:?}"),
+            Ok(Reply::Got(bytes)) => format!("{} bytes, {:?}", bytes.len(), write_of(bytes)),
+            Ok(Reply::Listed(blocks)) => format!("{} blocks", blocks.len()),
+            Ok(other) => format!("{other:?}"),
+            Err(error) => brief(error),
+        };
+        hub.note(format_args!(
+            "node {} client {}: {} {request:?} -> {told}",
+            self.node, self.client, self.seat.name
+        ));
+        self.conclude(&of, &request, &reply, open);
+        self.judge_waiting(&of, matches!(reply, Ok(Reply::Put(Outcome::Stored) | Reply::Got(_))));
+    }
+
+    /// Tells the model of the writes before they begin, and makes their bytes.
+    fn write_down(&self, request: &Request, begun: Moment) -> (Vec<WriteId>, Vec<(BlockId, Bytes)>) {
+        let hub = &self.site.hub;
+        let mut state = hub.state();
+        state.counts.operations += 1;
+        let mut begin = |block: &BlockId, len| state.blocks.write_begins(self.seat.id, block, len, begun.seq);
+        let (writes, data): (Vec<_>, Vec<_>) = match request {
+            Request::Put(blocks) => blocks
+                .iter()
+                .map(|(block, len)| {
+                    let write = begin(block, Some(*len));
+                    (write, (block.clone(), Bytes::from(bytes_of(write, *len))))
+                })
+                .unzip(),
+            Request::Delete(block) => (vec![begin(block, None)], Vec::new()),
+            _ => (Vec::new(), Vec::new()),
+        };
+        drop(state);
+        hub.note(format_args!(
+            "node {} client {}: {} {request:?} {writes:?}",
+            self.node, self.client, self.seat.name
+        ));
+        (writes, data)
+    }
+
+    async fn ask(
+        &self,
+        account: &Account,
+        request: &Request,
+        mut data: Vec<(BlockId, Bytes)>,
+    ) -> Result<Reply, EngineError> {
+        match request {
+            Request::Put(_) if data.len() == 1 => match data.pop() {
+                Some((block, bytes)) => Ok(Reply::Put(account.put(&block, bytes).await?.outcome)),
+                None => Ok(Reply::Told),
+            },
+            Request::Put(_) => {
+                let receipts = account.put_batch(data).await?;
+                Ok(receipts.first().map_or(Reply::Told, |receipt| Reply::Put(receipt.outcome)))
+            }
+            Request::Delete(block) => account.delete(block).await.map(|_| Reply::Deleted),
+            Request::Get(block) => account.get(block).await.map(Reply::Got),
+            Request::Range(block, range) => account.get_range(block, range.clone()).await.map(Reply::Got),
+            Request::List => Ok(Reply::Listed(account.list(None, 1000).await?.blocks)),
+            Request::Status => account.status().await.map(|_| Reply::Told),
+        }
+    }
+
+    fn provider(&self) -> Provider {
+        if self.seat.kek.is_some() { Provider::Customer } else { Provider::Service }
+    }
+
+    fn conclude(&self, of: &Use, request: &Request, reply: &Result<Reply, EngineError>, open: Open<'_>) {
+        let hub = &self.site.hub;
+        let blocks = open.writes.len() as u64;
+        match reply {
+            Ok(Reply::Put(outcome)) => {
+                self.end_puts(request, open, of.ended.seq);
+                let mut state = hub.state();
+                state.counts.acknowledged += blocks;
+                drop(state);
+                match outcome {
+                    Outcome::Buffered => {
+                        hub.state().counts.buffered += blocks;
+                        let judged = hub.state().keys.judge_buffered(of);
+                        hub.check(judged);
+                        self.judge_use(of, Provider::Service);
+                        self.judge_recovered(of, "a write was buffered");
+                        if self.seat.kek.is_none() {
+                            let what = "a write of an account without a key of its own was buffered";
+                            hub.fail(Check::Unexplained, what.to_owned());
+                        }
+                    }
+                    _ => self.judge_use(of, self.provider()),
+                }
+            }
+            Ok(Reply::Deleted) => {
+                hub.state().counts.acknowledged += blocks;
+                open.end(WriteEnd::Acknowledged, of.ended.seq);
+            }
+            Ok(Reply::Got(bytes)) => {
+                hub.state().counts.reads += 1;
+                hub.check(self.judge_bytes(of, request, bytes));
+                self.judge_use(of, self.provider());
+            }
+            Ok(Reply::Listed(blocks)) => hub.check(self.judge_list(of, blocks)),
+            Ok(Reply::Told) => {}
+            Err(error) => self.failed(of, request, error, open),
+        }
+    }
+
+    /// Of two writes of one block in a batch only the later takes effect.
+    fn end_puts(&self, request: &Request, mut open: Open<'_>, seq: u64) {
+        let Request::Put(blocks) = request else { return };
+        let mut state = self.site.hub.state();
+        for (at, write) in std::mem::take(&mut open.writes).into_iter().enumerate() {
+            let again = blocks.iter().skip(at + 1).any(|(block, _)| *block == blocks[at].0);
+            let end = if again { WriteEnd::Refused } else { WriteEnd::Acknowledged };
+            state.blocks.write_ends(write, end, seq);
+        }
+    }
+
+    fn failed(&self, of: &Use, request: &Request, error: &EngineError, open: Open<'_>) {
+        let hub = &self.site.hub;
+        let seq = of.ended.seq;
+        match error {
+            EngineError::KeyRevoked { .. } => {
+                hub.state().counts.refused_revoked += 1;
+                open.end(WriteEnd::Refused, seq);
+                let judged = if self.seat.kek.is_some() {
+                    hub.state().keys.judge_revoked(of)
+                } else {
+                    let what = format!("{} has no key that could be revoked", self.seat.name);
+                    Err((Check::FalseRevocation, what))
+                };
+                hub.check(judged);
+                self.judge_recovered(of, "an operation was refused as revoked");
+            }
+            EngineError::KeyUnavailable { source, .. } => {
+                hub.state().counts.refused_unavailable += 1;
+                open.end(WriteEnd::Refused, seq);
+                self.judge_recovered(of, &format!("an operation was refused: {source}"));
+            }
+            EngineError::BufferFull { .. } => {
+                hub.state().counts.refused_full += 1;
+                open.end(WriteEnd::Refused, seq);
+                self.judge_recovered(of, "an operation was refused by a full buffer");
+            }
+            EngineError::NoBlock { .. } => {
+                open.end(WriteEnd::Refused, seq);
+                if let Request::Get(block) | Request::Range(block, _) = request {
+                    let interval = (of.begun.seq, seq);
+                    let judged = hub.state().blocks.judge_read(self.seat.id, block, Seen::Nothing, interval);
+                    hub.check(judged);
+                }
+            }
+            EngineError::Range { .. } => {}
+            EngineError::Closed | EngineError::WorkLost(_) => open.end(WriteEnd::Unknown, seq),
+            error if by_store(error).is_some_and(|kind| kind != StoreErrorKind::Corrupt) => {
+                hub.state().counts.failed_by_store += 1;
+                open.end(WriteEnd::Unknown, seq);
+            }
+            error => {
+                open.end(WriteEnd::Unknown, seq);
+                hub.fail(Check::Unexplained, format!("{} {request:?}: {error}", self.seat.name));
+            }
+        }
+    }
+
+    fn judge_use(&self, of: &Use, provider: Provider) {
+        let hub = &self.site.hub;
+        let mut state = hub.state();
+        let judged = state.keys.judge_use(of, provider);
+        if let Ok(age) = judged {
+            state.counts.oldest_used = state.counts.oldest_used.max(age);
+            if let Some(kek) = &self.seat.kek
+                && provider == Provider::Customer
+            {
+                // Taken away before it was begun.
+                if state.weather.usable_since(kek).is_none() {
+                    let oldest = &mut state.counts.oldest_used_after_revocation;
+                    *oldest = (*oldest).max(age);
+                }
+                if let Some(late) = state.keys.since_denial(of) {
+                    state.counts.latest_after_denial = state.counts.latest_after_denial.max(late);
+                }
+            }
+        }
+        drop(state);
+        hub.check(judged.map(drop));
+    }
+
+    fn judge_bytes(&self, of: &Use, request: &Request, bytes: &Bytes) -> Judged {
+        let mut state = self.site.hub.state();
+        let interval = (of.begun.seq, of.ended.seq);
+        let account = self.seat.id;
+        match request {
+            Request::Get(block) => match write_of(bytes) {
+                Some(write) if bytes[..] == bytes_of(write, bytes.len()) => {
+                    let whole = state.blocks.len_of(account, block, write) == Some(bytes.len());
+                    let judged = state.blocks.judge_read(account, block, Seen::Write(write), interval);
+                    if whole { judged } else { judged.and(Err(self.strange(block))) }
+                }
+                _ => Err(self.strange(block)),
+            },
+            Request::Range(block, range) => {
+                let (start, end) = (range.start as usize, range.end as usize);
+                let write = state
+                    .blocks
+                    .puts(account, block)
+                    .into_iter()
+                    .find(|(write, len)| *len >= end && bytes_of(*write, end)[start..] == bytes[..]);
+                match write {
+                    Some((write, _)) => state.blocks.judge_read(account, block, Seen::Write(write), interval),
+                    None => Err(self.strange(block)),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn strange(&self, block: &BlockId) -> (Check, String) {
+        (Check::Content, format!("block {block} of {} has bytes that nobody wrote", self.seat.name))
+    }
+
+    fn judge_list(&self, of: &Use, listed: &[BlockInfo]) -> Judged {
+        let mut state = self.site.hub.state();
+        let account = self.seat.id;
+        for block in state.blocks.ids(account) {
+            match listed.iter().find(|info| info.id == block) {
+                None => {
+                    let interval = (of.begun.seq, of.ended.seq);
+                    state.blocks.judge_read(account, &block, Seen::Nothing, interval)?;
+                }
+                Some(info) => {
+                    let puts = state.blocks.puts(account, &block);
+                    if !puts.iter().any(|(_, len)| *len as u64 == info.len) {
+                        let what = format!("block {block} is listed with {} bytes", info.len);
+                        return Err((Check::Content, what));
+                    }
+                    let expected = match info.place {
+                        Place::Store => self.provider(),
+                        Place::Buffer => Provider::Service,
+                    };
+                    if info.provider != expected {
+                        let what = format!(
+                            "block {block} of {} is in the {:?} under the {} key",
+                            self.seat.name, info.place, info.provider
+                        );
+                        return Err((Check::UnderServiceKey, what));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// With every way fair for long enough, nothing is refused any more.
+    fn judge_recovered(&self, of: &Use, what: &str) {
+        let hub = &self.site.hub;
+        let state = hub.state();
+        let recovered = self.recovered_at(&state, of);
+        drop(state);
+        if let Some(recovered) = recovered
+            && recovered < of.begun.at
+        {
+            let late = of.begun.at.saturating_sub(recovered);
+            let what = format!(
+                "{} on node {}: {what}, {late:?} after its vaults were back for long enough",
+                self.seat.name, self.node
+            );
+            hub.fail(Check::Recovery, what);
+        }
+    }
+
+    /// From when on this node must serve this account, unless something is bad now.
+    fn recovered_at(&self, state: &State, of: &Use) -> Option<Duration> {
+        let fair_since = |kek| state.weather.fair_since(self.node, kek, of.ended.at);
+        // A renewal that hangs is given up after a while of its own.
+        let tokens = fair_since(&self.site.token_service)? + TOKEN_GIVEN_UP_WITHIN;
+        let service = fair_since(&self.site.service_kek)?.max(tokens);
+        let own = match &self.seat.kek {
+            Some(kek) => fair_since(kek)?.max(tokens),
+            None => service,
+        };
+        let recovered = state.keys.recovered_at(service, own);
+        let store = state.keys.store_failed_since(self.node, of.begun, recovered.saturating_sub(own));
+        (!store).then_some(recovered)
+    }
+
+    fn judge_waiting(&self, of: &Use, succeeded: bool) {
+        let hub = &self.site.hub;
+        let state = hub.state();
+        let took = of.ended.at.saturating_sub(of.begun.at);
+        let mut limit = state.keys.longest_wait(of) + 20 * SLOWEST;
+        let jumped = state.keys.jumped_since(self.node, of.begun);
+        // Nobody else's vault holds it up.
+        if succeeded && self.recovered_at(&state, of).is_some_and(|recovered| recovered < of.begun.at) {
+            limit = limit.min(30 * SLOWEST);
+        }
+        drop(state);
+        if took > limit && !jumped {
+            let what = format!("an operation of {} on node {} took {took:?}", self.seat.name, self.node);
+            hub.fail(Check::Waiting, what);
+        }
+    }
+}
+
+/// What the store said, if it was the store that failed.
+fn by_store(error: &EngineError) -> Option<StoreErrorKind> {
+    match error {
+        EngineError::Store(error) => Some(error.kind()),
+        EngineError::Record { source, .. } => match &**source {
+            RecordError::Storage(error) => match error.downcast_ref::<StoreError>() {
+                Some(error) => Some(error.kind()),
+                None => error.downcast_ref::<EngineError>().and_then(by_store),
+            },
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// An error without its words, which may hold addresses of the run.
+fn brief(error: &EngineError) -> String {
+    match error {
+        EngineError::Store(error) => format!("store: {:?}", error.kind()),
+        error => error.to_string(),
+    }
+}

@@ -1,0 +1,360 @@
+//! What one node sees of the store.
+//!
+//! Guarantees: nothing is applied for a node that crashed, and nothing is acknowledged to it; every write is told to the
+//! model with what became of it, before the node learns of it. It lets time pass before and after, so that a crash can
+//! come between a commit and its acknowledgement.
+
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cofferdam_crypto::{AccountId, BlockId, Header, Provider, Version};
+use cofferdam_store::{
+    Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Catalog, FaultyFile, FileLayer, Located, Revision,
+    StoreError, StoreErrorKind, Stored,
+};
+use cofferdam_vault::{Clock, testing::TokioClock};
+
+use crate::{
+    Check,
+    dice::Dice,
+    hub::{Hub, Moment},
+    link::Cut,
+    model, reference,
+};
+
+/// A store that a simulation can be run on.
+pub trait SimStore: BlockStore + Catalog {}
+
+impl<T: BlockStore + Catalog> SimStore for T {}
+
+/// How long a write may be under way since its engine looked at the clock.
+const SETTLES: Duration = Duration::from_secs(2);
+/// One operation of so many is slow.
+const SLOW: u64 = 12;
+/// One sealed block of so many is opened by the reference.
+const OPENED: u64 = 24;
+
+pub(crate) struct Shelf {
+    pub(crate) node: usize,
+    pub(crate) hub: Hub,
+    pub(crate) clock: Arc<TokioClock>,
+    pub(crate) store: Arc<dyn SimStore>,
+    pub(crate) disk: FaultyFile,
+    pub(crate) cut: Cut,
+    pub(crate) dice: Mutex<Dice>,
+    /// Accounts under a customer's key.
+    pub(crate) customers: Arc<Mutex<Vec<AccountId>>>,
+    /// The bounds of an account's buffer.
+    pub(crate) buffer: (Duration, u64),
+}
+
+/// The accounts whose revocation is written down have a record of this name.
+const REVOKED: &str = "revoked/";
+
+impl Shelf {
+    async fn pass(&self) {
+        let (slow, time) = {
+            let mut dice = self.dice.lock().unwrap_or_else(PoisonError::into_inner);
+            (dice.below(SLOW) == 0, dice.millis(1, 30))
+        };
+        if slow {
+            tokio::time::sleep(time).await;
+        }
+        self.unless_cut().await;
+    }
+
+    async fn unless_cut(&self) {
+        if self.cut.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
+    }
+
+    /// Calls the store, unless the node or the power is gone before its answer.
+    async fn call<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>>,
+        tell: impl FnOnce(&Self, &Result<T, StoreError>),
+    ) -> Result<T, StoreError> {
+        self.pass().await;
+        let answer = call.await;
+        if self.disk.size().is_err() {
+            self.hub.lose_power();
+            return std::future::pending().await;
+        }
+        tell(self, &answer);
+        if let Err(error) = &answer {
+            self.failed(error);
+        }
+        self.pass().await;
+        answer
+    }
+
+    fn failed(&self, error: &StoreError) {
+        let kind = error.kind();
+        if matches!(kind, StoreErrorKind::Conflict | StoreErrorKind::BufferFull) {
+            return;
+        }
+        let now = self.hub.moment(&self.clock);
+        self.hub.note(format_args!("node {}: the store says {kind:?}", self.node));
+        self.hub.state().keys.store_failed(self.node, now);
+        if matches!(kind, StoreErrorKind::Poisoned | StoreErrorKind::Io | StoreErrorKind::Corrupt) {
+            self.hub.break_store();
+        }
+    }
+
+    fn committed(&self, batch: &[BlockOp], applied: &[Applied]) {
+        for (op, applied) in batch.iter().zip(applied) {
+            self.hub.note(format_args!("node {}: {op:?} is {applied:?}", self.node));
+            if *applied == Applied::Written {
+                self.written(op);
+            }
+        }
+    }
+
+    fn written(&self, op: &BlockOp) {
+        let (account, id, meta, sealed) = match op {
+            BlockOp::Put { account, id, meta, sealed }
+            | BlockOp::Buffer { account, id, meta, sealed, .. }
+            | BlockOp::Drain { account, id, meta, sealed, .. } => (*account, id, meta, sealed),
+            BlockOp::Discard { .. } | BlockOp::Delete { .. } => return,
+        };
+        let buffers = matches!(op, BlockOp::Buffer { .. });
+        self.hub.check(self.judge_key(account, id, meta, buffers));
+        self.hub.check(self.judge_sealed(account, id, meta, sealed));
+        if matches!(op, BlockOp::Drain { .. }) {
+            let mut state = self.hub.state();
+            state.counts.drained += 1;
+            let judged = state.blocks.judge_drained(account, id, meta.version.number());
+            drop(state);
+            self.hub.check(judged);
+        }
+    }
+
+    /// A customer's block goes under the customer's key into the store, and under the service's into the buffer.
+    fn judge_key(&self, account: AccountId, id: &BlockId, meta: &BlockMeta, buffers: bool) -> model::Judged {
+        let customers = self.customers.lock().unwrap_or_else(PoisonError::into_inner);
+        let expected =
+            if customers.contains(&account) && !buffers { Provider::Customer } else { Provider::Service };
+        if meta.provider == expected {
+            return Ok(());
+        }
+        let what = format!("block {id} of {account} was stored under the {} key", meta.provider);
+        Err((Check::UnderServiceKey, what))
+    }
+
+    fn judge_sealed(
+        &self,
+        account: AccountId,
+        id: &BlockId,
+        meta: &BlockMeta,
+        sealed: &Bytes,
+    ) -> model::Judged {
+        let header = Header::parse(sealed)
+            .map_err(|e| (Check::Format, format!("block {id} of {account} has no header: {e}")))?;
+        let mut state = self.hub.state();
+        state.blocks.judge_salt(*header.salt(), id)?;
+        if header.epoch() != meta.epoch || header.provider() != meta.provider {
+            return Err((Check::Format, format!("the header of block {id} is not what its meta says")));
+        }
+        if self.dice.lock().unwrap_or_else(PoisonError::into_inner).below(OPENED) == 0 {
+            state.counts.reference_opens += 1;
+            open_by_reference(&state.keys, account, id, meta, sealed)?;
+        }
+        Ok(())
+    }
+
+    async fn judge_bounds(&self, account: AccountId, began: Moment) {
+        let Ok(Some(usage)) = self.store.buffer_usage(account).await else { return };
+        let (time, bytes) = self.buffer;
+        let now = self.clock.now();
+        let jumped = self.hub.state().keys.jumped_since(self.node, began);
+        // Judged by the wall clock, as the store keeps nothing else.
+        let held = now.wall.saturating_sub(usage.since);
+        if usage.bytes > bytes || (held > time + SETTLES && !jumped) {
+            let what = format!(
+                "the buffer of {account} took a write and holds {} bytes since {held:?}; it may hold {bytes}, for {time:?}",
+                usage.bytes
+            );
+            self.hub.fail(Check::BufferBounds, what);
+        }
+    }
+
+    /// The account whose revocation this record says.
+    fn row(&self, key: &str) -> Option<AccountId> {
+        let account = key.strip_prefix(REVOKED)?;
+        let customers = self.customers.lock().unwrap_or_else(PoisonError::into_inner);
+        customers.iter().copied().find(|id| id.to_string() == account)
+    }
+
+    fn row_changes(&self, account: AccountId, set: bool) {
+        let now = self.hub.moment(&self.clock);
+        let judged = self.hub.state().keys.row_changes(self.node, account, set, now);
+        self.hub.check(judged);
+    }
+
+    fn row_changed(&self, account: AccountId, set: bool) {
+        let now = self.hub.moment(&self.clock);
+        self.hub.note(format_args!("node {}: {account} is written down as revoked: {set}", self.node));
+        self.hub.state().keys.row_changed(account, set, now);
+    }
+}
+
+/// Opens a sealed block as the format says, and finds the write that it holds.
+pub(crate) fn open_by_reference(
+    keys: &model::Keys,
+    account: AccountId,
+    id: &BlockId,
+    meta: &BlockMeta,
+    sealed: &[u8],
+) -> Result<Vec<u8>, (Check, String)> {
+    let wrong = |what: &str| (Check::Format, format!("block {id} of {account}, by the reference: {what}"));
+    let (epoch, provider) = (meta.epoch.number(), meta.provider.code());
+    let aek = keys.aek(account, epoch, provider).ok_or_else(|| wrong("there is no such AEK"))?;
+    let account = account.as_bytes();
+    let version = meta.version.number();
+    let place = reference::Place { aek, account, epoch, provider, block_id: id.as_bytes(), version };
+    let opened = reference::open(&place, sealed).map_err(wrong)?;
+    match model::write_of(&opened) {
+        Some(write) if opened == model::bytes_of(write, opened.len()) => Ok(opened),
+        _ => Err(wrong("it holds what no write put")),
+    }
+}
+
+fn untold<T>(_: &Shelf, _: &Result<T, StoreError>) {}
+
+#[async_trait]
+impl BlockStore for Shelf {
+    async fn commit(&self, batch: Vec<BlockOp>) -> Result<Vec<Applied>, StoreError> {
+        let told = batch.clone();
+        let filled = batch.iter().find(|op| matches!(op, BlockOp::Buffer { .. })).map(BlockOp::account);
+        let commit = async {
+            let began = self.hub.moment(&self.clock);
+            let applied = self.store.commit(batch).await?;
+            // In the same step: nobody else can have filled it since.
+            if let Some(account) = filled
+                && applied.contains(&Applied::Written)
+            {
+                self.judge_bounds(account, began).await;
+            }
+            Ok(applied)
+        };
+        self.call(commit, move |shelf, answer| match answer {
+            Ok(applied) => shelf.committed(&told, applied),
+            Err(error) => {
+                shelf.hub.note(format_args!("node {}: {told:?} is {:?}", shelf.node, error.kind()));
+            }
+        })
+        .await
+    }
+
+    async fn stat(&self, account: AccountId, id: &BlockId) -> Result<Option<Located>, StoreError> {
+        self.call(self.store.stat(account, id), untold).await
+    }
+
+    async fn fetch(&self, account: AccountId, id: &BlockId) -> Result<Option<(Located, Bytes)>, StoreError> {
+        self.call(self.store.fetch(account, id), untold).await
+    }
+
+    async fn read(
+        &self,
+        account: AccountId,
+        id: &BlockId,
+        of: &Located,
+        ranges: &[Range<u64>],
+    ) -> Result<Option<Vec<Bytes>>, StoreError> {
+        self.call(self.store.read(account, id, of, ranges), untold).await
+    }
+
+    async fn list(
+        &self,
+        account: AccountId,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, Located)>, StoreError> {
+        self.call(BlockStore::list(&*self.store, account, after, limit), untold).await
+    }
+
+    async fn buffered(
+        &self,
+        account: AccountId,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError> {
+        self.call(self.store.buffered(account, after, limit), untold).await
+    }
+
+    async fn buffer_usage(&self, account: AccountId) -> Result<Option<BufferUsage>, StoreError> {
+        self.call(self.store.buffer_usage(account), untold).await
+    }
+
+    async fn buffering(
+        &self,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> Result<Vec<(AccountId, BufferUsage)>, StoreError> {
+        self.call(self.store.buffering(after, limit), untold).await
+    }
+
+    async fn last_version(&self) -> Result<Version, StoreError> {
+        self.call(self.store.last_version(), untold).await
+    }
+
+    /// The store is the other nodes' as well: the director closes it.
+    async fn close(&self) -> Result<(), StoreError> {
+        self.pass().await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Catalog for Shelf {
+    async fn load(&self, key: &str) -> Result<Option<Stored>, StoreError> {
+        self.call(self.store.load(key), untold).await
+    }
+
+    async fn swap(
+        &self,
+        key: &str,
+        expected: Option<&Revision>,
+        new: Option<Bytes>,
+    ) -> Result<Option<Revision>, StoreError> {
+        let set = new.is_some();
+        let row = self.row(key).filter(|_| expected.is_some() != set);
+        let swap = async {
+            if let Some(account) = row {
+                self.row_changes(account, set);
+            }
+            self.store.swap(key, expected, new).await
+        };
+        self.call(swap, |shelf, answer| {
+            if let (Ok(_), Some(account)) = (answer, row) {
+                shelf.row_changed(account, set);
+            }
+        })
+        .await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Stored)>, StoreError> {
+        self.call(Catalog::list(&*self.store, prefix, after, limit), untold).await
+    }
+}
+
+impl fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Shelf(node {}, {:?})", self.node, self.store)
+    }
+}
+
+/// How long a call to the store may take at the most.
+pub(crate) const SLOWEST: Duration = Duration::from_millis(60);
