@@ -213,7 +213,7 @@ fn no_acknowledged_block_is_lost_when_the_program_is_killed_at_any_system_call()
         ingest("ingest", furnished(), false, many),
         put("put in an outage", furnished_offline(), true),
         ingest("ingest in an outage", furnished_offline(), true, many),
-        drain("drain", scale(3, 16)),
+        drain("drain", scale(3, 8)),
     ];
     let mut total = 0;
     for scene in &scenes {
