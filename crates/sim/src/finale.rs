@@ -29,8 +29,7 @@ impl Director {
         let hub = self.site.hub.clone();
         hub.note(format_args!("all is mended"));
         self.site.closing_time.store(true, Ordering::Relaxed);
-        self.disk.set_capacity(None);
-        self.disk.power_off_after(u64::MAX);
+        self.disk.mend();
         let keks: Vec<_> = self.site.seats.iter().filter_map(|seat| seat.kek.clone()).collect();
         keks.iter().for_each(|kek| self.set_kek(kek, KekState::Enabled));
         hub.state().weather.clear(hub.at());

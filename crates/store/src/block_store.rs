@@ -23,12 +23,13 @@ pub trait BlockStore: fmt::Debug + Send + Sync {
     /// Applies all of a batch or none of it, and is durable before it returns.
     ///
     /// The answers are in the order of the operations. An operation whose version is not newer than the one
-    /// that is stored or buffered is [`Applied::Superseded`]: a newer write won. Versions of puts are the store's
-    /// own: no two blocks may be given the same one. If the future is dropped, the batch is applied or not, never
-    /// in part.
+    /// that is stored or buffered is [`Applied::Superseded`]: a newer write won. Where that is so of some puts of a batch
+    /// and not of others, the batch is a `Conflict`: who put them together finds all of them or none. Versions of puts are
+    /// the store's own: no two blocks may be given the same one. If the future is dropped, the batch is applied or not,
+    /// never in part.
     ///
     /// # Errors
-    /// `Full`, `TooLarge`, `Conflict` (a version that another block has), `BufferFull`, `Corrupt`, `Poisoned`,
+    /// `Full`, `TooLarge`, `Conflict` (a version that another block has, or newer ones of some), `BufferFull`, `Corrupt`, `Poisoned`,
     /// `Closed`, `Io`. Nothing of the batch was acknowledged then.
     async fn commit(&self, batch: Vec<BlockOp>) -> Result<Vec<Applied>, StoreError>;
 

@@ -95,6 +95,22 @@ async fn the_newest_version_wins_in_whatever_order_they_come() {
 }
 
 #[tokio::test]
+async fn puts_of_one_batch_are_all_stored_or_none_also_where_one_is_late() {
+    let (_folder, store) = new_store();
+    let a = account(1);
+    store.commit(vec![put(a, "x", 5, bytes_of(1, 100))]).await.unwrap();
+    let late = vec![put(a, "y", 3, bytes_of(2, 10)), put(a, "x", 4, bytes_of(3, 10))];
+    assert_eq!(store.commit(late).await.unwrap_err().kind(), StoreErrorKind::Conflict);
+    assert_eq!(store.fetch(a, &id("y")).await.unwrap(), None);
+    // Where all are late there is nothing to keep together.
+    let by = Version::new(5);
+    let both = vec![put(a, "x", 3, bytes_of(2, 10)), put(a, "x", 4, bytes_of(3, 10))];
+    assert_eq!(store.commit(both).await.unwrap(), [Applied::Superseded { by }; 2]);
+    let newer = vec![put(a, "y", 6, bytes_of(2, 10)), put(a, "x", 7, bytes_of(3, 10))];
+    assert_eq!(store.commit(newer).await.unwrap(), [Applied::Written; 2]);
+}
+
+#[tokio::test]
 async fn a_version_of_another_block_is_a_conflict_and_changes_nothing() {
     let (_folder, store) = new_store();
     let a = account(1);

@@ -143,6 +143,16 @@ impl FaultyFile {
         matches!(self.disk().power, Power::Failing | Power::Off)
     }
 
+    /// Lets nothing more fail that was to fail. What is without power stays so.
+    pub fn mend(&self) {
+        let mut disk = self.disk();
+        disk.faults.clear();
+        disk.capacity = None;
+        if disk.power != Power::Off {
+            disk.power = Power::On;
+        }
+    }
+
     /// Flips one bit of what is stored.
     pub fn flip(&self, bit: u64) {
         let mut disk = self.disk();

@@ -147,7 +147,11 @@ impl Account {
         let versions: Vec<Version> = ops.iter().map(BlockOp::version).collect();
         let applied = match self.engine.blocks.commit(ops).await {
             Ok(applied) => applied,
-            Err(e) if e.kind() == StoreErrorKind::Conflict => return Ok(None),
+            Err(e) if e.kind() == StoreErrorKind::Conflict => {
+                let last = self.engine.blocks.last_version().await?;
+                self.engine.last_version.fetch_max(last.number(), Ordering::Relaxed);
+                return Ok(None);
+            }
             Err(e) if e.kind() == StoreErrorKind::BufferFull => {
                 telemetry::count_refusal();
                 return Err(self.buffer_full().await?);

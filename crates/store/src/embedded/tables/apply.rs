@@ -86,6 +86,9 @@ struct Plan<'a> {
     /// Which block brings a version.
     versions: BTreeMap<Version, Vec<u8>>,
     highest: u64,
+    /// Whether it puts a block, and whether it would have put one that is newer in the store.
+    puts: bool,
+    late_puts: bool,
 }
 
 /// One operation that changes something.
@@ -122,6 +125,10 @@ impl<'t> Places<'t> {
                 return Ok(Err(refused));
             }
         }
+        if plan.puts && plan.late_puts {
+            let detail = "some of the blocks have newer versions, others have not";
+            return Ok(Err(StoreError::new(StoreErrorKind::Conflict).with_detail(detail)));
+        }
         Ok(Ok(plan))
     }
 
@@ -139,6 +146,10 @@ impl<'t> Places<'t> {
         }
         if !matches!(op, BlockOp::Drain { .. } | BlockOp::Discard { .. }) {
             plan.highest = plan.highest.max(op.version().number());
+        }
+        if matches!(op, BlockOp::Put { .. } | BlockOp::Buffer { .. }) {
+            plan.puts |= applied == Applied::Written;
+            plan.late_puts |= committed.metas().any(|meta| meta.version >= op.version());
         }
         plan.applied.push(applied);
         if matches!(applied, Applied::Absent | Applied::Superseded { .. }) {
