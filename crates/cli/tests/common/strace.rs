@@ -42,14 +42,6 @@ pub(crate) struct Point {
     pub(crate) number: u64,
 }
 
-/// Which calls are meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Calls {
-    All,
-    /// Those that change files or print.
-    OfFiles,
-}
-
 /// strace, where it is installed and may trace.
 pub(crate) struct Strace {
     /// What comes in front of it, to keep a run on one processor.
@@ -94,7 +86,7 @@ impl Strace {
     }
 
     /// The calls of a run, each once: its number is that in the thread that makes most of its name.
-    pub(crate) fn points(&self, home: &Home, calls: Calls, arguments: &[&str]) -> Vec<Point> {
+    pub(crate) fn points(&self, home: &Home, arguments: &[&str]) -> Vec<Point> {
         let trace = home.folder.path().join("trace");
         let ran = Ran::of(self.command(home, &["-o", trace.to_str().unwrap()], arguments).output().unwrap());
         ran.succeeds();
@@ -105,7 +97,6 @@ impl Strace {
             if let Some((name, _)) = rest.trim_start().split_once('(')
                 && !name.is_empty()
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-                && (calls == Calls::All || FILES.contains(&name))
             {
                 *counts.entry((name.to_owned(), pid.to_owned())).or_default() += 1;
             }

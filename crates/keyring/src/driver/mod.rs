@@ -15,6 +15,7 @@ mod map;
 mod planted;
 mod seats;
 mod signal;
+mod steps;
 mod task;
 #[cfg(test)]
 mod tests;

@@ -38,6 +38,8 @@ pub(super) struct Seats {
 struct Plan {
     /// Who goes first is first.
     taken: BTreeMap<Rank, Weak<Entry>>,
+    /// The rank of each seat, by number.
+    ranks: BTreeMap<u64, Rank>,
     claimed: usize,
     last: u64,
 }
@@ -107,21 +109,36 @@ impl Seats {
 }
 
 impl Plan {
+    fn sit(&mut self, rank: Rank, entry: Weak<Entry>) {
+        self.ranks.insert(rank.number, rank);
+        self.taken.insert(rank, entry);
+    }
+
+    /// Frees a seat, if it was not given to somebody else meanwhile.
+    fn leave(&mut self, number: u64) -> Option<Weak<Entry>> {
+        let rank = self.ranks.remove(&number)?;
+        self.taken.remove(&rank)
+    }
+
     /// Takes the seat of whose key was used longest ago.
     fn leave_first(&mut self, looked_at: &mut Vec<Arc<Entry>>) -> Option<(Arc<Entry>, u64)> {
         let mut kept = Vec::new();
         let mut looks = 0;
         let found = loop {
             let Some((rank, weak)) = self.taken.pop_first() else { break None };
-            // Nobody has it any longer: it leaves by itself.
-            let Some(entry) = weak.upgrade() else { continue };
+            let Some(entry) = weak.upgrade() else {
+                // Nobody has it any longer.
+                self.ranks.remove(&rank.number);
+                continue;
+            };
             let used = entry.used_at();
             if entry.is_promised() {
                 kept.push((rank, weak));
             } else if used <= rank.used || looks == LOOKS {
+                self.ranks.remove(&rank.number);
                 break Some((entry, rank.number));
             } else {
-                self.taken.insert(Rank { used, ..rank }, weak);
+                self.sit(Rank { used, ..rank }, weak);
                 looks += 1;
             }
             looked_at.push(entry);
@@ -139,7 +156,7 @@ impl Claim {
         let mut plan = self.0.plan();
         plan.last += 1;
         let rank = Rank { recovery, used, number: plan.last };
-        plan.taken.insert(rank, entry);
+        plan.sit(rank, entry);
         drop(plan);
         Seat { seats: self.0.clone(), rank }
     }
@@ -155,6 +172,7 @@ impl Drop for Claim {
 /// A seat that is taken, until it is dropped.
 pub(super) struct Seat {
     seats: Arc<Seats>,
+    /// As it was given last; `used` may have been found to be later since.
     rank: Rank,
 }
 
@@ -168,18 +186,18 @@ impl Seat {
         if rank == self.rank {
             return;
         }
+        self.rank = rank;
         let mut plan = self.seats.plan();
         // Unless it was given to somebody else, who is about to take the key away.
-        if let Some(entry) = plan.taken.remove(&self.rank) {
-            plan.taken.insert(rank, entry);
-            self.rank = rank;
+        if let Some(entry) = plan.leave(rank.number) {
+            plan.sit(rank, entry);
         }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.seats.plan().taken.remove(&self.rank);
+        self.seats.plan().leave(self.rank.number);
         self.seats.note_change();
     }
 }

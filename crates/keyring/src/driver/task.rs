@@ -20,8 +20,9 @@ use tokio::time::sleep;
 
 use super::{
     Shared,
-    desk::{Desk, Ticked, Ticket, Work},
+    desk::{Desk, Ticket},
     entry::Entry,
+    steps::{Ticked, Work},
 };
 use crate::{
     Fault, KeyError, KeyEvent,

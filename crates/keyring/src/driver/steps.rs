@@ -1,0 +1,366 @@
+//! What happens behind the hot path: every step of an entry's machine, and what it changes at once.
+//!
+//! Invariants: `live` follows the machine in the same step, under the desk's lock; events are told once the lock
+//! is released.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use cofferdam_crypto::{
+    Epoch,
+    planted::{Bug, is_planted},
+};
+
+use super::{
+    Shared,
+    desk::{Desk, Ticket},
+    entry::{Entry, activity},
+    live::Live,
+    task,
+};
+use crate::{
+    KeyError, KeyEvent, KeyRecord, What,
+    machine::{Bounds, Effect, Event, step},
+    telemetry::{self, HeldIn},
+};
+
+/// What the task is to do next.
+#[derive(Debug)]
+pub(super) enum Work {
+    Do(Effect),
+    /// Read the record: these epochs are asked for, and what is known of it lacks them.
+    Look(BTreeSet<Epoch>),
+    Sleep(Duration),
+    End,
+}
+
+/// What a lapse of time means for what is under way.
+pub(super) enum Ticked {
+    GoOn,
+    /// What it is about was forgotten.
+    Forgotten,
+    /// This comes first. Never said to what the machine asked for itself.
+    Due(Effect),
+}
+
+impl Entry {
+    /// Steps the machine and does at once what can be done at once. Returns what the task is to do.
+    pub(super) fn feed(
+        self: &Arc<Self>,
+        desk: &mut Desk,
+        shared: &Shared,
+        event: Event,
+        told: &mut Vec<KeyEvent>,
+    ) -> Option<Effect> {
+        let (machine, effects) = step(desk.machine.clone(), event, self.now(), &shared.parts.policy);
+        desk.machine = machine;
+        let mut work = None;
+        for effect in effects {
+            let what = match effect {
+                Effect::Evict => {
+                    if !is_planted(Bug::EvictForgotten) {
+                        self.evict(desk);
+                    }
+                    continue;
+                }
+                Effect::Publish(bounds) => {
+                    self.publish(desk, shared, bounds);
+                    continue;
+                }
+                Effect::Attempt { .. } | Effect::ReadRecord | Effect::Persist { .. } => {
+                    work = Some(effect);
+                    continue;
+                }
+                Effect::Alarm(alarm) => What::Alarm(alarm),
+                Effect::Announce { from, to, why } => {
+                    self.state.send_replace(to);
+                    What::Changed { from, to, why }
+                }
+                Effect::Refreshed => What::Refreshed,
+            };
+            told.push(self.event(desk, what));
+        }
+        if !desk.machine.is_restoring() {
+            desk.candidate = None;
+        }
+        desk.claim = None;
+        self.note_held(desk);
+        work
+    }
+
+    /// Where and as what the keys are held now.
+    fn note_held(&self, desk: &mut Desk) {
+        let recovery = desk.machine.recovery();
+        if let Some(seat) = &mut desk.seat {
+            seat.rank(recovery, self.used_at());
+            let state = desk.machine.reported();
+            if desk.held.as_ref().map(HeldIn::state) != Some(state) {
+                // The old one first.
+                desk.held = None;
+                desk.held = HeldIn::new(self.provider, state);
+            }
+        }
+    }
+
+    fn publish(self: &Arc<Self>, desk: &mut Desk, shared: &Shared, bounds: Bounds) {
+        if shared.is_closing() {
+            return;
+        }
+        if let Some(keys) = desk.candidate.take() {
+            desk.proven = keys.last().map(|newest| (newest.epoch(), newest.check()));
+            desk.keys = keys;
+            desk.used = desk.waiting > 0;
+            self.promise(desk.used);
+            desk.failure = None;
+            desk.denied = None;
+            desk.denial = None;
+        }
+        if let Some(claim) = desk.claim.take() {
+            let (who, recovery) = (Arc::downgrade(self), desk.machine.recovery());
+            desk.seat = Some(claim.sit(who, recovery, self.used_at()));
+        }
+        let live = Live { keys: desk.keys.clone(), bounds, entry: Arc::downgrade(self) };
+        self.live.store(Some(Arc::new(live)));
+    }
+
+    fn evict(&self, desk: &mut Desk) {
+        self.live.store(None);
+        desk.keys.clear();
+        desk.candidate = None;
+        desk.seat = None;
+        desk.held = None;
+    }
+
+    /// Lets everybody who waits look again.
+    pub(super) fn end_round(&self, desk: &mut Desk) {
+        desk.asked = false;
+        desk.round += 1;
+        self.round_ended.notify_waiters();
+        if desk.waiting == 0 {
+            desk.said = None;
+            desk.said_of.clear();
+        }
+    }
+
+    /// The same with something to say to them. Ends no round yet.
+    pub(super) fn say(&self, desk: &mut Desk, error: KeyError) {
+        desk.said = Some((desk.round + 1, error));
+    }
+
+    /// The same to those who wait for one epoch.
+    pub(super) fn say_of(&self, desk: &mut Desk, epoch: Epoch, error: KeyError) {
+        desk.said_of.insert(epoch, (desk.round + 1, error));
+    }
+
+    /// What a reading of the record means to those who wait for epochs that it lacked: what it still lacks does
+    /// not exist. Ends the round, unless what it is about was forgotten meanwhile.
+    pub(super) fn settle(
+        &self,
+        generation: Ticket,
+        lacking: &BTreeSet<Epoch>,
+        read: Result<KeyRecord, KeyError>,
+    ) {
+        let mut desk = self.desk();
+        if !desk.admits(generation) {
+            return;
+        }
+        let read = read.map(Arc::new);
+        if let Ok(record) = &read {
+            desk.adopt(record.clone());
+        }
+        for &epoch in lacking {
+            let error = match &read {
+                Ok(record) if record.has(epoch) => continue,
+                Ok(_) => {
+                    desk.note_unknown(epoch);
+                    KeyError::UnknownEpoch(self.scope(epoch))
+                }
+                Err(error) => error.clone(),
+            };
+            desk.wanted.remove(&epoch);
+            self.say_of(&mut desk, epoch, error);
+        }
+        self.end_round(&mut desk);
+    }
+
+    /// Lets time pass for the machine while something is under way.
+    pub(super) fn tick(self: &Arc<Self>, shared: &Shared, generation: Ticket) -> Ticked {
+        let mut told = Vec::new();
+        let mut desk = self.desk();
+        if !desk.admits(generation) {
+            return Ticked::Forgotten;
+        }
+        let before = desk.machine.reported();
+        let due = self.feed(&mut desk, shared, Event::Wake { wanted: false, used: true }, &mut told);
+        if desk.machine.reported() != before {
+            self.end_round(&mut desk);
+        }
+        drop(desk);
+        shared.tell(told);
+        due.map_or(Ticked::GoOn, Ticked::Due)
+    }
+
+    /// What the task is to do now.
+    pub(super) fn next(self: &Arc<Self>, shared: &Shared) -> Work {
+        let mut told = Vec::new();
+        let mut desk = self.desk();
+        let work = self.decide(&mut desk, shared, &mut told);
+        drop(desk);
+        shared.tell(told);
+        work
+    }
+
+    /// What is to be persisted although the keyring closes: a revocation that is known.
+    pub(super) fn owed(self: &Arc<Self>, shared: &Shared) -> Option<Effect> {
+        let mut told = Vec::new();
+        let mut desk = self.desk();
+        if !desk.machine.is_unpersisted() {
+            return None;
+        }
+        let work = self.feed(&mut desk, shared, Event::Wake { wanted: true, used: true }, &mut told);
+        drop(desk);
+        shared.tell(told);
+        work
+    }
+
+    fn decide(self: &Arc<Self>, desk: &mut Desk, shared: &Shared, told: &mut Vec<KeyEvent>) -> Work {
+        let policy = &shared.parts.policy;
+        let now = self.now();
+        if self.activity.swap(activity::UNUSED, Ordering::Relaxed) == activity::USED {
+            desk.used = true;
+            desk.last_used = now;
+        }
+        let before = desk.machine.reported();
+        let wanted = std::mem::take(&mut desk.asked);
+        let used = if desk.machine.holds_key() {
+            desk.used
+        } else {
+            self.state.receiver_count() > 0 || now.since(&desk.last_used) < policy.usable_for()
+        };
+        let mut work = self.feed(desk, shared, Event::Wake { wanted, used }, told);
+        let lacking = if desk.machine.holds_key() { desk.lacking() } else { BTreeSet::new() };
+        if work.is_none() && lacking.is_empty() && !desk.wanted.is_empty() {
+            work = self.feed(desk, shared, Event::Fetch, told);
+        }
+        if desk.machine.reported() != before {
+            self.end_round(desk);
+        }
+        if let Some(work) = work {
+            return Work::Do(work);
+        }
+        if !lacking.is_empty() {
+            return Work::Look(lacking);
+        }
+        if desk.machine.is_at_rest() && desk.waiting == 0 {
+            self.rest(desk, shared);
+            return Work::End;
+        }
+        if desk.machine.holds_key() && desk.machine.is_idle() {
+            let (from, to) = (activity::UNUSED, activity::ASLEEP);
+            let _ = self.activity.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+            if self.activity.load(Ordering::Relaxed) == activity::USED {
+                return Work::Sleep(Duration::ZERO);
+            }
+        }
+        Work::Sleep(desk.machine.next_wake(now, policy).unwrap_or(task::LONGEST_SLEEP))
+    }
+
+    /// Ends the task; frees the entry if nobody holds it.
+    fn rest(self: &Arc<Self>, desk: &mut Desk, shared: &Shared) {
+        desk.running = false;
+        // The map's and the task's own.
+        if self.retire(desk, 2) {
+            shared.entries.remove((self.account, self.provider), self);
+        }
+    }
+
+    /// Puts the entry out of use if it rests and only `holders` hold it. Who looks it up from now on finds it
+    /// retired.
+    fn retire(self: &Arc<Self>, desk: &mut Desk, holders: usize) -> bool {
+        let unused = Arc::strong_count(self) <= holders && self.state.receiver_count() == 0;
+        desk.retired |= unused && !desk.running && desk.machine.is_at_rest();
+        desk.retired
+    }
+
+    /// The same for the map, which finds entries whose last holder went after their task.
+    pub(super) fn retire_if_unused(self: &Arc<Self>, holders: usize) -> bool {
+        self.try_desk().is_some_and(|mut desk| self.retire(&mut desk, holders))
+    }
+
+    /// The task has ended without being told to: what it had under way came to nothing.
+    pub(super) fn abandon(self: &Arc<Self>, shared: &Shared) {
+        let mut told = Vec::new();
+        let mut desk = self.desk();
+        if desk.running {
+            desk.running = false;
+            self.feed(&mut desk, shared, Event::Abandoned, &mut told);
+            if shared.is_closing() {
+                self.evict(&mut desk);
+            }
+            self.end_round(&mut desk);
+        }
+        drop(desk);
+        shared.tell(told);
+    }
+
+    pub(super) fn event(&self, desk: &Desk, what: What) -> KeyEvent {
+        let (account, provider, key_id) = (self.account, self.provider, desk.key_id());
+        KeyEvent { account, provider, key_id, at: self.now(), what }
+    }
+
+    pub(super) fn forget(self: &Arc<Self>, shared: &Shared) {
+        let mut told = Vec::new();
+        let mut desk = self.desk();
+        desk.forgets += 1;
+        desk.forget_record();
+        desk.unknown.clear();
+        desk.failure = None;
+        desk.denial = None;
+        self.feed(&mut desk, shared, Event::Forgotten, &mut told);
+        self.end_round(&mut desk);
+        drop(desk);
+        self.wake.notify_one();
+        shared.tell(told);
+    }
+
+    /// Gives up the key in this seat, for another to sit there.
+    pub(super) fn displace(self: &Arc<Self>, shared: &Shared, seat: u64) {
+        let mut told = Vec::new();
+        let mut desk = self.desk();
+        if desk.seat.as_ref().is_none_or(|own| own.number() != seat) {
+            return;
+        }
+        desk.displacements += 1;
+        self.feed(&mut desk, shared, Event::Displaced, &mut told);
+        // Read again with the next attempt.
+        desk.record = None;
+        desk.unknown.clear();
+        desk.failure = None;
+        desk.denial = None;
+        self.end_round(&mut desk);
+        drop(desk);
+        self.wake.notify_one();
+        shared.tell(told);
+    }
+
+    pub(super) fn shut(&self) {
+        let mut desk = self.desk();
+        self.evict(&mut desk);
+        self.end_round(&mut desk);
+    }
+}
+
+impl Shared {
+    /// Tells and logs events, with no lock held.
+    pub(super) fn tell(&self, events: Vec<KeyEvent>) {
+        for event in events {
+            event.log();
+            telemetry::count(&event);
+            // Nobody may be listening.
+            let _ = self.events.send(event);
+        }
+    }
+}
