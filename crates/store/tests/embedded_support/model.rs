@@ -26,9 +26,21 @@ impl Model {
     /// All of a batch or nothing of it.
     pub fn commit(&mut self, batch: &[BlockOp]) -> Result<Vec<Applied>, StoreErrorKind> {
         let mut next = self.clone();
-        let applied = batch.iter().map(|op| next.apply(op)).collect::<Result<_, _>>()?;
+        let applied = batch.iter().map(|op| next.apply(op)).collect::<Result<Vec<_>, _>>()?;
+        let puts = |op: &BlockOp| matches!(op, BlockOp::Put { .. } | BlockOp::Buffer { .. });
+        let written = batch.iter().zip(&applied).any(|(op, at)| puts(op) && *at == Applied::Written);
+        if written && batch.iter().any(|op| puts(op) && self.is_late(op)) {
+            return Err(StoreErrorKind::Conflict);
+        }
         *self = next;
         Ok(applied)
+    }
+
+    /// Whether a version at least as new is there already.
+    fn is_late(&self, op: &BlockOp) -> bool {
+        let key = (op.account(), op.id().clone());
+        let there = [self.stored.get(&key), self.buffered.get(&key)];
+        there.into_iter().flatten().any(|(meta, _)| meta.version >= op.version())
     }
 
     fn apply(&mut self, op: &BlockOp) -> Result<Applied, StoreErrorKind> {
