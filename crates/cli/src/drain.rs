@@ -67,20 +67,13 @@ pub(crate) async fn finish(open: &OpenHome, events: &mut Receiver<BufferEvent>) 
 /// The accounts that have something buffered.
 async fn waiting(open: &OpenHome) -> Result<Vec<AccountReport>, CliError> {
     let mut waiting = Vec::new();
-    let mut after = None;
-    loop {
-        let names = open.engine.accounts(after.as_ref(), 1000).await?;
-        for name in &names {
-            let status = open.engine.account(name).await?.key_status().await?;
-            if status.buffer.blocks > 0 {
-                waiting.push(AccountReport::new(name, status, None, &open.home.buffer_bounds()));
-            }
-        }
-        match names.into_iter().next_back() {
-            Some(last) => after = Some(last),
-            None => return Ok(waiting),
+    for name in open.accounts().await? {
+        let status = open.engine.account(&name).await?.key_status().await?;
+        if status.buffer.blocks > 0 {
+            waiting.push(AccountReport::new(&name, status, None, &open.home.buffer_bounds()));
         }
     }
+    Ok(waiting)
 }
 
 fn tell_what_is_in_the_way(report: &DrainReport) {

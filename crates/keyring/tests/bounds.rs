@@ -13,12 +13,11 @@ use cofferdam_vault::{
     Clock as _, Entropy, VaultErrorKind as Kind,
     testing::{Answer, SeededEntropy},
 };
-use common::{MS, SECOND, World};
+use common::{MS, SECOND, World, scale};
 use tokio::time::{Instant, sleep};
 
-/// How many runs, by default and under `COFFERDAM_FULL=1`.
-fn scale() -> u64 {
-    if std::env::var_os("COFFERDAM_FULL").is_some_and(|full| full == "1") { 2_000 } else { 40 }
+fn runs() -> u64 {
+    scale(40, 2_000).into()
 }
 
 /// Random numbers of a seed.
@@ -75,19 +74,19 @@ async fn oldest(seed: u64) -> (Duration, Policy) {
 #[tokio::test(start_paused = true)]
 async fn while_its_vault_answers_no_key_in_use_is_older_than_refresh_and_time_out() {
     let mut closest = Duration::MAX;
-    for seed in 0..scale() {
+    for seed in 0..runs() {
         let (oldest, policy) = oldest(seed).await;
         let bound = policy.refresh() + policy.call_timeout();
         assert!(oldest < bound, "seed {seed}: {oldest:?} of {bound:?}");
         closest = closest.min(bound - oldest);
     }
-    println!("{} runs; the oldest key in use was {closest:?} younger than refresh + time-out", scale());
+    println!("{} runs; the oldest key in use was {closest:?} younger than refresh + time-out", runs());
 }
 
 #[tokio::test(start_paused = true)]
 async fn after_a_revocation_no_key_in_use_is_older_than_refresh_and_time_out() {
     let mut oldest = Duration::ZERO;
-    for seed in 0..scale() {
+    for seed in 0..runs() {
         for kind in [Kind::AccessDenied, Kind::KeyDisabled, Kind::KeyNotFound] {
             let dice = Dice(SeededEntropy::new(seed));
             let world = World::new();
@@ -108,7 +107,7 @@ async fn after_a_revocation_no_key_in_use_is_older_than_refresh_and_time_out() {
             }
         }
     }
-    println!("{} revocations; the oldest key used after one was {oldest:?} old", 3 * scale());
+    println!("{} revocations; the oldest key used after one was {oldest:?} old", 3 * runs());
 }
 
 #[tokio::test(start_paused = true)]

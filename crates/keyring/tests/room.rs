@@ -10,14 +10,9 @@ use std::{collections::BTreeMap, num::NonZeroUsize, time::Duration};
 use cofferdam_crypto::{AccountId, Provider};
 use cofferdam_keyring::{KeyEvent, KeyState, Policy, What, Why};
 use cofferdam_vault::{VaultErrorKind as Kind, testing::Answer};
-use common::{SECOND, World, kek};
+use common::{SECOND, World, kek, scale};
 use proptest::prelude::*;
 use tokio::{sync::broadcast::Receiver, time::sleep};
-
-/// How many runs, by default and under `COFFERDAM_FULL=1`.
-fn scale() -> u32 {
-    if std::env::var_os("COFFERDAM_FULL").is_some_and(|full| full == "1") { 2_000 } else { 32 }
-}
 
 fn world(max_keys: usize) -> World {
     World::with(Policy::default().with_max_keys(NonZeroUsize::new(max_keys).unwrap()))
@@ -218,7 +213,7 @@ async fn check(max_keys: usize, doings: &[Do]) -> Result<(), String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(scale()) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(scale(32, 2_000)) })]
 
     #[test]
     fn never_more_keys_than_room_and_those_in_grace_go_last(

@@ -11,23 +11,10 @@ use cofferdam_crypto::{AccountId, Provider};
 use cofferdam_keyring::{Alarm, KeyError, KeyState, What};
 use cofferdam_vault::{
     KNOWN_GOOD_FOR, Meaning, VaultErrorKind as Kind,
-    testing::{Answer, Token, TokenService},
+    testing::{Answer, KINDS, Token, TokenService},
 };
 use common::{MS, SECOND, World};
 use tokio::time::sleep;
-
-const KINDS: [Kind; 10] = [
-    Kind::AccessDenied,
-    Kind::KeyDisabled,
-    Kind::KeyNotFound,
-    Kind::Throttled { retry_after: None },
-    Kind::Throttled { retry_after: Some(Duration::from_secs(7)) },
-    Kind::Unavailable,
-    Kind::Unauthenticated,
-    Kind::Untrusted,
-    Kind::Corrupt,
-    Kind::Other,
-];
 
 const STATES: [KeyState; 5] =
     [KeyState::Cold, KeyState::Active, KeyState::Grace, KeyState::Unavailable, KeyState::Revoked];

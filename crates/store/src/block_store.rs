@@ -196,6 +196,16 @@ impl BlockOp {
         }
     }
 
+    /// What is known of the block that it writes, and its sealed bytes; `None` for one that writes none.
+    pub(crate) fn sealed(&self) -> Option<(&BlockMeta, &Bytes)> {
+        match self {
+            Self::Put { meta, sealed, .. }
+            | Self::Buffer { meta, sealed, .. }
+            | Self::Drain { meta, sealed, .. } => Some((meta, sealed)),
+            Self::Discard { .. } | Self::Delete { .. } => None,
+        }
+    }
+
     /// The version it brings.
     pub fn version(&self) -> Version {
         match self {

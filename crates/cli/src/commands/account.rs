@@ -62,16 +62,8 @@ pub(super) async fn run(home: Home, command: AccountCommand, output: &mut Output
         }
         AccountCommand::List => {
             let open = home.open(Keys::Unused).await?;
-            let mut after = None;
-            loop {
-                let names = open.engine.accounts(after.as_ref(), 1000).await?;
-                for name in &names {
-                    output.emit(&Name { account: name.to_string() })?;
-                }
-                match names.into_iter().next_back() {
-                    Some(last) => after = Some(last),
-                    None => break,
-                }
+            for name in open.accounts().await? {
+                output.emit(&Name { account: name.to_string() })?;
             }
             open.close().await.map(drop)
         }

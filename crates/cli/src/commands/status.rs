@@ -94,16 +94,9 @@ pub(super) async fn reports(
 
 /// One account, or all of a home.
 pub(super) async fn names(open: &OpenHome, only: Option<AccountName>) -> Result<Vec<AccountName>, CliError> {
-    if let Some(name) = only {
-        return Ok(vec![name]);
-    }
-    let mut all: Vec<AccountName> = Vec::new();
-    loop {
-        let more = open.engine.accounts(all.last(), 1000).await?;
-        if more.is_empty() {
-            return Ok(all);
-        }
-        all.extend(more);
+    match only {
+        Some(name) => Ok(vec![name]),
+        None => open.accounts().await,
     }
 }
 

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use cofferdam_store::{BufferEvent, EmbeddedOptions, EmbeddedStore, Engine, EngineError};
+use cofferdam_store::{AccountName, BufferEvent, EmbeddedOptions, EmbeddedStore, Engine, EngineError};
 use cofferdam_vault::{
     Clock, KeyVault, LocalVault, LocalVaultOptions, Principal, SystemClock, VaultRegistry,
 };
@@ -246,6 +246,18 @@ impl Home {
 }
 
 impl OpenHome {
+    /// The names of all accounts, in order.
+    pub(crate) async fn accounts(&self) -> Result<Vec<AccountName>, CliError> {
+        let mut all: Vec<AccountName> = Vec::new();
+        loop {
+            let more = self.engine.accounts(all.last(), 1000).await?;
+            if more.is_empty() {
+                return Ok(all);
+            }
+            all.extend(more);
+        }
+    }
+
     /// Finishes what can be drained, unless that is to be left, and closes the engine: everything is on disk, every
     /// key is wiped.
     pub(crate) async fn close(mut self) -> Result<Home, CliError> {

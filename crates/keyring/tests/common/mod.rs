@@ -24,6 +24,11 @@ pub const SEED: u64 = 0x0c0f_fe1d;
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const MS: Duration = Duration::from_millis(1);
 
+/// How many runs: the small number by default, the full one under `COFFERDAM_FULL=1`.
+pub fn scale(small: u32, full: u32) -> u32 {
+    if std::env::var_os("COFFERDAM_FULL").is_some_and(|value| value == "1") { full } else { small }
+}
+
 /// What tags a customer's record; enough to tell the right service AEK from another.
 const TAGGED: &[u8] = b"customer record";
 

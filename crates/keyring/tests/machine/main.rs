@@ -12,24 +12,12 @@ use std::time::Duration;
 
 use cofferdam_crypto::Provider;
 use cofferdam_keyring::machine::*;
-use cofferdam_vault::{Meaning, Timestamp, VaultErrorKind as Kind};
+use cofferdam_vault::{Meaning, Timestamp, VaultErrorKind as Kind, testing::KINDS};
+use proptest::strategy::Strategy;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 const NO_JITTER: Jitter = Jitter(0);
-
-const KINDS: [Kind; 10] = [
-    Kind::AccessDenied,
-    Kind::KeyDisabled,
-    Kind::KeyNotFound,
-    Kind::Throttled { retry_after: None },
-    Kind::Throttled { retry_after: Some(Duration::from_secs(7)) },
-    Kind::Unavailable,
-    Kind::Unauthenticated,
-    Kind::Untrusted,
-    Kind::Corrupt,
-    Kind::Other,
-];
 
 /// Whether the tests run at their full scale.
 fn is_full() -> bool {
@@ -39,4 +27,21 @@ fn is_full() -> bool {
 /// This long after `from`, by both clocks.
 fn after(from: Timestamp, time: Duration) -> Timestamp {
     Timestamp { boot: from.boot + time, wall: from.wall + time }
+}
+
+/// Every policy, to the second.
+fn policies() -> impl Strategy<Value = Policy> {
+    (6..=60u32, 0..=3600u32, 1..=60u32, 1..=60u32, 100..=10_000u32).prop_map(
+        |(refresh, grace, retry, poll, timeout)| {
+            let set = || -> Result<Policy, PolicyError> {
+                Policy::default()
+                    .with_refresh(refresh * SECOND)?
+                    .with_grace(grace * SECOND)?
+                    .with_retry_max(retry * SECOND)?
+                    .with_revoked_poll(poll * SECOND)?
+                    .with_call_timeout(timeout * MS)
+            };
+            set().unwrap()
+        },
+    )
 }

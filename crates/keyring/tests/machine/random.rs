@@ -12,22 +12,6 @@ fn cases() -> u32 {
     if is_full() { 50_000 } else { 500 }
 }
 
-fn policies() -> impl Strategy<Value = Policy> {
-    (6..=60u32, 0..=3600u32, 1..=60u32, 1..=60u32, 100..=10_000u32).prop_map(
-        |(refresh, grace, retry, poll, timeout)| {
-            let set = || -> Result<Policy, PolicyError> {
-                Policy::default()
-                    .with_refresh(refresh * SECOND)?
-                    .with_grace(grace * SECOND)?
-                    .with_retry_max(retry * SECOND)?
-                    .with_revoked_poll(poll * SECOND)?
-                    .with_call_timeout(timeout * MS)
-            };
-            set().unwrap()
-        },
-    )
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
 

@@ -63,22 +63,6 @@ fn says() -> impl Strategy<Value = Says> {
     ]
 }
 
-fn policies() -> impl Strategy<Value = Policy> {
-    (6..=60_u32, 0..=3600_u32, 1..=60_u32, 1..=60_u32, 100..=10_000_u32).prop_map(
-        |(refresh, grace, retry, poll, timeout)| {
-            let set = || -> Result<Policy, PolicyError> {
-                Policy::default()
-                    .with_refresh(refresh * SECOND)?
-                    .with_grace(grace * SECOND)?
-                    .with_retry_max(retry * SECOND)?
-                    .with_revoked_poll(poll * SECOND)?
-                    .with_call_timeout(timeout * MS)
-            };
-            set().unwrap()
-        },
-    )
-}
-
 impl ReferenceStateMachine for World {
     type State = Self;
     type Transition = Transition;

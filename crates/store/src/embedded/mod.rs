@@ -212,11 +212,8 @@ impl BlockStore for EmbeddedStore {
         let mut bytes = 0;
         for op in &batch {
             bytes += 128 + op.id().as_bytes().len() as u64;
-            if let BlockOp::Put { id, meta, sealed, .. }
-            | BlockOp::Buffer { id, meta, sealed, .. }
-            | BlockOp::Drain { id, meta, sealed, .. } = op
-            {
-                check_len(id, meta, sealed)?;
+            if let Some((meta, sealed)) = op.sealed() {
+                check_len(op.id(), meta, sealed)?;
                 bytes += sealed.len() as u64;
             }
         }

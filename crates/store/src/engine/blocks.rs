@@ -8,12 +8,14 @@
 use std::{
     ops::Range,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{
-    AccountId, BlockId, BlockRef, HEADER_LEN, OpenError, PageSpan, SealError, Version, sealed_len,
+    AccountId, BlockId, BlockRef, HEADER_LEN, KeyScope, OpenError, PageSize, PageSpan, SealError, Version,
+    sealed_len,
 };
 use cofferdam_keyring::LiveKey;
 use cofferdam_vault::{WorkLost, executor};
@@ -303,17 +305,8 @@ impl Inner {
     ) -> Result<BlockOp, SealError> {
         let version = self.next_version();
         let now = self.clock.now().wall;
-        let mut sealed = vec![0; sealed_len(data.len() as u64, self.page_size)? as usize];
-        key.seal_to(id.at(version), self.page_size, data, &mut sealed, self.keyring.salts())?;
-        let meta = BlockMeta {
-            version,
-            sealed_len: sealed.len() as u64,
-            page_size: self.page_size,
-            stored_at: now,
-            epoch: key.scope().epoch,
-            provider: key.scope().provider,
-        };
-        let (id, sealed) = (id.clone(), sealed.into());
+        let (meta, sealed) = self.seal_as(key, id, version, self.page_size, now, data)?;
+        let id = id.clone();
         Ok(match outcome {
             Outcome::Stored => BlockOp::Put { account, id, meta, sealed },
             Outcome::Buffered => {
@@ -333,15 +326,24 @@ impl Inner {
         meta: &BlockMeta,
         plain: &[u8],
     ) -> Result<BlockOp, SealError> {
-        let mut sealed = vec![0; sealed_len(plain.len() as u64, meta.page_size)? as usize];
-        key.seal_to(id.at(meta.version), meta.page_size, plain, &mut sealed, self.keyring.salts())?;
-        let meta = BlockMeta {
-            sealed_len: sealed.len() as u64,
-            epoch: key.scope().epoch,
-            provider: key.scope().provider,
-            ..*meta
-        };
+        let (meta, sealed) = self.seal_as(key, id, meta.version, meta.page_size, meta.stored_at, plain)?;
         let at = self.clock.now().wall;
-        Ok(BlockOp::Drain { account, id: id.clone(), meta, sealed: sealed.into(), at })
+        Ok(BlockOp::Drain { account, id: id.clone(), meta, sealed, at })
+    }
+
+    /// Seals a block under this version, with what is known of it then.
+    fn seal_as(
+        &self,
+        key: &LiveKey,
+        id: &BlockId,
+        version: Version,
+        page_size: PageSize,
+        stored_at: Duration,
+        data: &[u8],
+    ) -> Result<(BlockMeta, Bytes), SealError> {
+        let mut sealed = vec![0; sealed_len(data.len() as u64, page_size)? as usize];
+        key.seal_to(id.at(version), page_size, data, &mut sealed, self.keyring.salts())?;
+        let (sealed_len, &KeyScope { epoch, provider, .. }) = (sealed.len() as u64, key.scope());
+        Ok((BlockMeta { version, sealed_len, page_size, stored_at, epoch, provider }, sealed.into()))
     }
 }

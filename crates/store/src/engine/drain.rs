@@ -233,7 +233,8 @@ impl Drain {
         if is_planted(Bug::DrainDeletesFirst) {
             ops = self.delete_first(ops).await?;
         }
-        let lens: Vec<u64> = ops.iter().map(sealed_len).collect();
+        let lens: Vec<u64> =
+            ops.iter().map(|op| op.sealed().map_or(0, |(meta, _)| meta.sealed_len)).collect();
         let mut moved = Moved::default();
         for (applied, bytes) in engine.blocks.commit(ops).await?.into_iter().zip(lens) {
             // What is not written was written or deleted anew meanwhile, or another engine drained it.
@@ -376,13 +377,4 @@ fn batch_len(rows: &[Row]) -> usize {
         bytes <= BATCH_BYTES
     };
     rows.iter().take_while(fits).count().max(1)
-}
-
-fn sealed_len(op: &BlockOp) -> u64 {
-    match op {
-        BlockOp::Put { meta, .. } | BlockOp::Buffer { meta, .. } | BlockOp::Drain { meta, .. } => {
-            meta.sealed_len
-        }
-        BlockOp::Discard { .. } | BlockOp::Delete { .. } => 0,
-    }
 }

@@ -7,6 +7,24 @@ mod clock;
 mod entropy;
 mod scripted;
 
+use std::time::Duration;
+
+use crate::VaultErrorKind as Kind;
+
+/// Every kind of failure; throttled without and with a word on how long.
+pub const KINDS: [Kind; 10] = [
+    Kind::AccessDenied,
+    Kind::KeyDisabled,
+    Kind::KeyNotFound,
+    Kind::Throttled { retry_after: None },
+    Kind::Throttled { retry_after: Some(Duration::from_secs(7)) },
+    Kind::Unavailable,
+    Kind::Unauthenticated,
+    Kind::Untrusted,
+    Kind::Corrupt,
+    Kind::Other,
+];
+
 pub use clock::{ManualClock, TokioClock};
 pub use entropy::SeededEntropy;
 pub use scripted::{Answer, Call, Outcome, ScriptedCredential, ScriptedVault, Token, TokenService};

@@ -7,26 +7,13 @@ mod timing;
 use std::time::Duration;
 
 use cofferdam_crypto::Provider;
-use cofferdam_vault::{Timestamp, VaultErrorKind as Kind};
+use cofferdam_vault::{Timestamp, VaultErrorKind as Kind, testing::KINDS};
 
 use super::{bounds::after, *};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 const NO_JITTER: Jitter = Jitter(0);
-
-const KINDS: [Kind; 10] = [
-    Kind::AccessDenied,
-    Kind::KeyDisabled,
-    Kind::KeyNotFound,
-    Kind::Throttled { retry_after: None },
-    Kind::Throttled { retry_after: Some(Duration::from_secs(7)) },
-    Kind::Unavailable,
-    Kind::Unauthenticated,
-    Kind::Untrusted,
-    Kind::Corrupt,
-    Kind::Other,
-];
 
 /// A machine with a clock.
 #[derive(Clone)]

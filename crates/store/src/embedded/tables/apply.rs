@@ -17,7 +17,7 @@ use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
 use super::{
     BLOCKS, BUFFER, BUFFERED, CATALOG, Done, LAST_REVISION, LAST_VERSION, META, ROW, ROWS, TRANSACTION, Work,
     block_key,
-    buffer::{decode_usage, encode_usage},
+    buffer::{encode_usage, usage_in},
     meta_in, missing_row,
     plan::{Held, check_limit, usage_after},
     records, row_key, stored_rows, too_large,
@@ -192,10 +192,7 @@ impl<'t> Places<'t> {
             // Rows are cut as the sealed bytes are, so older ones go before newer ones of the same version come.
             self.remove_rows(before.stored.as_ref(), after.stored.as_ref())?;
             self.remove_rows(before.buffered.as_ref(), after.buffered.as_ref())?;
-            if let BlockOp::Put { meta, sealed, .. }
-            | BlockOp::Buffer { meta, sealed, .. }
-            | BlockOp::Drain { meta, sealed, .. } = op
-            {
+            if let Some((meta, sealed)) = op.sealed() {
                 self.insert_rows(meta, sealed)?;
             }
             set_meta(&mut self.blocks, key, before.stored.as_ref(), after.stored.as_ref())?;
@@ -236,10 +233,7 @@ impl<'t> Places<'t> {
     }
 
     fn usage(&self, account: AccountId) -> Result<Option<BufferUsage>, Fault> {
-        Ok(match self.usages.get(account.as_bytes())? {
-            Some(usage) => Some(decode_usage(usage.value())?),
-            None => None,
-        })
+        usage_in(&self.usages, account)
     }
 }
 

@@ -40,6 +40,13 @@ pub(crate) fn buffered(
 pub(crate) fn buffer_usage(database: &Database, account: AccountId) -> Result<Option<BufferUsage>, Fault> {
     let reader = database.begin_read()?;
     let Some(usages) = existing(reader.open_table(BUFFERED))? else { return Ok(None) };
+    usage_in(&usages, account)
+}
+
+pub(super) fn usage_in(
+    usages: &impl ReadableTable<&'static [u8; 16], &'static [u8]>,
+    account: AccountId,
+) -> Result<Option<BufferUsage>, Fault> {
     Ok(match usages.get(account.as_bytes())? {
         Some(usage) => Some(decode_usage(usage.value())?),
         None => None,
@@ -169,7 +176,7 @@ pub(super) fn encode_usage(usage: &BufferUsage) -> [u8; USAGE_LEN] {
     out
 }
 
-pub(super) fn decode_usage(bytes: &[u8]) -> Result<BufferUsage, StoreError> {
+fn decode_usage(bytes: &[u8]) -> Result<BufferUsage, StoreError> {
     let wrong = || corrupt("the usage of a buffer does not decode");
     match bytes.first() {
         Some(&USAGE_FORMAT) => {}
