@@ -16,12 +16,9 @@ use tokio::{
 
 use crate::{
     dice::Dice,
-    node::{Seat, Site},
     operation::{Operation, Request},
+    site::{Seat, Site},
 };
-
-/// How many blocks each account has.
-pub(crate) const BLOCKS: u64 = 6;
 
 pub(crate) struct Client {
     pub(crate) node: usize,
@@ -39,7 +36,7 @@ impl Client {
         let mut waited_for = None;
         loop {
             // A burst goes to one account, and is fast.
-            let drawn = self.site.seats[self.dice.below(self.site.seats.len() as u64) as usize].clone();
+            let drawn = self.seat();
             let seat = waited_for.take().unwrap_or(drawn);
             for _ in 0..self.dice.between(1, 4) {
                 if self.site.closing_time.load(Ordering::Relaxed) {
@@ -55,6 +52,13 @@ impl Client {
             }
             waited_for = self.think().await;
         }
+    }
+
+    /// Any account; half the time one that is not of the crowd.
+    fn seat(&mut self) -> Seat {
+        let seats = &self.site.seats;
+        let own = seats.iter().position(|seat| seat.is_of_crowd).filter(|_| self.dice.percent(50));
+        seats[self.dice.below(own.unwrap_or(seats.len()) as u64) as usize].clone()
     }
 
     /// Waits a while, or until an account that it waited for is back.
@@ -85,21 +89,21 @@ impl Client {
         operation.perform(account, request, polls).await;
     }
 
-    fn block(&mut self) -> BlockId {
-        block(self.dice.below(BLOCKS))
+    fn block(&mut self, seat: &Seat) -> BlockId {
+        block(self.dice.below(seat.blocks()))
     }
 
     fn draw(&mut self, seat: &Seat) -> Request {
         match self.dice.below(100) {
-            0..36 => Request::Put(vec![(self.block(), self.len())]),
+            0..36 => Request::Put(vec![(self.block(seat), self.len())]),
             36..43 => {
                 let count = self.dice.between(2, 5);
-                Request::Put((0..count).map(|_| (self.block(), self.len())).collect())
+                Request::Put((0..count).map(|_| (self.block(seat), self.len())).collect())
             }
-            43..52 => Request::Delete(self.block()),
-            52..80 => Request::Get(self.block()),
+            43..52 => Request::Delete(self.block(seat)),
+            52..80 => Request::Get(self.block(seat)),
             80..89 => {
-                let block = self.block();
+                let block = self.block(seat);
                 let puts = self.site.hub.state().blocks.puts(seat.id, &block);
                 let len = puts.first().map_or(10, |(_, len)| *len as u64);
                 let start = self.dice.below(len.saturating_sub(8));

@@ -2,28 +2,30 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use cofferdam_crypto::KeyId;
-use cofferdam_keyring::Policy;
-use cofferdam_store::{AccountKey, AccountName, FaultyFile, FileFault, FileOp};
-use cofferdam_vault::Principal;
+use cofferdam_store::{FaultyFile, FileFault, FileOp};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
     Check, KekState, Report, Scenario, SimStore,
     dice::Dice,
+    drawn::Drawn,
     hub::Hub,
+    meter::Meter,
     model::Keys,
-    node::{Node, Seat, Site},
+    node::Node,
+    set_up::key_id,
+    site::{House, Site},
     trace::Trace,
     weather::{Condition, Weather},
 };
 
 /// Longer than any closing may take: writes under way, a drain, a call to each vault.
-const CLOSES_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const CLOSES_WITHIN: Duration = Duration::from_secs(60);
 /// How often it is looked whether a process has closed.
 const CLOSED_BY_AND_BY: Duration = Duration::from_secs(1);
 /// How long the power stays on at the most once it is to fail.
@@ -40,6 +42,7 @@ enum Due {
 
 pub(crate) struct Director {
     pub(crate) scenario: Scenario,
+    pub(crate) drawn: Drawn,
     seed: u64,
     pub(crate) dice: Dice,
     pub(crate) site: Site,
@@ -52,22 +55,21 @@ pub(crate) struct Director {
 
 impl Director {
     pub(crate) async fn run(scenario: Scenario, seed: u64, mut dice: Dice) -> Report {
-        let policy = scenario.policy.clone().unwrap_or_else(|| draw_policy(&mut dice));
-        let buffer = scenario.buffer.unwrap_or_else(|| draw_buffer(&mut dice));
+        let drawn = Drawn::of(&scenario, &mut dice);
         let trace = Trace::new(scenario.keep_trace);
-        let hub = Hub::new(trace, Keys::new(policy.clone()), Weather::default());
-        hub.note(format_args!("seed {seed}: {policy:?}, buffer {buffer:?}"));
-        let service_vault = (scenario.vaults)(dice.roll());
+        let hub = Hub::new(trace, Keys::new(drawn.policy.clone()), Weather::default());
+        hub.note(format_args!("seed {seed}: {drawn:?}"));
+        let service = House::new(0, (scenario.vaults)(dice.roll()), Meter::without_limit());
         let site = Site {
             hub: hub.clone(),
             seats: Arc::default(),
             customers: Arc::default(),
-            service_vault,
+            service,
             service_kek: key_id("service", "mmk"),
             token_service: key_id("tokens", "of-the-service"),
-            vaults: Vec::new(),
-            policy,
-            buffer,
+            tenants: Vec::new(),
+            policy: drawn.policy.clone(),
+            buffer: drawn.buffer,
             // Once there are accounts.
             clients: 0,
             think: scenario.think,
@@ -77,6 +79,7 @@ impl Director {
         let nodes = (0..scenario.nodes).map(|number| Node::new(number, dice.fork())).collect();
         let mut director = Self {
             scenario,
+            drawn,
             seed,
             dice,
             site,
@@ -112,58 +115,6 @@ impl Director {
         }
     }
 
-    /// Makes the vaults, the store and the accounts, while all is well.
-    async fn set_up(&mut self) -> Result<(), String> {
-        let say = |e: &dyn std::fmt::Display| e.to_string();
-        let store = (self.scenario.stores)(&self.disk, true).map_err(|e| say(&e))?;
-        self.store = Some(store);
-        self.site.service_vault.create_key(&self.site.service_kek).map_err(|e| say(&e))?;
-        let mut seats = Vec::new();
-        for number in 0..self.scenario.customers + self.scenario.services {
-            let name = AccountName::new(format!("account-{number}")).map_err(|e| say(&e))?;
-            let kek =
-                (number < self.scenario.customers).then(|| key_id(&format!("customer-{number}"), "kek"));
-            if let Some(kek) = &kek {
-                let vault = (self.scenario.vaults)(self.dice.roll());
-                vault.create_key(kek).map_err(|e| say(&e))?;
-                self.site.vaults.push((Principal::new(format!("tenant-{number}")), vault));
-            }
-            seats.push((name, kek));
-        }
-        self.start(0);
-        let engine = loop {
-            if let Some(engine) = self.nodes[0].engine() {
-                break engine;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            if self.site.hub.at() > CLOSES_WITHIN {
-                return Err("the first node does not open".to_owned());
-            }
-        };
-        let mut made = Vec::new();
-        for (number, (name, kek)) in seats.into_iter().enumerate() {
-            let key = match &kek {
-                Some(kek) => {
-                    AccountKey::Customer { principal: self.site.vaults[number].0.clone(), kek: kek.clone() }
-                }
-                None => AccountKey::Service,
-            };
-            let account = engine.create_account(&name, key).await.map_err(|e| say(&e))?;
-            let id = account.id();
-            if kek.is_some() {
-                self.site.customers.lock().unwrap_or_else(PoisonError::into_inner).push(id);
-            }
-            self.site.hub.note(format_args!("{name} is {id}"));
-            made.push(Seat { name, id, kek });
-        }
-        self.site.seats = Arc::new(made);
-        drop(engine);
-        self.nodes[0].crash(&self.site.hub);
-        self.site.clients = self.scenario.clients;
-        (0..self.nodes.len()).for_each(|number| self.start(number));
-        Ok(())
-    }
-
     pub(crate) fn start(&mut self, node: usize) {
         if self.nodes[node].is_closing() {
             self.at(CLOSED_BY_AND_BY, Due::Restart(node));
@@ -183,7 +134,7 @@ impl Director {
     async fn trouble(&mut self) {
         let hub = self.site.hub.clone();
         let start = Instant::now() - hub.at();
-        let end = hub.at() + self.scenario.duration;
+        let end = hub.at() + self.drawn.duration;
         let mut next = hub.at() + self.dice.wait(self.scenario.calm);
         loop {
             let due = self.agenda.keys().next().map(|(at, _)| *at);
@@ -308,8 +259,8 @@ impl Director {
     pub(crate) fn set_kek(&mut self, kek: &KeyId, state: KekState) {
         let hub = &self.site.hub;
         hub.note(format_args!("{kek} is {state:?}"));
-        for (_, vault) in &self.site.vaults {
-            vault.set_state(kek, state);
+        for (_, house) in &self.site.tenants {
+            house.vault.set_state(kek, state);
         }
         hub.state().weather.set_usable(kek, state == KekState::Enabled, hub.at());
     }
@@ -317,8 +268,15 @@ impl Director {
     /// Brings one fault.
     async fn strike(&mut self) {
         let faults = self.scenario.faults;
-        let kinds =
-            [faults.outages, faults.denials, faults.clocks, faults.crashes, faults.power, faults.disk];
+        let kinds = [
+            faults.outages,
+            faults.denials,
+            faults.clocks,
+            faults.crashes,
+            faults.power,
+            faults.disk,
+            faults.limits,
+        ];
         let all = kinds.iter().map(|&weight| u64::from(weight)).sum();
         let mut drawn = self.dice.below(all);
         let kind = kinds.iter().position(|&weight| match drawn.checked_sub(u64::from(weight)) {
@@ -340,6 +298,7 @@ impl Director {
                 self.at(POWER_FAILS_WITHIN, Due::PowerFails);
             }
             Some(5) => self.disk_fault(),
+            Some(6) => self.others_call(),
             _ => {}
         }
     }
@@ -352,7 +311,7 @@ impl Director {
         let lasts = long + self.dice.wait(Duration::from_secs(40));
         let any_node = self.dice.below(self.nodes.len() as u64) as usize;
         let nodes = if self.dice.percent(60) { 0..self.nodes.len() } else { any_node..any_node + 1 };
-        let customers: Vec<KeyId> = self.site.seats.iter().filter_map(|seat| seat.kek.clone()).collect();
+        let customers = self.site.keks();
         let keks = match self.dice.below(10) {
             0 => vec![self.site.service_kek.clone()],
             1 => vec![self.site.token_service.clone()],
@@ -371,8 +330,21 @@ impl Director {
         }
     }
 
+    /// Others use much of a vault's limit for a while.
+    fn others_call(&mut self) {
+        let limited: Vec<&House> = self.site.houses().filter(|house| house.meter().is_limited()).collect();
+        if limited.is_empty() {
+            return;
+        }
+        let house = limited[self.dice.below(limited.len() as u64) as usize];
+        let (percent, lasts) = (self.dice.between(30, 100) as u32, self.dice.wait(Duration::from_secs(30)));
+        let hub = &self.site.hub;
+        hub.note(format_args!("others use {percent}% of {house:?} for {lasts:?}"));
+        house.meter().share(percent, hub.at() + lasts);
+    }
+
     fn denial(&mut self) {
-        let customers: Vec<KeyId> = self.site.seats.iter().filter_map(|seat| seat.kek.clone()).collect();
+        let customers = self.site.keks();
         if customers.is_empty() {
             return;
         }
@@ -405,6 +377,7 @@ impl Director {
         let mut state = hub.state();
         state.counts.clock_jumps += 1;
         state.keys.clock_jumped(node.number, now, how == 2);
+        state.budgets.start_over(node.number);
     }
 
     fn end_a_process(&mut self) {
@@ -461,31 +434,4 @@ impl Director {
         hub.note(format_args!("the disk fails: {op:?} {nth}, {fault:?}"));
         self.disk.fail(op, nth, fault);
     }
-}
-
-fn key_id(vault: &str, key: &str) -> KeyId {
-    KeyId::new(format!("sim://{vault}/keys/{key}/v1")).unwrap_or_else(|_| unreachable!("a short id"))
-}
-
-/// Any settings that are allowed, with a grace that ends within a run.
-fn draw_policy(dice: &mut Dice) -> Policy {
-    let refresh = dice.millis(6_000, 30_000);
-    let ceiling = refresh.max(dice.millis(6_000, 60_000));
-    let grace = if dice.percent(25) { Duration::ZERO } else { dice.millis(30_000, 240_000) };
-    let timeout = dice.pick(&[200, 1_000, 3_000, 5_000, 10_000]);
-    let (retry, poll) = (dice.millis(1_000, 30_000), dice.millis(1_000, 30_000));
-    let policy = Policy::default()
-        .with_refresh(refresh)
-        .and_then(|policy| policy.with_ceiling(ceiling))
-        .and_then(|policy| policy.with_grace(grace))
-        .and_then(|policy| policy.with_call_timeout(Duration::from_millis(timeout)))
-        .and_then(|policy| policy.with_retry_max(retry))
-        .and_then(|policy| policy.with_revoked_poll(poll));
-    policy.unwrap_or_default()
-}
-
-fn draw_buffer(dice: &mut Dice) -> (Duration, u64) {
-    let time = if dice.percent(10) { Duration::ZERO } else { dice.millis(20_000, 600_000) };
-    let bytes = if dice.percent(70) { 8 << 20 } else { dice.between(4_096, 100_000) };
-    (time, bytes)
 }

@@ -9,11 +9,11 @@ use tokio::time::sleep;
 
 use crate::{
     Check, KekState,
-    client::{BLOCKS, block},
+    client::block,
     director::Director,
-    node::Seat,
     operation::{Operation, Request},
     shelf::open_by_reference,
+    site::{BLOCKS, Seat},
 };
 
 /// The longest that a drain waits before it tries again.
@@ -30,8 +30,8 @@ impl Director {
         hub.note(format_args!("all is mended"));
         self.site.closing_time.store(true, Ordering::Relaxed);
         self.disk.mend();
-        let keks: Vec<_> = self.site.seats.iter().filter_map(|seat| seat.kek.clone()).collect();
-        keks.iter().for_each(|kek| self.set_kek(kek, KekState::Enabled));
+        self.site.keks().iter().for_each(|kek| self.set_kek(kek, KekState::Enabled));
+        self.site.houses().for_each(|house| house.meter().set_open(true));
         hub.state().weather.clear(hub.at());
         if self.dice.percent(40) {
             self.power_fails().await;
@@ -109,7 +109,7 @@ impl Director {
                 };
                 let operation =
                     Operation { node: node.number, client: 99, clock: &node.clock, site: &self.site, seat };
-                for number in 0..BLOCKS {
+                for number in 0..seat.blocks() {
                     operation.perform(&account, Request::Get(block(number)), None).await;
                 }
                 operation.perform(&account, Request::List, None).await;
@@ -124,7 +124,7 @@ impl Director {
     async fn check_disk(&mut self) {
         let Some(store) = self.store.clone() else { return };
         for seat in self.site.seats.clone().iter() {
-            for number in 0..BLOCKS {
+            for number in 0..seat.blocks() {
                 let id = block(number);
                 let (at, sealed) = match store.fetch(seat.id, &id).await {
                     Ok(Some(found)) => found,
@@ -149,7 +149,7 @@ impl Director {
     /// Puts sealed blocks where they do not belong.
     async fn move_blocks(&mut self) {
         let (Some(store), Some(engine)) = (self.store.clone(), self.nodes[0].engine()) else { return };
-        for seat in self.site.seats.clone().iter() {
+        for seat in self.site.seats.clone().iter().filter(|seat| !seat.is_of_crowd) {
             let listed = match cofferdam_store::BlockStore::list(&*store, seat.id, None, 2).await {
                 Ok(listed) => listed,
                 Err(error) => return self.unexplained("listing the disk", &error),

@@ -14,7 +14,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     Check, Counts, Violation,
-    model::{Blocks, Keys},
+    model::{Blocks, Budgets, Keys},
     trace::Trace,
     weather::Weather,
 };
@@ -32,6 +32,7 @@ pub(crate) struct State {
     pub(crate) trace: Trace,
     pub(crate) counts: Counts,
     pub(crate) keys: Keys,
+    pub(crate) budgets: Budgets,
     pub(crate) blocks: Blocks,
     pub(crate) weather: Weather,
     /// The disk has no power: everything is to be started again.
@@ -66,6 +67,7 @@ impl Hub {
             trace,
             counts: Counts::default(),
             keys,
+            budgets: Budgets::default(),
             blocks: Blocks::default(),
             weather,
             power_lost: false,

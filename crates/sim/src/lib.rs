@@ -22,12 +22,15 @@
 //! Not its job: threads (an interleaving of awaits is all that it explores), performance, real services.
 
 mod client;
+mod crowd;
 mod dice;
 mod director;
+mod drawn;
 mod finale;
 mod hub;
 mod interrupt;
 mod link;
+mod meter;
 mod model;
 mod node;
 mod operation;
@@ -35,7 +38,9 @@ mod panics;
 mod reference;
 mod report;
 mod scenario;
+mod set_up;
 mod shelf;
+mod site;
 mod trace;
 mod vault;
 mod way;

@@ -29,6 +29,8 @@ pub(crate) type Cut = Arc<AtomicBool>;
 
 pub(crate) struct Link {
     pub(crate) node: usize,
+    /// Which vault it leads to.
+    pub(crate) vault: usize,
     pub(crate) hub: Hub,
     pub(crate) clock: Arc<TokioClock>,
     pub(crate) way: Reauthenticating<Way>,
@@ -56,8 +58,9 @@ impl Link {
         let mut state = self.hub.state();
         state.counts.vault_calls += 1;
         let alone = state.keys.call_begins(self.node, &context.scope);
+        let within = state.budgets.call_begins(self.node, self.vault, sent);
         drop(state);
-        self.hub.check(alone);
+        self.hub.check(alone.and(within));
         Call { link: self, kek, context, sent, answered: false }
     }
 }
@@ -65,13 +68,18 @@ impl Link {
 impl Call<'_> {
     fn conclude(&mut self, verdict: Verdict) {
         self.answered = true;
-        let Link { hub, node, clock, .. } = self.link;
+        let Link { hub, node, vault, clock, .. } = self.link;
         let answered = hub.moment(clock);
         let scope = &self.context.scope;
         let mut state = hub.state();
         match verdict {
             Verdict::Denied(_) if scope.provider == Provider::Customer => state.counts.denials += 1,
             Verdict::Verified => {}
+            Verdict::Outage(kind @ VaultErrorKind::Throttled { .. }) => {
+                state.counts.throttled += 1;
+                state.counts.vault_outages += 1;
+                state.budgets.throttled(*node, *vault, answered, kind);
+            }
             _ => state.counts.vault_outages += 1,
         }
         state.trace.note(

@@ -11,78 +11,25 @@ use std::{
     time::Duration,
 };
 
-use cofferdam_crypto::{AccountId, KeyId, PageSize};
-use cofferdam_keyring::Policy;
-use cofferdam_store::{AccountName, Engine, EngineError, FaultyFile};
+use cofferdam_crypto::PageSize;
+use cofferdam_store::{Engine, EngineError, FaultyFile};
 use cofferdam_vault::{
-    Inline, KeyVault, Principal, Reauthenticating, VaultRegistry,
+    Inline, KeyVault, Reauthenticating, VaultRegistry,
     testing::{SeededEntropy, TokioClock},
 };
-use tokio::{
-    sync::Notify,
-    task::{JoinHandle, JoinSet},
-};
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::{
-    Check, SimStore, SimVault,
+    Check, SimStore,
     client::{self, Client},
+    crowd::Regular,
     dice::Dice,
     hub::Hub,
     link::{Cut, Link},
     shelf::Shelf,
+    site::{House, Site},
     way::{Token, Way},
 };
-
-/// An account of the simulated service.
-#[derive(Clone, Debug)]
-pub(crate) struct Seat {
-    pub(crate) name: AccountName,
-    pub(crate) id: AccountId,
-    /// Its own KEK; `None` under the service's.
-    pub(crate) kek: Option<KeyId>,
-}
-
-/// What all nodes have in common.
-#[derive(Clone)]
-pub(crate) struct Site {
-    pub(crate) hub: Hub,
-    pub(crate) seats: Arc<Vec<Seat>>,
-    pub(crate) customers: Arc<Mutex<Vec<AccountId>>>,
-    pub(crate) service_vault: Arc<dyn SimVault>,
-    pub(crate) service_kek: KeyId,
-    /// What the weather calls the way to the service that tokens come from.
-    pub(crate) token_service: KeyId,
-    /// One for each principal.
-    pub(crate) vaults: Vec<(Principal, Arc<dyn SimVault>)>,
-    pub(crate) policy: Policy,
-    pub(crate) buffer: (Duration, u64),
-    pub(crate) clients: usize,
-    pub(crate) think: Duration,
-    /// Tells clients that an account can be used again.
-    pub(crate) back: Arc<Back>,
-    /// Set when clients are to come to an end.
-    pub(crate) closing_time: Arc<AtomicBool>,
-}
-
-/// The account that could be used again last, for those who waited for it.
-#[derive(Debug, Default)]
-pub(crate) struct Back {
-    account: Mutex<Option<AccountId>>,
-    told: Notify,
-}
-
-impl Back {
-    pub(crate) fn tell(&self, account: AccountId) {
-        *self.account.lock().unwrap_or_else(PoisonError::into_inner) = Some(account);
-        self.told.notify_waiters();
-    }
-
-    /// The next account that can be used again.
-    pub(crate) async fn next(&self) -> Option<AccountId> {
-        self.told.notified().await;
-        *self.account.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 pub(crate) struct Node {
     pub(crate) number: usize,
@@ -138,6 +85,7 @@ impl Node {
         let now = site.hub.moment(&self.clock);
         site.hub.note(format_args!("node {} starts", self.number));
         site.hub.state().keys.node_starts(self.number, now);
+        site.hub.state().budgets.start_over(self.number);
         let cut = Cut::new(AtomicBool::new(false));
         let shelf = Arc::new(Shelf {
             node: self.number,
@@ -167,7 +115,7 @@ impl Node {
     }
 
     fn registry(&mut self, site: &Site, cut: &Cut) -> VaultRegistry {
-        let mut link = |vault: &Arc<dyn SimVault>| -> Arc<dyn KeyVault> {
+        let mut link = |house: &House| -> Arc<dyn KeyVault> {
             let (hub, clock) = (site.hub.clone(), self.clock.clone());
             let service = site.token_service.clone();
             let token = Token::new(self.number, hub.clone(), clock.clone(), service, self.dice.fork());
@@ -175,16 +123,16 @@ impl Node {
             let way = Way {
                 node: self.number,
                 hub: hub.clone(),
-                vault: vault.clone(),
+                house: house.clone(),
                 token: token.clone(),
                 dice: Mutex::new(self.dice.fork()),
             };
             let way = Reauthenticating::new(way, token, clock.clone());
-            Arc::new(Link { node: self.number, hub, clock, way, cut: cut.clone() })
+            Arc::new(Link { node: self.number, vault: house.number, hub, clock, way, cut: cut.clone() })
         };
-        let registry = VaultRegistry::new(link(&site.service_vault));
-        site.vaults.iter().fold(registry, |registry, (principal, vault)| {
-            registry.with_customer(principal.clone(), link(vault))
+        let registry = VaultRegistry::new(link(&site.service));
+        site.tenants.iter().fold(registry, |registry, (principal, house)| {
+            registry.with_customer(principal.clone(), link(house))
         })
     }
 
@@ -278,6 +226,17 @@ impl Life {
                 dice: self.dice.fork(),
             };
             tasks.spawn(client.run());
+        }
+        for share in Regular::shares(&self.site) {
+            let regular = Regular {
+                node: self.node,
+                clock: self.clock.clone(),
+                site: self.site.clone(),
+                engine: engine.clone(),
+                dice: self.dice.fork(),
+                share,
+            };
+            tasks.spawn(regular.run());
         }
         drop(engine);
         while tasks.join_next().await.is_some() {}

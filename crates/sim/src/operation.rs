@@ -13,8 +13,8 @@ use crate::{
     hub::{Hub, Moment, State},
     interrupt::Interrupt,
     model::{Judged, Seen, Use, WriteEnd, WriteId, bytes_of, write_of},
-    node::{Seat, Site},
     shelf::SLOWEST,
+    site::{Seat, Site},
 };
 
 /// What is asked for. Blocks are written with bytes of their own, of these lengths.
@@ -26,6 +26,8 @@ pub(crate) enum Request {
     Range(BlockId, Range<u64>),
     List,
     Status,
+    /// That the key can be used.
+    Key,
 }
 
 /// What came of it.
@@ -36,6 +38,7 @@ enum Reply {
     Got(Bytes),
     Listed(Vec<BlockInfo>),
     Told,
+    Usable,
 }
 
 pub(crate) struct Operation<'a> {
@@ -101,18 +104,24 @@ impl Operation<'_> {
         };
         let of = Use { node: self.node, account: self.seat.id, begun, ended };
         let told = match &reply {
+            Ok(Reply::Usable) => String::new(),
             Ok(Reply::Put(outcome)) => format!("{outcome:?}"),
             Ok(Reply::Got(bytes)) => format!("{} bytes, {:?}", bytes.len(), write_of(bytes)),
             Ok(Reply::Listed(blocks)) => format!("{} blocks", blocks.len()),
             Ok(other) => format!("{other:?}"),
             Err(error) => brief(error),
         };
-        hub.note(format_args!(
-            "node {} client {}: {} {request:?} -> {told}",
-            self.node, self.client, self.seat.name
-        ));
+        if !matches!(reply, Ok(Reply::Usable)) {
+            hub.note(format_args!(
+                "node {} client {}: {} {request:?} -> {told}",
+                self.node, self.client, self.seat.name
+            ));
+        }
         self.conclude(&of, &request, &reply, open);
-        self.judge_waiting(&of, matches!(reply, Ok(Reply::Put(Outcome::Stored) | Reply::Got(_))));
+        self.judge_waiting(
+            &of,
+            matches!(reply, Ok(Reply::Put(Outcome::Stored) | Reply::Got(_) | Reply::Usable)),
+        );
     }
 
     /// Tells the model of the writes before they begin, and makes their bytes.
@@ -133,10 +142,12 @@ impl Operation<'_> {
             _ => (Vec::new(), Vec::new()),
         };
         drop(state);
-        hub.note(format_args!(
-            "node {} client {}: {} {request:?} {writes:?}",
-            self.node, self.client, self.seat.name
-        ));
+        if !matches!(request, Request::Key) {
+            hub.note(format_args!(
+                "node {} client {}: {} {request:?} {writes:?}",
+                self.node, self.client, self.seat.name
+            ));
+        }
         (writes, data)
     }
 
@@ -160,6 +171,7 @@ impl Operation<'_> {
             Request::Range(block, range) => account.get_range(block, range.clone()).await.map(Reply::Got),
             Request::List => Ok(Reply::Listed(account.list(None, 1000).await?.blocks)),
             Request::Status => account.status().await.map(|_| Reply::Told),
+            Request::Key => account.check_key().await.map(|()| Reply::Usable),
         }
     }
 
@@ -201,6 +213,10 @@ impl Operation<'_> {
                 self.judge_use(of, self.provider());
             }
             Ok(Reply::Listed(blocks)) => hub.check(self.judge_list(of, blocks)),
+            Ok(Reply::Usable) => {
+                hub.state().counts.keys_asked_for += 1;
+                self.judge_use(of, self.provider());
+            }
             Ok(Reply::Told) => {}
             Err(error) => self.failed(of, request, error, open),
         }
@@ -376,8 +392,10 @@ impl Operation<'_> {
         // A renewal that hangs is given up after a while of its own.
         let tokens = fair_since(&self.site.token_service)? + TOKEN_GIVEN_UP_WITHIN;
         let service = fair_since(&self.site.service_kek)?.max(tokens);
+        let takes_calls = |vault| state.budgets.throttled_until(self.node, vault);
+        let service = service.max(takes_calls(0));
         let own = match &self.seat.kek {
-            Some(kek) => fair_since(kek)?.max(tokens),
+            Some(kek) => fair_since(kek)?.max(tokens).max(takes_calls(self.seat.vault)),
             None => service,
         };
         let recovered = state.keys.recovered_at(service, own);

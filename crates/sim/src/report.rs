@@ -89,6 +89,10 @@ checks! {
     Waiting = "waiting",
     /// A vault is asked once at a time for each account and key.
     SingleFlight = "single-flight",
+    /// No process asks a vault more often than its budget allows.
+    Budget = "budget",
+    /// A vault that has said how long to wait is left alone for that long.
+    RetryAfter = "retry-after",
     /// No salt is used twice.
     Salt = "salt",
     /// What is stored is sealed as the format says, under the key it names.
@@ -157,6 +161,8 @@ counts! {
     drained,
     /// Blocks read, in whole or in part.
     reads,
+    /// Keys asked for on behalf of a crowd of accounts, and had.
+    keys_asked_for,
     /// Operations refused because the key is revoked.
     refused_revoked,
     /// Operations refused because the key is unavailable.
@@ -179,6 +185,8 @@ counts! {
     vault_calls,
     /// Calls that failed as an outage.
     vault_outages,
+    /// Of them, those that the vault refused because of its limit.
+    throttled,
     /// Denials that a node saw.
     denials,
     /// KEKs that were really taken away.

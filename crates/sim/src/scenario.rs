@@ -28,17 +28,20 @@ pub struct Faults {
     pub power: u32,
     /// The disk fails an operation, or is full.
     pub disk: u32,
+    /// Others use much of a vault's limit.
+    pub limits: u32,
 }
 
 impl Default for Faults {
     fn default() -> Self {
-        Self { outages: 40, denials: 14, clocks: 12, crashes: 10, power: 6, disk: 8 }
+        Self { outages: 40, denials: 14, clocks: 12, crashes: 10, power: 6, disk: 8, limits: 8 }
     }
 }
 
 impl Faults {
     /// None at all.
-    pub const NONE: Self = Self { outages: 0, denials: 0, clocks: 0, crashes: 0, power: 0, disk: 0 };
+    pub const NONE: Self =
+        Self { outages: 0, denials: 0, clocks: 0, crashes: 0, power: 0, disk: 0, limits: 0 };
 
     /// The same with so many outages.
     #[must_use]
@@ -75,6 +78,12 @@ impl Faults {
     pub fn with_disk(self, disk: u32) -> Self {
         Self { disk, ..self }
     }
+
+    /// The same with so often much of a vault's limit used by others.
+    #[must_use]
+    pub fn with_limits(self, limits: u32) -> Self {
+        Self { limits, ..self }
+    }
 }
 
 type Vaults = Arc<dyn Fn(u64) -> Arc<dyn SimVault> + Send + Sync>;
@@ -94,6 +103,8 @@ pub struct Scenario {
     pub(crate) denial: Option<KekState>,
     pub(crate) policy: Option<Policy>,
     pub(crate) buffer: Option<(Duration, u64)>,
+    pub(crate) crowd: Option<usize>,
+    pub(crate) vault_limit: Option<u32>,
     pub(crate) keep_trace: bool,
     pub(crate) vaults: Vaults,
     pub(crate) stores: Stores,
@@ -121,6 +132,8 @@ impl Scenario {
             denial: None,
             policy: None,
             buffer: None,
+            crowd: None,
+            vault_limit: None,
             keep_trace: false,
             vaults: Arc::new(|seed| Arc::new(MemoryVault::new(seed))),
             stores: Arc::new(embedded),
@@ -195,6 +208,25 @@ impl Scenario {
     #[must_use]
     pub fn buffer(mut self, time: Duration, bytes: u64) -> Self {
         self.buffer = Some((time, bytes));
+        self
+    }
+
+    /// How many further accounts share the first customer's vault, and are used all the time. Drawn unless set: a crowd
+    /// for some seeds, whose runs take a quarter of the time then.
+    #[must_use]
+    pub fn crowd(mut self, accounts: usize) -> Self {
+        self.crowd = Some(accounts);
+        self
+    }
+
+    /// How many calls each customer's vault publishes that it takes in ten seconds; some refuse at half of that already.
+    /// Drawn unless set.
+    ///
+    /// A budget is one process's: nodes know nothing of each other's calls. So each is given its share of half the
+    /// limit, as an operator must who runs several nodes on one vault.
+    #[must_use]
+    pub fn vault_limit(mut self, calls: u32) -> Self {
+        self.vault_limit = Some(calls.max(1));
         self
     }
 

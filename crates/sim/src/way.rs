@@ -1,7 +1,7 @@
-//! The way from one node to one vault: weather, a token that expires, and the vault at its end.
+//! The way from one node to one vault: weather, a token that expires, the vault's limit, and the vault at its end.
 //!
-//! Guarantees: what a KEK's owner wants is settled when a call is sent, so that an answer is as old as it can be. Not its
-//! job: to see what the node makes of it (`link`).
+//! Guarantees: what a KEK's owner wants is settled when a call is sent, so that an answer is as old as it can be; a call
+//! counts against the limit when it is sent. Not its job: to see what the node makes of it (`link`).
 
 use std::{
     fmt,
@@ -20,14 +20,14 @@ use tokio::time::sleep;
 use crate::{
     dice::Dice,
     hub::Hub,
-    vault::SimVault,
+    site::House,
     weather::{Condition, Fate},
 };
 
 pub(crate) struct Way {
     pub(crate) node: usize,
     pub(crate) hub: Hub,
-    pub(crate) vault: Arc<dyn SimVault>,
+    pub(crate) house: House,
     pub(crate) token: Arc<Token>,
     pub(crate) dice: Mutex<Dice>,
 }
@@ -52,18 +52,23 @@ impl KeyVault for Way {
         aek: &Aek,
         context: &WrapContext,
     ) -> Result<WrappedKey, VaultError> {
-        self.vault.wrap_key(key_id, aek, context).await
+        self.house.vault.wrap_key(key_id, aek, context).await
     }
 
     async fn unwrap_key(&self, wrapped: &WrappedKey, context: &WrapContext) -> Result<Aek, VaultError> {
         let kek = &wrapped.key_id;
         let (fate, latency) = self.fate(kek);
+        let taken = match fate {
+            Fate::Hangs | Fate::Fails(_) => Ok(()),
+            _ => self.house.meter().admit(self.hub.at()),
+        };
         let answer = match (fate, self.token.refused()) {
             (Fate::Hangs, _) => std::future::pending().await,
             (Fate::Fails(kind), _) => Err(failed(kind, kek)),
+            (_, _) if let Err(kind) = taken => Err(failed(kind, kek)),
             (_, Some(kind)) => Err(failed(kind, kek)),
             (Fate::Absent, None) => Err(failed(VaultErrorKind::KeyNotFound, kek)),
-            (Fate::Reaches | Fate::WrongKey, None) => self.vault.unwrap_key(wrapped, context).await,
+            (Fate::Reaches | Fate::WrongKey, None) => self.house.vault.unwrap_key(wrapped, context).await,
         };
         sleep(latency).await;
         match (answer, fate) {
@@ -77,13 +82,13 @@ impl KeyVault for Way {
     }
 
     async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
-        self.vault.key_properties(key_id).await
+        self.house.vault.key_properties(key_id).await
     }
 }
 
 impl fmt::Debug for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Way(node {}, {:?})", self.node, self.vault)
+        write!(f, "Way(node {}, {:?})", self.node, self.house)
     }
 }
 

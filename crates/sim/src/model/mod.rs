@@ -4,9 +4,11 @@
 //! watches: what it calls a violation is one. Not its job: to see (links, shelves and clients tell it).
 
 mod blocks;
+mod budgets;
 mod keys;
 
 pub(crate) use blocks::{Blocks, Seen, WriteEnd, WriteId, bytes_of, write_of};
+pub(crate) use budgets::Budgets;
 pub(crate) use keys::{Keys, Use, Verdict};
 
 /// A verdict on something that was seen.

@@ -1,0 +1,80 @@
+//! What a seed makes of what its scenario leaves open.
+
+use std::time::Duration;
+
+use cofferdam_keyring::Policy;
+
+use crate::{Scenario, dice::Dice, meter::WINDOW};
+
+/// The share of seeds, in percent, with a crowd of accounts on one vault.
+const CROWDS: u64 = 8;
+/// The share of other seeds, in percent, whose vaults have limits.
+const LIMITS: u64 = 40;
+
+/// What a run is of.
+#[derive(Clone, Debug)]
+pub(crate) struct Drawn {
+    pub(crate) policy: Policy,
+    pub(crate) buffer: (Duration, u64),
+    pub(crate) duration: Duration,
+    /// Further accounts on the first customer's vault.
+    pub(crate) crowd: usize,
+    /// How many calls customers' vaults publish that they take in a window; `None` for any number.
+    pub(crate) limit: Option<u32>,
+}
+
+impl Drawn {
+    pub(crate) fn of(scenario: &Scenario, dice: &mut Dice) -> Self {
+        let policy = scenario.policy.clone().unwrap_or_else(|| draw_policy(dice));
+        let buffer = scenario.buffer.unwrap_or_else(|| draw_buffer(dice));
+        let is_crowded = scenario.customers > 0 && dice.percent(CROWDS);
+        let drawn = if is_crowded { dice.between(40, 200) as usize } else { 0 };
+        let crowd = scenario.crowd.unwrap_or(drawn);
+        let duration = match scenario.crowd {
+            None if crowd > 0 => scenario.duration / 4,
+            _ => scenario.duration,
+        };
+        let limit = scenario.vault_limit.or_else(|| draw_limit(crowd, scenario.nodes, &policy, dice));
+        Self { policy, buffer, duration, crowd, limit }
+    }
+
+    /// What one node may ask of one vault in a window: half the limit is everybody's, as by default.
+    pub(crate) fn budget(&self, nodes: usize) -> Option<u32> {
+        Some((self.limit? / 2 / nodes.max(1) as u32).max(1))
+    }
+}
+
+/// Any settings that are allowed, with a grace that ends within a run.
+fn draw_policy(dice: &mut Dice) -> Policy {
+    let refresh = dice.millis(6_000, 30_000);
+    let ceiling = refresh.max(dice.millis(6_000, 60_000));
+    let grace = if dice.percent(25) { Duration::ZERO } else { dice.millis(30_000, 240_000) };
+    let timeout = dice.pick(&[200, 1_000, 3_000, 5_000, 10_000]);
+    let (retry, poll) = (dice.millis(1_000, 30_000), dice.millis(1_000, 30_000));
+    let policy = Policy::default()
+        .with_refresh(refresh)
+        .and_then(|policy| policy.with_ceiling(ceiling))
+        .and_then(|policy| policy.with_grace(grace))
+        .and_then(|policy| policy.with_call_timeout(Duration::from_millis(timeout)))
+        .and_then(|policy| policy.with_retry_max(retry))
+        .and_then(|policy| policy.with_revoked_poll(poll));
+    policy.unwrap_or_default()
+}
+
+fn draw_buffer(dice: &mut Dice) -> (Duration, u64) {
+    let time = if dice.percent(10) { Duration::ZERO } else { dice.millis(20_000, 600_000) };
+    let bytes = if dice.percent(70) { 8 << 20 } else { dice.between(4_096, 100_000) };
+    (time, bytes)
+}
+
+/// From a little more than all accounts need that are refreshed as late as they may be, to plenty.
+fn draw_limit(crowd: usize, nodes: usize, policy: &Policy, dice: &mut Dice) -> Option<u32> {
+    if crowd == 0 && !dice.percent(LIMITS) {
+        return None;
+    }
+    let accounts = (crowd + 1) as f64;
+    let needed = accounts * nodes as f64 * WINDOW.as_secs_f64() / policy.ceiling().as_secs_f64();
+    let share = dice.between(140, 800) as f64 / 100.0;
+    // A key that is not found is asked for three times within five seconds.
+    Some(((needed * share) as u32).max(12 * nodes as u32))
+}

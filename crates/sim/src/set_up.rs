@@ -1,0 +1,109 @@
+//! The beginning of a run: vaults, store and accounts are made, while all is well.
+
+use std::{sync::Arc, sync::PoisonError, time::Duration};
+
+use cofferdam_crypto::KeyId;
+use cofferdam_store::{AccountKey, AccountName, Engine};
+use cofferdam_vault::Principal;
+
+use crate::{
+    director::{CLOSES_WITHIN, Director},
+    meter::Meter,
+    site::{House, Seat},
+};
+
+/// How many KEKs a crowd of accounts shares.
+const KEKS_OF_CROWD: usize = 3;
+
+/// An account to be made.
+struct Plan {
+    name: String,
+    /// Whose vault, and which of its KEKs; `None` under the service's.
+    kek: Option<(usize, KeyId)>,
+    is_of_crowd: bool,
+}
+
+impl Director {
+    /// Makes the vaults, the store and the accounts.
+    pub(crate) async fn set_up(&mut self) -> Result<(), String> {
+        let store = (self.scenario.stores)(&self.disk, true).map_err(said)?;
+        self.store = Some(store);
+        self.site.service.vault.create_key(&self.site.service_kek).map_err(said)?;
+        for number in 0..self.scenario.customers {
+            let vault = (self.scenario.vaults)(self.dice.roll());
+            let meter = match self.drawn.limit {
+                Some(published) => Meter::draw(published, &mut self.dice),
+                None => Meter::without_limit(),
+            };
+            let house = House::new(number + 1, vault, meter);
+            self.site.tenants.push((Principal::new(format!("tenant-{number}")), house));
+        }
+        let engine = self.first_engine().await?;
+        let mut made = Vec::new();
+        for plan in self.plans() {
+            made.push(self.make(&engine, plan).await?);
+        }
+        self.site.seats = Arc::new(made);
+        drop(engine);
+        self.nodes[0].crash(&self.site.hub);
+        self.site.houses().for_each(|house| house.meter().set_open(false));
+        self.site.clients = self.scenario.clients;
+        (0..self.nodes.len()).for_each(|number| self.start(number));
+        Ok(())
+    }
+
+    async fn first_engine(&mut self) -> Result<Engine, String> {
+        self.start(0);
+        loop {
+            if let Some(engine) = self.nodes[0].engine() {
+                return Ok(engine);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            if self.site.hub.at() > CLOSES_WITHIN {
+                return Err("the first node does not open".to_owned());
+            }
+        }
+    }
+
+    fn plans(&self) -> Vec<Plan> {
+        let customers = self.scenario.customers;
+        let own = (0..customers + self.scenario.services).map(|number| Plan {
+            name: format!("account-{number}"),
+            kek: (number < customers).then(|| (number, key_id(&format!("customer-{number}"), "kek"))),
+            is_of_crowd: false,
+        });
+        let crowd = (0..self.drawn.crowd).map(|number| Plan {
+            name: format!("crowd-{number}"),
+            kek: Some((0, key_id("customer-0", &format!("kek-{}", number % KEKS_OF_CROWD)))),
+            is_of_crowd: true,
+        });
+        own.chain(crowd).collect()
+    }
+
+    async fn make(&self, engine: &Engine, plan: Plan) -> Result<Seat, String> {
+        let name = AccountName::new(plan.name).map_err(said)?;
+        let key = match &plan.kek {
+            Some((tenant, kek)) => {
+                let (principal, house) = &self.site.tenants[*tenant];
+                house.vault.create_key(kek).map_err(said)?;
+                AccountKey::Customer { principal: principal.clone(), kek: kek.clone() }
+            }
+            None => AccountKey::Service,
+        };
+        let id = engine.create_account(&name, key).await.map_err(said)?.id();
+        if plan.kek.is_some() {
+            self.site.customers.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        }
+        self.site.hub.note(format_args!("{name} is {id}"));
+        let vault = plan.kek.as_ref().map_or(0, |(tenant, _)| self.site.tenants[*tenant].1.number);
+        Ok(Seat { name, id, kek: plan.kek.map(|(_, kek)| kek), vault, is_of_crowd: plan.is_of_crowd })
+    }
+}
+
+fn said(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+pub(crate) fn key_id(vault: &str, key: &str) -> KeyId {
+    KeyId::new(format!("sim://{vault}/keys/{key}/v1")).unwrap_or_else(|_| unreachable!("a short id"))
+}

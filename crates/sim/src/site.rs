@@ -1,0 +1,121 @@
+//! The simulated service: its accounts, its vaults, and what all nodes have in common.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    time::Duration,
+};
+
+use cofferdam_crypto::{AccountId, KeyId};
+use cofferdam_keyring::Policy;
+use cofferdam_store::AccountName;
+use cofferdam_vault::Principal;
+use tokio::sync::Notify;
+
+use crate::{SimVault, hub::Hub, meter::Meter};
+
+/// An account of the simulated service.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat {
+    pub(crate) name: AccountName,
+    pub(crate) id: AccountId,
+    /// Its own KEK; `None` under the service's.
+    pub(crate) kek: Option<KeyId>,
+    /// The vault that its KEK is in.
+    pub(crate) vault: usize,
+    /// One of many on one vault: it is kept in use, and has few blocks.
+    pub(crate) is_of_crowd: bool,
+}
+
+/// How many blocks an account has.
+pub(crate) const BLOCKS: u64 = 6;
+/// The same of an account of a crowd.
+const BLOCKS_IN_CROWD: u64 = 2;
+
+impl Seat {
+    /// How many blocks it has.
+    pub(crate) fn blocks(&self) -> u64 {
+        if self.is_of_crowd { BLOCKS_IN_CROWD } else { BLOCKS }
+    }
+}
+
+/// A vault and its limit. Its number names it; 0 is the service's.
+#[derive(Clone)]
+pub(crate) struct House {
+    pub(crate) number: usize,
+    pub(crate) vault: Arc<dyn SimVault>,
+    meter: Arc<Mutex<Meter>>,
+}
+
+impl House {
+    pub(crate) fn new(number: usize, vault: Arc<dyn SimVault>, meter: Meter) -> Self {
+        Self { number, vault, meter: Arc::new(Mutex::new(meter)) }
+    }
+
+    pub(crate) fn meter(&self) -> MutexGuard<'_, Meter> {
+        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for House {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vault {}", self.number)
+    }
+}
+
+/// What all nodes have in common.
+#[derive(Clone)]
+pub(crate) struct Site {
+    pub(crate) hub: Hub,
+    pub(crate) seats: Arc<Vec<Seat>>,
+    pub(crate) customers: Arc<Mutex<Vec<AccountId>>>,
+    pub(crate) service: House,
+    pub(crate) service_kek: KeyId,
+    /// What the weather calls the way to the service that tokens come from.
+    pub(crate) token_service: KeyId,
+    /// One for each principal.
+    pub(crate) tenants: Vec<(Principal, House)>,
+    pub(crate) policy: Policy,
+    pub(crate) buffer: (Duration, u64),
+    pub(crate) clients: usize,
+    pub(crate) think: Duration,
+    /// Tells clients that an account can be used again.
+    pub(crate) back: Arc<Back>,
+    /// Set when clients are to come to an end.
+    pub(crate) closing_time: Arc<AtomicBool>,
+}
+
+impl Site {
+    /// Every vault.
+    pub(crate) fn houses(&self) -> impl Iterator<Item = &House> {
+        [&self.service].into_iter().chain(self.tenants.iter().map(|(_, house)| house))
+    }
+
+    /// The customers' KEKs, each once.
+    pub(crate) fn keks(&self) -> Vec<KeyId> {
+        let mut keks: Vec<KeyId> = self.seats.iter().filter_map(|seat| seat.kek.clone()).collect();
+        keks.sort();
+        keks.dedup();
+        keks
+    }
+}
+
+/// The account that could be used again last, for those who waited for it.
+#[derive(Debug, Default)]
+pub(crate) struct Back {
+    account: Mutex<Option<AccountId>>,
+    told: Notify,
+}
+
+impl Back {
+    pub(crate) fn tell(&self, account: AccountId) {
+        *self.account.lock().unwrap_or_else(PoisonError::into_inner) = Some(account);
+        self.told.notify_waiters();
+    }
+
+    /// The next account that can be used again.
+    pub(crate) async fn next(&self) -> Option<AccountId> {
+        self.told.notified().await;
+        *self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
