@@ -144,7 +144,14 @@ pub(crate) async fn listen(site: Site, node: usize, mut events: Receiver<KeyEven
                 }
                 let KeyEvent { account, provider, what, .. } = event;
                 state.trace.note(hub.at(), format_args!("node {node}: {account} {provider} {what:?}"));
+                let judged = match what {
+                    What::Changed { to: KeyState::Grace, .. } => {
+                        state.keys.judge_grace(node, account, provider)
+                    }
+                    _ => Ok(()),
+                };
                 drop(state);
+                hub.check(judged);
                 if let What::Changed { to: KeyState::Active, .. } = what
                     && provider == Provider::Customer
                 {

@@ -96,3 +96,47 @@ impl Budgets {
         self.asked.get(&(node, vault)).and_then(|asked| asked.throttled).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cofferdam_vault::Timestamp;
+
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        let at = Duration::from_secs(seconds);
+        Moment { seq: seconds, at, clock: Timestamp { boot: at, wall: at } }
+    }
+
+    fn checks(judged: Judged) -> Option<Check> {
+        judged.err().map(|(check, _)| check)
+    }
+
+    #[test]
+    fn a_process_asks_a_vault_as_often_in_a_window_as_its_budget_allows() {
+        let mut budgets = Budgets::default();
+        budgets.set(1, 2, 3);
+        for second in [0, 5] {
+            assert_eq!(budgets.call_begins(0, 1, at(second)), Ok(()));
+        }
+        assert_eq!(budgets.call_begins(1, 1, at(6)), Ok(()), "another process has its own");
+        assert_eq!(budgets.call_begins(0, 2, at(6)), Ok(()), "another vault has none");
+        assert_eq!(checks(budgets.call_begins(0, 1, at(9))), Some(Check::Budget));
+        budgets.start_over(0);
+        assert_eq!(budgets.call_begins(0, 1, at(9)), Ok(()));
+    }
+
+    #[test]
+    fn a_vault_that_said_how_long_to_wait_is_left_alone_for_that_long() {
+        let mut budgets = Budgets::default();
+        budgets.set(1, 9, 9);
+        let kind = VaultErrorKind::Throttled { retry_after: Some(Duration::from_secs(5)) };
+        budgets.throttled(0, 1, at(2), kind);
+        budgets.throttled(0, 1, at(3), VaultErrorKind::Throttled { retry_after: None });
+        assert_eq!(budgets.call_begins(0, 1, at(2)), Ok(()), "it was begun before that was heard");
+        assert_eq!(checks(budgets.call_begins(0, 1, at(6))), Some(Check::RetryAfter));
+        assert_eq!(budgets.call_begins(1, 1, at(6)), Ok(()), "nobody told the other process");
+        assert_eq!(budgets.call_begins(0, 1, at(7)), Ok(()));
+        assert_eq!(budgets.throttled_until(0, 1), Duration::from_secs(7));
+    }
+}

@@ -262,6 +262,23 @@ impl Keys {
         Ok(age)
     }
 
+    /// Whether a key may have entered its grace: only since something failed, and never because its turn did not come.
+    pub(crate) fn judge_grace(&self, node: usize, account: AccountId, provider: Provider) -> Judged {
+        let verified = |call: &&Answered| call.verdict == Verdict::Verified;
+        let calls = self.calls(node, account, provider);
+        let since = calls.iter().filter(verified).map(|call| call.sent.seq).max().unwrap_or_default();
+        let failed = |provider| {
+            let later = |call: &Answered| call.verdict != Verdict::Verified && call.answered.seq > since;
+            self.calls(node, account, provider).iter().any(later)
+        };
+        let stores = self.nodes.get(&node).map_or(&[][..], |node| &node.store_failures);
+        if failed(provider) || failed(Provider::Service) || stores.iter().any(|at| at.seq > since) {
+            return Ok(());
+        }
+        let what = format!("node {node}: the {provider} key of {account} is in its grace though nothing failed");
+        Err((Check::Freshness, what))
+    }
+
     /// Whether this node has seen a failure that lets a key serve past its freshness.
     fn failed_of_late(&self, of: &Use, provider: Provider) -> bool {
         let recent = |sent: &Moment| {
