@@ -1,0 +1,42 @@
+//! A vault that takes fewer calls than it says, and one that takes fewer than its accounts need.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+mod support;
+
+use std::time::Duration;
+
+use cofferdam_keyring::Policy;
+use cofferdam_sim::{Faults, Scenario, Simulation};
+use support::*;
+
+/// Many accounts on one vault, by which all that can fail is that it refuses calls.
+fn crowded(accounts: usize, limit: u32) -> Scenario {
+    Scenario::new()
+        .duration(Duration::from_secs(300))
+        .accounts(1, 0)
+        .crowd(accounts)
+        .vault_limit(limit)
+        .think(Duration::from_secs(5))
+        .faults(Faults::NONE.with_limits(1))
+        .policy(Policy::default())
+}
+
+#[test]
+fn a_vault_that_refuses_calls_at_half_its_limit_or_less_costs_nothing_within_the_grace() {
+    // Needed at the latest refresh allowed: 2 nodes x 61 accounts / 60 s = 20 calls in ten seconds.
+    let simulation = Simulation::new(crowded(60, 48));
+    let total = run_all(&simulation, 0..scale(6, 300));
+    total.print("one vault, 61 accounts, at most 48 calls in 10 s, often fewer");
+    let counts = &total.counts;
+    assert!(counts.throttled > 0, "{counts}");
+    assert_eq!(counts.refused_unavailable + counts.refused_full + counts.buffered, 0, "{counts}");
+}
