@@ -23,6 +23,9 @@ pub enum WrapAlgorithm {
     /// AES key wrap with a 256-bit KEK (RFC 3394): 40 bytes for an AEK.
     #[serde(rename = "A256KW")]
     Aes256Kw,
+    /// RSA-OAEP with SHA-256, MGF1 with SHA-256 and no label (RFC 8017, 7.1): as many bytes as the modulus has.
+    #[serde(rename = "RSA-OAEP-256")]
+    RsaOaep256,
 }
 
 impl WrapAlgorithm {
@@ -30,6 +33,7 @@ impl WrapAlgorithm {
     pub const fn accepts_len(self, len: usize) -> bool {
         match self {
             Self::Aes256Kw => len == Aek::LEN + 8,
+            Self::RsaOaep256 => matches!(len, 256 | 384 | 512),
         }
     }
 }
@@ -121,15 +125,15 @@ pub struct KeyMismatch {
 }
 
 /// Bytes as lower-case hex in a record.
-mod hex {
+pub(crate) mod hex {
     use data_encoding::HEXLOWER;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(super) fn serialize<S: Serializer>(bytes: &impl AsRef<[u8]>, s: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: &impl AsRef<[u8]>, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_str(&HEXLOWER.encode(bytes.as_ref()))
     }
 
-    pub(super) fn deserialize<'de, D, T>(d: D) -> Result<T, D::Error>
+    pub(crate) fn deserialize<'de, D, T>(d: D) -> Result<T, D::Error>
     where
         D: Deserializer<'de>,
         T: TryFrom<Vec<u8>>,
