@@ -21,7 +21,7 @@ use cofferdam::{
         EngineBuilder, EngineError, EngineErrorKind, FaultyFile, Outcome, PutReceipt,
     },
     vault::{
-        Clock, Executor, Inline, Job, KeyProperties, KeyVault, LocalVault, LocalVaultOptions, Principal,
+        Clock, Executor, Inline, Job, KeyProperties, KeyVault, LocalVault, LocalVaultOptions, Principal, PublicKeyAnswer,
         Threads, Timestamp, VaultError, VaultRegistry, WrapContext,
         testing::{ManualClock, SeededEntropy, TokioClock},
     },
@@ -338,6 +338,11 @@ impl KeyVault for Way {
     async fn key_properties(&self, kek: &KeyId) -> Result<KeyProperties, VaultError> {
         self.go().await;
         self.vault.key_properties(kek).await
+    }
+
+    async fn public_key(&self, kek: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
+        self.go().await;
+        self.vault.public_key(kek).await
     }
 }
 

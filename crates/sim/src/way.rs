@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use cofferdam_crypto::{Aek, KeyId, WrappedKey};
 use cofferdam_vault::{
-    Clock, Credential, CredentialError, KeyProperties, KeyVault, Timestamp, VaultError, VaultErrorKind,
+    Clock, Credential, CredentialError, KeyProperties, KeyVault, PublicKeyAnswer, Timestamp, VaultError, VaultErrorKind,
     WrapContext, testing::TokioClock,
 };
 use tokio::time::sleep;
@@ -83,6 +83,10 @@ impl KeyVault for Way {
 
     async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
         self.house.vault.key_properties(key_id).await
+    }
+
+    async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
+        self.vault.public_key(key_id).await
     }
 }
 
