@@ -76,6 +76,12 @@ bugs! {
     BufferUnbounded = "buffer-unbounded",
     /// A buffered block is read although the account's own key is unavailable.
     BufferReadWithoutKey = "buffer-read-without-key",
+    /// The hot cache answers without asking which version is the newest.
+    HotCacheStale = "hot-cache-stale",
+    /// The hot cache keeps the blocks of an account whose key is revoked.
+    HotCachePurgeForgotten = "hot-cache-purge-forgotten",
+    /// The hot cache keeps blocks of any age.
+    HotCacheAgeIgnored = "hot-cache-age-ignored",
 }
 
 #[cfg(cofferdam_planted)]
