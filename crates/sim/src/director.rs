@@ -70,6 +70,7 @@ impl Director {
             tenants: Vec::new(),
             policy: drawn.policy.clone(),
             buffer: drawn.buffer,
+            hot: Arc::new(drawn.hot.clone()),
             // Once there are accounts.
             clients: 0,
             think: scenario.think,

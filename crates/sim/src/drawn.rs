@@ -11,6 +11,9 @@ const CROWDS: u64 = 8;
 /// The share of other seeds, in percent, whose vaults have limits.
 const LIMITS: u64 = 40;
 
+/// The least that a hot cache holds: as much as a few of the largest blocks.
+const HOT_BYTES: u64 = 1 << 20;
+
 /// What a run is of.
 #[derive(Clone, Debug)]
 pub(crate) struct Drawn {
@@ -21,6 +24,10 @@ pub(crate) struct Drawn {
     pub(crate) crowd: usize,
     /// How many calls customers' vaults publish that they take in a window; `None` for any number.
     pub(crate) limit: Option<u32>,
+    /// How many of a hundred KEKs are RSA.
+    pub(crate) rsa: u64,
+    /// How many bytes the nodes' hot caches hold, each; `None` where a node has none.
+    pub(crate) hot: Vec<Option<u64>>,
 }
 
 impl Drawn {
@@ -35,7 +42,10 @@ impl Drawn {
             _ => scenario.duration,
         };
         let limit = scenario.vault_limit.or_else(|| draw_limit(crowd, scenario.nodes, &policy, dice));
-        Self { policy, buffer, duration, crowd, limit }
+        let rsa = scenario.rsa.unwrap_or(if cfg!(feature = "aws-lc") { 35 } else { 0 });
+        let hot_cache = scenario.hot_cache.unwrap_or(35);
+        let hot = (0..scenario.nodes).map(|_| dice.percent(hot_cache).then_some(HOT_BYTES)).collect();
+        Self { policy, buffer, duration, crowd, limit, rsa, hot }
     }
 
     /// What one node may ask of one vault in a window: half the limit is everybody's, as by default.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use cofferdam_crypto::PageSize;
-use cofferdam_store::{Engine, EngineError, FaultyFile};
+use cofferdam_store::{Engine, EngineError, FaultyFile, HotCacheSettings};
 use cofferdam_vault::{
     Inline, KeyVault, Reauthenticating, VaultRegistry,
     testing::{SeededEntropy, TokioClock},
@@ -248,7 +248,11 @@ impl Life {
         let Site { service_kek, policy, buffer, .. } = &self.site;
         let entropy = Arc::new(SeededEntropy::new(self.dice.roll()));
         let page_size = PageSize::new(4096).unwrap_or(PageSize::DEFAULT);
-        Engine::builder(self.shelf.clone(), self.vaults.clone(), service_kek.clone())
+        let mut builder = Engine::builder(self.shelf.clone(), self.vaults.clone(), service_kek.clone());
+        if let Some(bytes) = self.site.hot.get(self.node).copied().flatten() {
+            builder = builder.hot_cache(HotCacheSettings::new(bytes).executor(Arc::new(Inline)));
+        }
+        builder
             .policy(policy.clone())
             .clock(self.clock.clone())
             .entropy(entropy)

@@ -105,6 +105,8 @@ pub struct Scenario {
     pub(crate) buffer: Option<(Duration, u64)>,
     pub(crate) crowd: Option<usize>,
     pub(crate) vault_limit: Option<u32>,
+    pub(crate) rsa: Option<u64>,
+    pub(crate) hot_cache: Option<u64>,
     pub(crate) keep_trace: bool,
     pub(crate) vaults: Vaults,
     pub(crate) stores: Stores,
@@ -134,6 +136,8 @@ impl Scenario {
             buffer: None,
             crowd: None,
             vault_limit: None,
+            rsa: None,
+            hot_cache: None,
             keep_trace: false,
             vaults: Arc::new(|seed| Arc::new(MemoryVault::new(seed))),
             stores: Arc::new(embedded),
@@ -227,6 +231,21 @@ impl Scenario {
     #[must_use]
     pub fn vault_limit(mut self, calls: u32) -> Self {
         self.vault_limit = Some(calls.max(1));
+        self
+    }
+
+    /// How many of a hundred KEKs are RSA, with 2,048 bits; the others are AES. 35 unless set, none without the feature
+    /// `aws-lc`.
+    #[must_use]
+    pub fn rsa(mut self, percent: u8) -> Self {
+        self.rsa = Some(u64::from(percent));
+        self
+    }
+
+    /// How many of a hundred nodes have a hot cache, in memory. 35 unless set.
+    #[must_use]
+    pub fn hot_cache(mut self, percent: u8) -> Self {
+        self.hot_cache = Some(u64::from(percent));
         self
     }
 

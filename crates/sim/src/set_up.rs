@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, sync::PoisonError, time::Duration};
 
-use cofferdam_crypto::KeyId;
+use cofferdam_crypto::{KeyId, rsa::RsaSize};
 use cofferdam_store::{AccountKey, AccountName, Engine};
-use cofferdam_vault::Principal;
+use cofferdam_vault::{KeyKind, Principal};
 
 use crate::{
     director::{CLOSES_WITHIN, Director},
@@ -20,6 +20,7 @@ struct Plan {
     name: String,
     /// Whose vault, and which of its KEKs; `None` under the service's.
     kek: Option<(usize, KeyId)>,
+    kind: KeyKind,
     is_of_crowd: bool,
 }
 
@@ -28,7 +29,7 @@ impl Director {
     pub(crate) async fn set_up(&mut self) -> Result<(), String> {
         let store = (self.scenario.stores)(&self.disk, true).map_err(said)?;
         self.store = Some(store);
-        self.site.service.vault.create_key(&self.site.service_kek).map_err(said)?;
+        self.site.service.vault.create_key(&self.site.service_kek, KeyKind::Aes256).map_err(said)?;
         for number in 0..self.scenario.customers {
             let vault = (self.scenario.vaults)(self.dice.roll());
             let meter = match self.drawn.limit {
@@ -65,19 +66,26 @@ impl Director {
         }
     }
 
-    fn plans(&self) -> Vec<Plan> {
+    fn plans(&mut self) -> Vec<Plan> {
         let customers = self.scenario.customers;
-        let own = (0..customers + self.scenario.services).map(|number| Plan {
-            name: format!("account-{number}"),
-            kek: (number < customers).then(|| (number, key_id(&format!("customer-{number}"), "kek"))),
-            is_of_crowd: false,
-        });
-        let crowd = (0..self.drawn.crowd).map(|number| Plan {
-            name: format!("crowd-{number}"),
-            kek: Some((0, key_id("customer-0", &format!("kek-{}", number % KEKS_OF_CROWD)))),
-            is_of_crowd: true,
-        });
-        own.chain(crowd).collect()
+        let mut plans = Vec::new();
+        for number in 0..customers + self.scenario.services {
+            let kek = (number < customers).then(|| (number, key_id(&format!("customer-{number}"), "kek")));
+            let kind = self.kind();
+            plans.push(Plan { name: format!("account-{number}"), kek, kind, is_of_crowd: false });
+        }
+        let kinds: [KeyKind; KEKS_OF_CROWD] = std::array::from_fn(|_| self.kind());
+        for number in 0..self.drawn.crowd {
+            let of = number % KEKS_OF_CROWD;
+            let kek = Some((0, key_id("customer-0", &format!("kek-{of}"))));
+            plans.push(Plan { name: format!("crowd-{number}"), kek, kind: kinds[of], is_of_crowd: true });
+        }
+        plans
+    }
+
+    /// Of a KEK to be made.
+    fn kind(&mut self) -> KeyKind {
+        if self.dice.percent(self.drawn.rsa) { KeyKind::Rsa(RsaSize::Rsa2048) } else { KeyKind::Aes256 }
     }
 
     async fn make(&self, engine: &Engine, plan: Plan) -> Result<Seat, String> {
@@ -85,7 +93,7 @@ impl Director {
         let key = match &plan.kek {
             Some((tenant, kek)) => {
                 let (principal, house) = &self.site.tenants[*tenant];
-                house.vault.create_key(kek).map_err(said)?;
+                house.vault.create_key(kek, plan.kind).map_err(said)?;
                 AccountKey::Customer { principal: principal.clone(), kek: kek.clone() }
             }
             None => AccountKey::Service,

@@ -77,6 +77,8 @@ pub(crate) struct Site {
     pub(crate) tenants: Vec<(Principal, House)>,
     pub(crate) policy: Policy,
     pub(crate) buffer: (Duration, u64),
+    /// How many bytes each node's hot cache holds, if it has one.
+    pub(crate) hot: Arc<Vec<Option<u64>>>,
     pub(crate) clients: usize,
     pub(crate) think: Duration,
     /// Tells clients that an account can be used again.

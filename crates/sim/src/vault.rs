@@ -3,14 +3,19 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use async_trait::async_trait;
-use cofferdam_crypto::{Aek, KeyId, WrapAlgorithm, WrappedKey, kw::Kek};
+use cofferdam_crypto::{
+    Aek, KeyId, WrappedKey,
+    kw::Kek,
+    rsa::{RsaError, RsaKek, RsaSize},
+};
 use cofferdam_vault::{
-    Entropy, KeyKind, KeyProperties, KeyState, KeyVault, PublicKeyAnswer, VaultError, VaultErrorKind, WrapContext,
-    testing::SeededEntropy,
+    Entropy, KeyKind, KeyProperties, KeyState, KeyVault, PublicKeyAnswer, RsaKeySource, VaultError,
+    VaultErrorKind, WrapContext,
+    testing::{PublishedRsaKeys, SeededEntropy},
 };
 
 /// How a KEK is, by its owner's will.
@@ -41,55 +46,139 @@ impl KekState {
 /// A vault whose keys a simulation can take away and give back. Its calls must not wait: the way to it is the
 /// simulation's.
 pub trait SimVault: KeyVault {
-    /// Makes a KEK, enabled and recoverable.
+    /// Makes a KEK of this kind, enabled and recoverable; one that is there already stays. The simulation asks for AES
+    /// with 256 bits and for RSA with 2,048.
     ///
     /// # Errors
     /// [`VaultError`]; the run ends then.
-    fn create_key(&self, key_id: &KeyId) -> Result<(), VaultError>;
+    fn create_key(&self, key_id: &KeyId, kind: KeyKind) -> Result<(), VaultError>;
 
     /// Takes a KEK away, or gives it back: what is answered from now on.
     fn set_state(&self, key_id: &KeyId, state: KekState);
 }
 
-/// The vault of a simulation that was given no other: AES KEKs in memory.
+/// The vault of a simulation that was given no other: KEKs in memory. Its RSA keys are published ones: to find primes
+/// would take longer than a run.
 pub struct MemoryVault {
     entropy: SeededEntropy,
-    keks: Mutex<BTreeMap<KeyId, (Kek, KekState)>>,
+    seed: u64,
+    keks: Mutex<BTreeMap<KeyId, Held>>,
+}
+
+struct Held {
+    kek: AnyKek,
+    state: KekState,
+}
+
+enum AnyKek {
+    Aes(Kek),
+    Rsa(Arc<RsaKek>, Known),
+}
+
+/// What was unwrapped before, by its wrapped bytes: private halves are slow, and answer the same each time.
+type Known = Mutex<BTreeMap<Vec<u8>, [u8; Aek::LEN]>>;
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+impl AnyKek {
+    fn kind(&self) -> KeyKind {
+        match self {
+            Self::Aes(_) => KeyKind::Aes256,
+            Self::Rsa(kek, _) => KeyKind::Rsa(kek.public_key().size()),
+        }
+    }
+
+    fn wrap(&self, aek: &Aek) -> Result<Vec<u8>, Failed> {
+        match self {
+            Self::Aes(kek) => Ok(kek.wrap(aek).to_vec()),
+            Self::Rsa(kek, _) => Ok(kek.public_key().wrap(aek)?),
+        }
+    }
+
+    fn unwrap(&self, wrapped: &WrappedKey) -> Result<Aek, Failed> {
+        if wrapped.algorithm != self.kind().algorithm() {
+            return Err("a key of another kind wrapped it".into());
+        }
+        match self {
+            Self::Aes(kek) => Ok(kek.unwrap(&wrapped.bytes)?),
+            Self::Rsa(kek, known) => {
+                let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(bytes) = known.get(&wrapped.bytes) {
+                    return Aek::try_from_fn(|aek| {
+                        *aek = *bytes;
+                        Ok(())
+                    });
+                }
+                let aek = kek.unwrap(&wrapped.bytes)?;
+                known.insert(wrapped.bytes.clone(), *aek.expose());
+                Ok(aek)
+            }
+        }
+    }
+}
+
+/// One of the published keys, which are read once.
+fn rsa_kek(number: u64) -> Result<Arc<RsaKek>, RsaError> {
+    static KEKS: OnceLock<Result<Vec<Arc<RsaKek>>, RsaError>> = OnceLock::new();
+    let read = || {
+        let source = PublishedRsaKeys::default();
+        (0..4).map(|_| source.draw(RsaSize::Rsa2048).map(Arc::new)).collect()
+    };
+    let keks = KEKS.get_or_init(read).as_ref().map_err(|error| *error)?;
+    Ok(keks[(number % keks.len() as u64) as usize].clone())
 }
 
 impl MemoryVault {
     /// A vault without keys.
     pub fn new(seed: u64) -> Self {
-        Self { entropy: SeededEntropy::new(seed), keks: Mutex::default() }
+        Self { entropy: SeededEntropy::new(seed), seed, keks: Mutex::default() }
     }
 
-    fn keks(&self) -> MutexGuard<'_, BTreeMap<KeyId, (Kek, KekState)>> {
+    fn keks(&self) -> MutexGuard<'_, BTreeMap<KeyId, Held>> {
         self.keks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with_kek<T>(&self, key_id: &KeyId, work: impl FnOnce(&Kek) -> T) -> Result<T, VaultError> {
+    fn with_kek<T>(&self, key_id: &KeyId, work: impl FnOnce(&AnyKek) -> T) -> Result<T, VaultError> {
         let keks = self.keks();
-        let (kek, state) = keks.get(key_id).ok_or_else(|| {
-            VaultError::new(VaultErrorKind::KeyNotFound, "there is no such key: create it").about(key_id)
-        })?;
-        match state.denial() {
+        let held = keks.get(key_id).ok_or_else(|| unknown(key_id))?;
+        match held.state.denial() {
             Some(kind) => Err(VaultError::new(kind, "its owner took it away").about(key_id)),
-            None => Ok(work(kek)),
+            None => Ok(work(&held.kek)),
         }
     }
 }
 
+fn unknown(key_id: &KeyId) -> VaultError {
+    VaultError::new(VaultErrorKind::KeyNotFound, "there is no such key: create it").about(key_id)
+}
+
 impl SimVault for MemoryVault {
-    fn create_key(&self, key_id: &KeyId) -> Result<(), VaultError> {
-        let kek = Kek::try_from_fn(|bytes| self.entropy.fill(bytes))
-            .map_err(|e| VaultError::new(VaultErrorKind::Other, "no randomness for a KEK").caused_by(e))?;
-        self.keks().entry(key_id.clone()).or_insert((kek, KekState::Enabled));
+    fn create_key(&self, key_id: &KeyId, kind: KeyKind) -> Result<(), VaultError> {
+        let failed = |e: Failed| {
+            VaultError::new(VaultErrorKind::Other, "the key can't be made").about(key_id).caused_by(e)
+        };
+        let mut keks = self.keks();
+        if keks.contains_key(key_id) {
+            return Ok(());
+        }
+        let kek = match kind {
+            KeyKind::Rsa(RsaSize::Rsa2048) => {
+                let number = self.seed.wrapping_add(keks.len() as u64);
+                AnyKek::Rsa(rsa_kek(number).map_err(|e| failed(e.into()))?, Known::default())
+            }
+            KeyKind::Aes256 => {
+                let kek = Kek::try_from_fn(|bytes| self.entropy.fill(bytes));
+                AnyKek::Aes(kek.map_err(|e| failed(e.into()))?)
+            }
+            kind => return Err(failed(format!("the simulation has no keys of kind {kind}").into())),
+        };
+        keks.insert(key_id.clone(), Held { kek, state: KekState::Enabled });
         Ok(())
     }
 
     fn set_state(&self, key_id: &KeyId, state: KekState) {
         if let Some(held) = self.keks().get_mut(key_id) {
-            held.1 = state;
+            held.state = state;
         }
     }
 }
@@ -97,12 +186,15 @@ impl SimVault for MemoryVault {
 #[async_trait]
 impl KeyVault for MemoryVault {
     async fn wrap_key(&self, key_id: &KeyId, aek: &Aek, _: &WrapContext) -> Result<WrappedKey, VaultError> {
-        let bytes = self.with_kek(key_id, |kek| kek.wrap(aek).to_vec())?;
-        Ok(WrappedKey { key_id: key_id.clone(), algorithm: WrapAlgorithm::Aes256Kw, bytes })
+        let (algorithm, bytes) = self.with_kek(key_id, |kek| (kek.kind().algorithm(), kek.wrap(aek)))?;
+        let bytes = bytes.map_err(|e| {
+            VaultError::new(VaultErrorKind::Other, "the key can't be wrapped").about(key_id).caused_by(e)
+        })?;
+        Ok(WrappedKey { key_id: key_id.clone(), algorithm, bytes })
     }
 
     async fn unwrap_key(&self, wrapped: &WrappedKey, _: &WrapContext) -> Result<Aek, VaultError> {
-        self.with_kek(&wrapped.key_id, |kek| kek.unwrap(&wrapped.bytes))?.map_err(|e| {
+        self.with_kek(&wrapped.key_id, |kek| kek.unwrap(wrapped))?.map_err(|e| {
             VaultError::new(VaultErrorKind::Corrupt, "the wrapped key is malformed")
                 .about(&wrapped.key_id)
                 .caused_by(e)
@@ -110,24 +202,28 @@ impl KeyVault for MemoryVault {
     }
 
     async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
-        let mut properties = KeyProperties::new(key_id.clone(), key_id.clone(), KeyKind::Aes256);
+        let keks = self.keks();
+        let held = keks.get(key_id).ok_or_else(|| unknown(key_id))?;
+        let mut properties = KeyProperties::new(key_id.clone(), key_id.clone(), held.kek.kind());
         properties.soft_delete = true;
         properties.purge_protection = true;
-        properties.state = match self.keks().get(key_id) {
-            None => {
-                let text = "there is no such key: create it";
-                return Err(VaultError::new(VaultErrorKind::KeyNotFound, text).about(key_id));
-            }
-            Some((_, KekState::Disabled)) => KeyState::Disabled,
-            Some((_, KekState::Deleted)) => KeyState::Deleted,
-            Some((_, KekState::Enabled | KekState::Denied)) => KeyState::Enabled,
+        properties.state = match held.state {
+            KekState::Disabled => KeyState::Disabled,
+            KekState::Deleted => KeyState::Deleted,
+            KekState::Enabled | KekState::Denied => KeyState::Enabled,
         };
         Ok(properties)
     }
 
     async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
-        self.with_kek(key_id, |_| ())?;
-        Err(VaultError::not_rsa(key_id))
+        let public = self.with_kek(key_id, |kek| match kek {
+            AnyKek::Rsa(kek, _) => Some(kek.public_key().clone()),
+            AnyKek::Aes(_) => None,
+        })?;
+        match public {
+            Some(key) => Ok(PublicKeyAnswer { key_id: key_id.clone(), key }),
+            None => Err(VaultError::not_rsa(key_id)),
+        }
     }
 }
 

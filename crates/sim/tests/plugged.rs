@@ -23,7 +23,9 @@ use cofferdam_sim::{
     Check, Faults, FaultyFile, KekState, MemoryVault, Scenario, SimStore, SimVault, Simulation,
 };
 use cofferdam_store::{EmbeddedOptions, EmbeddedStore};
-use cofferdam_vault::{Inline, KeyProperties, KeyVault, PublicKeyAnswer, VaultError, VaultErrorKind, WrapContext};
+use cofferdam_vault::{
+    Inline, KeyKind, KeyProperties, KeyVault, PublicKeyAnswer, VaultError, VaultErrorKind, WrapContext,
+};
 
 /// Takes its own overload for a denial, a mistake that an adapter of a vault can make.
 #[derive(Debug)]
@@ -55,8 +57,8 @@ impl KeyVault for Overloaded {
 }
 
 impl SimVault for Overloaded {
-    fn create_key(&self, key: &KeyId) -> Result<(), VaultError> {
-        self.vault.create_key(key)
+    fn create_key(&self, key: &KeyId, kind: KeyKind) -> Result<(), VaultError> {
+        self.vault.create_key(key, kind)
     }
 
     fn set_state(&self, key: &KeyId, state: KekState) {

@@ -5,6 +5,8 @@ mod catalog;
 mod embedded;
 mod engine;
 mod error;
+#[cfg(feature = "hot-cache")]
+mod hot;
 
 pub use block_store::{Applied, BlockMeta, BlockOp, BlockStore, BufferLimit, BufferUsage, Located, Place};
 pub use catalog::{Catalog, Revision, Stored};
@@ -15,6 +17,10 @@ pub use engine::{
     EngineErrorKind, Moved, Outcome, PutReceipt, Trouble, TroubleKind,
 };
 pub use error::{StoreError, StoreErrorKind};
+#[cfg(feature = "hot-cache")]
+pub use hot::{CacheUsage, HotCacheSettings, HotCacheStatus, HotCached, TierStatus};
 
 #[cfg(any(test, feature = "testing"))]
 pub use embedded::{FaultyFile, FileFault, FileOp};
+#[cfg(all(feature = "hot-cache", any(test, feature = "testing")))]
+pub use hot::HotCacheFaults;

@@ -275,7 +275,8 @@ impl Keys {
         if failed(provider) || failed(Provider::Service) || stores.iter().any(|at| at.seq > since) {
             return Ok(());
         }
-        let what = format!("node {node}: the {provider} key of {account} is in its grace though nothing failed");
+        let what =
+            format!("node {node}: the {provider} key of {account} is in its grace though nothing failed");
         Err((Check::Freshness, what))
     }
 

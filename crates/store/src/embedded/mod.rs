@@ -44,10 +44,11 @@ pub use faulty::{Fault as FileFault, FaultyFile, FileOp};
 pub use layer::FileLayer;
 pub use verify::VerifyReport;
 
+pub(crate) use layer::LockedFile;
+
 use self::{
     commit::Committer,
     guard::{Fault, Joint},
-    layer::LockedFile,
     queue::Lane,
     tables::{Done, Work},
 };

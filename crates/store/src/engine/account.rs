@@ -226,6 +226,12 @@ impl Account {
         Ok(AccountKeyStatus { provider, key, buffer })
     }
 
+    /// What of the account is in the hot cache; nothing where there is none. Walks over all that is in it.
+    #[cfg(feature = "hot-cache")]
+    pub fn hot_cached(&self) -> crate::HotCached {
+        self.engine.hot.as_ref().map(|hot| hot.usage_of(self.shared.id)).unwrap_or_default()
+    }
+
     /// Waits until what the account has buffered is drained, or can't be drained now.
     ///
     /// # Errors

@@ -187,6 +187,22 @@ impl Account {
     }
 
     async fn get_whole(&self, id: &BlockId) -> Result<Bytes, EngineError> {
+        let opened = self.get_as_fetched(id).await;
+        if !self.is_cache_to_blame(id, &opened) {
+            return opened;
+        }
+        let opened = self.get_as_fetched(id).await;
+        // What the store has does not open either: it is of no use in the cache.
+        self.is_cache_to_blame(id, &opened);
+        opened
+    }
+
+    /// Whether a block did not open that was cached; it is no longer. The store's may open.
+    fn is_cache_to_blame(&self, id: &BlockId, opened: &Result<Bytes, EngineError>) -> bool {
+        matches!(opened, Err(EngineError::Damaged { .. })) && self.engine.distrust(self.shared.id, id)
+    }
+
+    async fn get_as_fetched(&self, id: &BlockId) -> Result<Bytes, EngineError> {
         let (at, sealed) =
             self.engine.blocks.fetch(self.shared.id, id).await?.ok_or_else(|| self.no_block(id))?;
         let len = self.plaintext_len(id, &at.meta)?;
@@ -218,12 +234,15 @@ impl Account {
             let Some(parts) = read else { continue };
             let [header, pages] = <[Bytes; 2]>::try_from(parts).map_err(|_| self.damaged(id))?;
             let wanted = usize::try_from(range.end - range.start).map_err(|_| self.damaged(id))?;
-            return self
+            let opened = self
                 .open(id, &at, pages.len(), move |key, block| {
                     let mut out = vec![0; wanted];
                     key.open_span(block, &header, &span, &pages, &mut out).map(|_| out)
                 })
                 .await;
+            if !self.is_cache_to_blame(id, &opened) {
+                return opened;
+            }
         }
         // It is written faster than it can be looked up: take all of it in one snapshot.
         let whole = self.get_whole(id).await?;

@@ -19,6 +19,8 @@ use super::{
     Admission, Engine, EngineError, Handle, Inner, Records, buffer::BufferSettings, drains::Drains,
     pace::Pace, telemetry, written::Written,
 };
+#[cfg(feature = "hot-cache")]
+use crate::hot::HotCache;
 use crate::{BlockStore, Catalog};
 
 /// The settings of an engine.
@@ -37,6 +39,8 @@ pub struct EngineBuilder {
     max_block_len: u64,
     in_flight: usize,
     buffer: BufferSettings,
+    #[cfg(feature = "hot-cache")]
+    hot: Option<crate::HotCacheSettings>,
 }
 
 impl EngineBuilder {
@@ -59,6 +63,8 @@ impl EngineBuilder {
             max_block_len: 64 << 20,
             in_flight: 64 << 20,
             buffer: BufferSettings::default(),
+            #[cfg(feature = "hot-cache")]
+            hot: None,
         }
     }
 
@@ -107,6 +113,13 @@ impl EngineBuilder {
         self
     }
 
+    /// Keeps what is stored and read of late in memory, and on a local disk where the settings say so. None unless set.
+    #[cfg(feature = "hot-cache")]
+    pub fn hot_cache(mut self, settings: crate::HotCacheSettings) -> Self {
+        self.hot = Some(settings);
+        self
+    }
+
     /// Another clock than the machine's, for tests.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -130,7 +143,7 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// [`EngineError::BadSetting`]; [`EngineError::BlockTooLarge`] when the largest block is larger than a sealed block can be;
-    /// [`EngineError::Store`].
+    /// [`EngineError::Store`], also when the folder of a hot cache is in use or not one.
     pub async fn open(self) -> Result<Engine, EngineError> {
         let largest = sealed_len(self.max_block_len, self.page_size).map_err(|_| {
             EngineError::BlockTooLarge { len: self.max_block_len, max: cofferdam_crypto::MAX_PLAINTEXT_LEN }
@@ -149,8 +162,24 @@ impl EngineBuilder {
             policy: self.policy.clone(),
         });
         let admission = Admission::new(self.in_flight);
+        #[cfg(feature = "hot-cache")]
+        let (blocks, hot) = match &self.hot {
+            None => (self.blocks, None),
+            Some(settings) => {
+                // First, to miss nothing.
+                let events = keyring.subscribe();
+                let (clock, standing) = (self.clock.clone(), records.clone());
+                let hot = HotCache::open(self.blocks, settings, clock, &*self.entropy, &*standing).await?;
+                hot.watch(standing, events).await;
+                (hot.clone() as Arc<dyn BlockStore>, Some(hot))
+            }
+        };
+        #[cfg(not(feature = "hot-cache"))]
+        let blocks = self.blocks;
         let inner = Arc::new(Inner {
-            blocks: self.blocks,
+            blocks,
+            #[cfg(feature = "hot-cache")]
+            hot,
             records,
             keyring,
             vaults: self.vaults,

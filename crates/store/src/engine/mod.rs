@@ -35,7 +35,7 @@ use std::{
     },
 };
 
-use cofferdam_crypto::{KeyId, PageSize, Version};
+use cofferdam_crypto::{AccountId, BlockId, KeyId, PageSize, Version};
 use cofferdam_keyring::{KeyEvent, Keyring, Policy};
 use cofferdam_vault::{Clock, Entropy, Executor, Principal, VaultRegistry};
 use tokio::sync::broadcast;
@@ -105,11 +105,18 @@ impl Deref for Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.0.drains.stop();
+        #[cfg(feature = "hot-cache")]
+        if let Some(hot) = &self.0.hot {
+            hot.stop();
+        }
     }
 }
 
 struct Inner {
     blocks: Arc<dyn BlockStore>,
+    /// The same, if there is a cache before the store.
+    #[cfg(feature = "hot-cache")]
+    hot: Option<Arc<crate::hot::HotCache>>,
     records: Arc<Records>,
     keyring: Keyring,
     vaults: VaultRegistry,
@@ -242,6 +249,20 @@ impl Engine {
         }
     }
 
+    /// What the hot cache did and holds, if there is one. Cheap.
+    #[cfg(feature = "hot-cache")]
+    pub fn hot_cache(&self) -> Option<crate::HotCacheStatus> {
+        self.inner.hot.as_ref().map(|hot| hot.status())
+    }
+
+    /// Waits until the hot cache has written to its disk what it is to write, and removed what it is to remove.
+    #[cfg(feature = "hot-cache")]
+    pub async fn settle_hot_cache(&self) {
+        if let Some(hot) = &self.inner.hot {
+            hot.settle().await;
+        }
+    }
+
     fn remember(&self, name: &AccountName, record: &AccountRecord) -> Account {
         let mut accounts = self.inner.accounts.write().unwrap_or_else(PoisonError::into_inner);
         let new = || Arc::new(account::Shared::new(record, &self.inner.admission));
@@ -253,6 +274,17 @@ impl Engine {
 impl Inner {
     fn check_open(&self) -> Result<(), EngineError> {
         if self.closed.load(Ordering::Relaxed) { Err(EngineError::Closed) } else { Ok(()) }
+    }
+
+    /// Drops what is cached of a block that did not open. Whether it was cached, so that the store's may open.
+    fn distrust(&self, account: AccountId, id: &BlockId) -> bool {
+        #[cfg(feature = "hot-cache")]
+        return self.hot.as_ref().is_some_and(|hot| hot.distrust(account, id));
+        #[cfg(not(feature = "hot-cache"))]
+        {
+            let _ = (account, id);
+            false
+        }
     }
 
     /// A version that no write before it had: the wall clock's microseconds, or one more than the last.

@@ -16,6 +16,8 @@ use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{AccountId, RecordKey};
 use cofferdam_keyring::{KeyRecord, KeyRecords, RecordError};
 use cofferdam_vault::Clock;
+#[cfg(feature = "hot-cache")]
+use uuid::Uuid;
 
 use super::{AccountName, AccountRecord, EngineError, UnverifiedRecord};
 use crate::{Catalog, StoreError, StoreErrorKind};
@@ -270,6 +272,28 @@ impl KeyRecords for Records {
                 Err(e) => return Err(storage(e)),
             }
         }
+    }
+}
+
+#[cfg(feature = "hot-cache")]
+#[async_trait]
+impl crate::hot::Standing for Records {
+    async fn revoked(&self) -> Result<BTreeSet<AccountId>, EngineError> {
+        let (mut revoked, mut after) = (BTreeSet::new(), None);
+        loop {
+            let rows = self.catalog.list(REVOKED, after.as_deref(), NAMES_PAGE).await?;
+            let Some((last, _)) = rows.last() else { return Ok(revoked) };
+            after = Some(last.clone());
+            // What is under another name than we give is nobody's.
+            let id = |key: &str| Uuid::try_parse(key.strip_prefix(REVOKED)?).ok();
+            let ids = rows.iter().filter_map(|(key, _)| id(key));
+            revoked.extend(ids.map(|id| AccountId::from_bytes(*id.as_bytes())));
+        }
+    }
+
+    async fn unknown(&self, of: &BTreeSet<AccountId>) -> Result<BTreeSet<AccountId>, EngineError> {
+        self.learn_names(of).await?;
+        Ok(of.iter().copied().filter(|id| self.name_of(*id).is_none()).collect())
     }
 }
 

@@ -1,0 +1,554 @@
+//! The hot cache: what was stored and read of late, kept close, as it is sealed.
+//!
+//! Guarantees:
+//! - It holds sealed bytes with what the store knows of them, never plaintext and never a key: what is in it is as
+//!   unreadable without the account's key as what is in the store.
+//! - Every answer is of the version that the store has at that moment, also where other nodes write to it: the store is asked
+//!   which one is the newest, and the cache answers only with exactly that. What it saves is the way of the block's bytes.
+//! - Once an account's key is revoked, what is cached of the account is deleted, in memory and on disk, and nothing of it
+//!   comes in; what an earlier process left of it is deleted before an engine opens.
+//! - A failure of the cache is a miss: counted, told of, and nothing more. A cached block that does not open is dropped
+//!   and read from the store.
+//! - It is bounded, in memory and on disk, and nothing in it is older than its age.
+//!
+//! How: [`HotCache`] is a [`BlockStore`] around another one. Blocks in memory (`tier`) that are pushed out go to disk
+//! (`disk`), a file each, in a folder for each account (`files`), so that one account's can be deleted: foyer's own disk
+//! engine writes all accounts' into common files, where a deleted block's bytes stay until their turn comes. `watch`
+//! listens to the keyring.
+//!
+//! Buffered blocks are not cached: they are few, and leave soon. A range that is not cached is read as a range: a small
+//! one does not fetch a large block.
+//!
+//! Not its job: keys. Who may read is decided before, by who holds the key.
+
+mod disk;
+#[cfg(any(test, feature = "testing"))]
+mod faults;
+mod files;
+mod rules;
+mod settings;
+mod status;
+#[cfg(test)]
+mod tests;
+mod tier;
+mod watch;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::Range,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cofferdam_crypto::planted::{Bug, is_planted};
+use cofferdam_crypto::{AccountId, BlockId, EntropyError, Version};
+use cofferdam_vault::{Clock, Entropy};
+use tokio::{sync::Semaphore, task::JoinHandle};
+
+#[cfg(any(test, feature = "testing"))]
+pub use faults::HotCacheFaults;
+pub use settings::HotCacheSettings;
+pub use status::{CacheUsage, HotCacheStatus, HotCached, TierStatus};
+pub(crate) use watch::Standing;
+
+use self::{
+    disk::Disk,
+    files::Files,
+    rules::Rules,
+    status::{Counts, Failed, one_more},
+    tier::{Key, Tier},
+};
+use crate::{
+    Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, EngineError, Located, Place, StoreError,
+    StoreErrorKind,
+};
+
+/// What an entry in memory takes besides its bytes, about.
+const ENTRY: usize = 256;
+/// How many marks there are of what was changed.
+const MARKS: usize = 1024;
+
+/// A block as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    meta: BlockMeta,
+    sealed: Bytes,
+}
+
+/// A store with a cache before it.
+pub(crate) struct HotCache {
+    store: Arc<dyn BlockStore>,
+    memory: Tier<Held>,
+    disk: Option<Arc<Disk>>,
+    fill_on_put: bool,
+    rules: Arc<Rules>,
+    changes: Changes,
+    counts: Arc<Counts>,
+    /// Accounts whose files could not all be removed.
+    owed: Mutex<BTreeSet<AccountId>>,
+    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    /// Has no permits: it is closed to end the task.
+    stop: Semaphore,
+}
+
+/// What the cache has for a read.
+enum Answer {
+    Hit(Located, Bytes),
+    /// The store has no such block.
+    Gone,
+    Miss,
+}
+
+impl HotCache {
+    /// A cache before `store`. What an earlier engine left on disk of accounts that are revoked, or not known, is
+    /// deleted before this returns.
+    pub(crate) async fn open(
+        store: Arc<dyn BlockStore>,
+        settings: &HotCacheSettings,
+        clock: Arc<dyn Clock>,
+        entropy: &dyn Entropy,
+        standing: &dyn Standing,
+    ) -> Result<Arc<Self>, EngineError> {
+        settings.check()?;
+        status::describe();
+        let capacity = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let rules = Arc::new(Rules::new(clock.clone(), settings.age));
+        let counts = Arc::new(Counts::default());
+        let disk = match &settings.disk {
+            None => None,
+            Some((folder, bytes)) => Some(Disk::new(
+                Files::open(folder, settings)?,
+                (capacity(*bytes), seed(entropy)?),
+                (rules.clone(), counts.clone()),
+                clock,
+                settings.executor.clone(),
+            )),
+        };
+        let memory =
+            Tier::new(capacity(settings.memory), seed(entropy)?, |held: &Held| held.sealed.len() + ENTRY);
+        let cache = Arc::new(Self {
+            store,
+            memory,
+            disk,
+            fill_on_put: settings.fill_on_put,
+            rules,
+            changes: Changes::default(),
+            counts,
+            owed: Mutex::default(),
+            task: tokio::sync::Mutex::new(None),
+            stop: Semaphore::new(0),
+        });
+        cache.take_up(standing).await?;
+        Ok(cache)
+    }
+
+    /// Deletes what may not be here, and takes up the rest, in the background.
+    async fn take_up(&self, standing: &dyn Standing) -> Result<(), EngineError> {
+        let revoked = standing.revoked().await?;
+        self.rules.bar(&revoked);
+        let Some(disk) = &self.disk else { return Ok(()) };
+        let found = match disk.accounts().await {
+            Ok(found) => found.into_iter().collect::<BTreeSet<_>>(),
+            Err(error) => {
+                self.counts.trouble(Failed::Read, &error);
+                return Ok(());
+            }
+        };
+        let mut gone = standing.unknown(&found).await?;
+        gone.extend(revoked.intersection(&found));
+        disk.scan(found.difference(&gone).copied());
+        if !gone.is_empty() {
+            self.purge(gone, "found at opening").await;
+        }
+        Ok(())
+    }
+
+    /// Deletes all that is cached of these accounts and lets nothing more of them in, until [`Self::unbar`].
+    async fn purge(&self, accounts: BTreeSet<AccountId>, why: &'static str) {
+        if is_planted(Bug::HotCachePurgeForgotten) {
+            return;
+        }
+        self.rules.bar(&accounts);
+        let mut gone: BTreeMap<AccountId, CacheUsage> = BTreeMap::new();
+        let evicted = self.memory.retain(|key, held| {
+            let keep = !accounts.contains(&key.account);
+            if !keep {
+                gone.entry(key.account).or_default().add(held.meta.sealed_len);
+            }
+            keep
+        });
+        // Others may have been pushed out meanwhile.
+        self.demote(evicted);
+        let mut removed = match &self.disk {
+            Some(disk) => disk.purge(accounts.clone()).await,
+            None => Some(BTreeMap::new()),
+        };
+        for &account in &accounts {
+            let memory = gone.get(&account).copied().unwrap_or_default();
+            let disk = match &mut removed {
+                Some(removed) => removed.remove(&account).unwrap_or(Ok(CacheUsage::default())),
+                None => Err(std::io::Error::other("the executor is shutting down")),
+            };
+            self.account_for(account, memory, disk, why);
+        }
+    }
+
+    fn account_for(
+        &self,
+        account: AccountId,
+        memory: CacheUsage,
+        disk: std::io::Result<CacheUsage>,
+        why: &'static str,
+    ) {
+        let blocks = memory.blocks + disk.as_ref().map_or(0, |disk| disk.blocks);
+        self.counts.purged_blocks.fetch_add(blocks, Ordering::Relaxed);
+        let account_text = &account as &dyn fmt::Display;
+        match disk {
+            Ok(disk) => {
+                self.owed().remove(&account);
+                one_more(&self.counts.purges);
+                tracing::info!(
+                    target: "cofferdam::audit", account = %account_text, why, memory_blocks = memory.blocks,
+                    memory_bytes = memory.bytes, files = disk.blocks, file_bytes = disk.bytes, "hot cache purged"
+                );
+            }
+            Err(error) => {
+                self.owed().insert(account);
+                self.counts.trouble(Failed::Purge, &error);
+                tracing::warn!(
+                    target: "cofferdam::audit", account = %account_text, why, %error,
+                    "files of the hot cache can't be removed; trying again"
+                );
+            }
+        }
+    }
+
+    /// The account's key is back: its blocks may come in again.
+    fn unbar(&self, account: AccountId) {
+        self.rules.unbar(account);
+    }
+
+    /// Drops a cached block that did not open. Whether there was one, so that the store's is worth a try.
+    pub(crate) fn distrust(&self, account: AccountId, id: &BlockId) -> bool {
+        let key = Key::of(account, id);
+        let cached =
+            self.memory.has(&key) || self.disk.as_ref().is_some_and(|disk| disk.version_of(&key).is_some());
+        if cached {
+            self.counts
+                .trouble(Failed::Open, &format_args!("a cached block of account {account} does not open"));
+            self.remove(&key);
+        }
+        cached
+    }
+
+    pub(crate) fn status(&self) -> HotCacheStatus {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let counts = &self.counts;
+        HotCacheStatus {
+            memory: TierStatus {
+                hits: load(&counts.memory_hits),
+                blocks: self.memory.len() as u64,
+                bytes: self.memory.weight() as u64,
+                max_bytes: self.memory.capacity() as u64,
+            },
+            disk: self.disk.as_ref().map(|disk| disk.status(load(&counts.disk_hits))),
+            misses: load(&counts.misses),
+            purges: load(&counts.purges),
+            purged_blocks: load(&counts.purged_blocks),
+            skipped_writes: load(&counts.skipped_writes),
+            troubles: load(&counts.troubles),
+        }
+    }
+
+    /// What is cached of an account. Walks over everything.
+    pub(crate) fn usage_of(&self, account: AccountId) -> HotCached {
+        let mut cached = HotCached::default();
+        self.memory.walk(|key, held| {
+            if key.account == account {
+                cached.memory.add(held.meta.sealed_len);
+            }
+        });
+        if let Some(disk) = &self.disk {
+            cached.disk = disk.usage_of(account);
+        }
+        cached
+    }
+
+    /// Waits until what is to be written to disk, or removed there, is.
+    pub(crate) async fn settle(&self) {
+        if let Some(disk) = &self.disk {
+            disk.settle().await;
+        }
+    }
+
+    async fn answer(&self, account: AccountId, id: &BlockId, key: Key) -> Result<Answer, StoreError> {
+        let held = self.memory.get(&key);
+        let on_disk = self.disk.as_ref().filter(|disk| held.is_none() && disk.version_of(&key).is_some());
+        if held.is_none() && on_disk.is_none() {
+            return Ok(Answer::Miss);
+        }
+        if is_planted(Bug::HotCacheStale)
+            && let Some(Held { meta, sealed }) = &held
+        {
+            return Ok(Answer::Hit(Located { place: Place::Store, meta: *meta }, sealed.clone()));
+        }
+        let ticket = self.changes.now(&key);
+        let Some(at) = self.store.stat(account, id).await? else {
+            self.remove(&key);
+            return Ok(Answer::Gone);
+        };
+        if at.place == Place::Store && self.rules.is_fresh(&at.meta) {
+            match (held, on_disk) {
+                (Some(held), _) if held.meta == at.meta => {
+                    one_more(&self.counts.memory_hits);
+                    return Ok(Answer::Hit(at, held.sealed));
+                }
+                (None, Some(disk)) if disk.version_of(&key) == Some(at.meta) => {
+                    let whole = 0..at.meta.sealed_len;
+                    if let Some(sealed) =
+                        disk.read(key, at.meta, vec![whole]).await.and_then(|mut of| of.pop())
+                    {
+                        self.fill(key, Held { meta: at.meta, sealed: sealed.clone() }, ticket);
+                        return Ok(Answer::Hit(at, sealed));
+                    }
+                }
+                _ => self.remove(&key),
+            }
+        } else {
+            self.remove(&key);
+        }
+        Ok(Answer::Miss)
+    }
+
+    /// Ranges of a block that is cached.
+    async fn part(
+        &self,
+        key: Key,
+        of: &Located,
+        ranges: &[Range<u64>],
+    ) -> Result<Option<Vec<Bytes>>, StoreError> {
+        if of.place != Place::Store || !self.rules.is_fresh(&of.meta) {
+            return Ok(None);
+        }
+        let within = |range: &Range<u64>| range.start <= range.end && range.end <= of.meta.sealed_len;
+        if let Some(held) = self.memory.get(&key).filter(|held| held.meta == of.meta) {
+            let slice = |range: &Range<u64>| {
+                let bounds = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+                bounds.filter(|_| within(range)).map(|(start, end)| held.sealed.slice(start..end))
+            };
+            let parts: Option<Vec<Bytes>> = ranges.iter().map(slice).collect();
+            one_more(&self.counts.memory_hits);
+            return parts.map(Some).ok_or_else(|| StoreError::new(StoreErrorKind::OutOfBounds));
+        }
+        match &self.disk {
+            Some(disk) if disk.version_of(&key) == Some(of.meta) && ranges.iter().all(within) => {
+                Ok(disk.read(key, of.meta, ranges.to_vec()).await)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Takes a block in, unless it was changed since the ticket was drawn, or may not be here.
+    fn fill(&self, key: Key, held: Held, ticket: u64) {
+        if !self.rules.admit(key.account, &held.meta) {
+            return;
+        }
+        if held.sealed.len() + ENTRY <= self.memory.largest() {
+            // Not the block itself: what is on disk of it may be newer by now.
+            let evicted = self.memory.insert(key, held);
+            self.demote(evicted.into_iter().filter(|(gone, _)| *gone != key));
+        } else if let Some(disk) = &self.disk {
+            disk.write(key, held);
+        }
+        if self.changes.now(&key) != ticket || self.rules.is_barred(key.account) {
+            self.remove(&key);
+        }
+    }
+
+    /// What was pushed out of memory goes to disk.
+    fn demote(&self, evicted: impl IntoIterator<Item = (Key, Held)>) {
+        let Some(disk) = &self.disk else { return };
+        for (key, held) in evicted {
+            if self.rules.admit(key.account, &held.meta) {
+                disk.write(key, held);
+            }
+        }
+    }
+
+    fn remove(&self, key: &Key) {
+        self.memory.remove(key);
+        if let Some(disk) = &self.disk {
+            disk.remove(*key);
+        }
+    }
+
+    /// Removes what is too old.
+    async fn sweep(&self) {
+        if let Some(oldest) = self.rules.stored_since() {
+            let evicted = self.memory.retain(|_, held| held.meta.stored_at >= oldest);
+            self.demote(evicted);
+            if let Some(disk) = &self.disk {
+                disk.sweep().await;
+            }
+        }
+    }
+
+    fn owed(&self) -> MutexGuard<'_, BTreeSet<AccountId>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which blocks were changed, roughly: a mark stands for many.
+///
+/// Who reads a block from the store draws a ticket before, and finds it out of date if the block was written or deleted
+/// meanwhile: then what was read is not kept, although no read would be answered with it.
+struct Changes(Box<[AtomicU64]>);
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self((0..MARKS).map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl Changes {
+    fn now(&self, key: &Key) -> u64 {
+        self.mark(key).load(Ordering::SeqCst)
+    }
+
+    fn note(&self, key: &Key) -> u64 {
+        self.mark(key).fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    fn mark(&self, key: &Key) -> &AtomicU64 {
+        &self.0[(key.name % MARKS as u128) as usize]
+    }
+}
+
+fn seed(entropy: &dyn Entropy) -> Result<[u8; 16], EntropyError> {
+    let mut seed = [0; 16];
+    entropy.fill(&mut seed)?;
+    Ok(seed)
+}
+
+#[async_trait]
+impl BlockStore for HotCache {
+    async fn commit(&self, batch: Vec<BlockOp>) -> Result<Vec<Applied>, StoreError> {
+        let ops: Vec<(Key, Option<Held>)> = batch
+            .iter()
+            .map(|op| {
+                let stored = matches!(op, BlockOp::Put { .. } | BlockOp::Drain { .. });
+                let held = op.sealed().filter(|_| stored && self.fill_on_put);
+                let held = held.map(|(meta, sealed)| Held { meta: *meta, sealed: sealed.clone() });
+                (Key::of(op.account(), op.id()), held)
+            })
+            .collect();
+        // Now as well: the future may be dropped before the end.
+        for (key, _) in &ops {
+            self.changes.note(key);
+            self.remove(key);
+        }
+        let applied = self.store.commit(batch).await;
+        let outcomes = applied.as_deref().unwrap_or_default();
+        for (at, (key, held)) in ops.into_iter().enumerate() {
+            let ticket = self.changes.note(&key);
+            match (outcomes.get(at), held) {
+                (Some(Applied::Written), Some(held)) => self.fill(key, held, ticket),
+                (Some(Applied::Superseded { .. } | Applied::Absent), _) => {}
+                _ => self.remove(&key),
+            }
+        }
+        applied
+    }
+
+    async fn stat(&self, account: AccountId, id: &BlockId) -> Result<Option<Located>, StoreError> {
+        self.store.stat(account, id).await
+    }
+
+    async fn fetch(&self, account: AccountId, id: &BlockId) -> Result<Option<(Located, Bytes)>, StoreError> {
+        let key = Key::of(account, id);
+        match self.answer(account, id, key).await? {
+            Answer::Hit(at, sealed) => return Ok(Some((at, sealed))),
+            Answer::Gone => return Ok(None),
+            Answer::Miss => {}
+        }
+        let ticket = self.changes.now(&key);
+        let fetched = self.store.fetch(account, id).await?;
+        if let Some((Located { place: Place::Store, meta }, sealed)) = &fetched {
+            one_more(&self.counts.misses);
+            self.fill(key, Held { meta: *meta, sealed: sealed.clone() }, ticket);
+        }
+        Ok(fetched)
+    }
+
+    /// Answers from the cache where it has exactly the version that is asked for: that version was the newest one when it was
+    /// looked up.
+    async fn read(
+        &self,
+        account: AccountId,
+        id: &BlockId,
+        of: &Located,
+        ranges: &[Range<u64>],
+    ) -> Result<Option<Vec<Bytes>>, StoreError> {
+        if let Some(parts) = self.part(Key::of(account, id), of, ranges).await? {
+            return Ok(Some(parts));
+        }
+        if of.place == Place::Store {
+            one_more(&self.counts.misses);
+        }
+        self.store.read(account, id, of, ranges).await
+    }
+
+    async fn list(
+        &self,
+        account: AccountId,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, Located)>, StoreError> {
+        self.store.list(account, after, limit).await
+    }
+
+    async fn buffered(
+        &self,
+        account: AccountId,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError> {
+        self.store.buffered(account, after, limit).await
+    }
+
+    async fn buffer_usage(&self, account: AccountId) -> Result<Option<BufferUsage>, StoreError> {
+        self.store.buffer_usage(account).await
+    }
+
+    async fn buffering(
+        &self,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> Result<Vec<(AccountId, BufferUsage)>, StoreError> {
+        self.store.buffering(after, limit).await
+    }
+
+    async fn last_version(&self) -> Result<Version, StoreError> {
+        self.store.last_version().await
+    }
+
+    /// Deletes what is left to delete, lets go of the folder, and closes the store.
+    async fn close(&self) -> Result<(), StoreError> {
+        self.end().await;
+        if let Some(disk) = &self.disk {
+            disk.close().await;
+        }
+        self.store.close().await
+    }
+}
+
+impl fmt::Debug for HotCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HotCache({:?} before {:?})", self.memory, self.store)
+    }
+}
