@@ -144,12 +144,16 @@ pub(crate) async fn listen(site: Site, node: usize, mut events: Receiver<KeyEven
                 }
                 let KeyEvent { account, provider, what, .. } = event;
                 state.trace.note(hub.at(), format_args!("node {node}: {account} {provider} {what:?}"));
-                let judged = match what {
-                    What::Changed { to: KeyState::Grace, .. } => {
-                        state.keys.judge_grace(node, account, provider)
+                let mut judged = Ok(());
+                if let What::Changed { to, .. } = what {
+                    if to == KeyState::Grace {
+                        judged = state.keys.judge_grace(node, account, provider);
                     }
-                    _ => Ok(()),
-                };
+                    if provider == Provider::Customer {
+                        let now = hub.at();
+                        state.keys.revocation_told(node, account, (to == KeyState::Revoked).then_some(now));
+                    }
+                }
                 drop(state);
                 hub.check(judged);
                 if let What::Changed { to: KeyState::Active, .. } = what

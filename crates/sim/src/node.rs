@@ -145,7 +145,8 @@ impl Node {
             hub.note(format_args!("node {} crashes", self.number));
             process.cut.store(true, Ordering::Relaxed);
             process.supervisor.abort();
-            process.engine.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let engine = process.engine.lock().unwrap_or_else(PoisonError::into_inner).take();
+            count_hot_reads(hub, engine.as_ref());
         }
     }
 
@@ -168,6 +169,12 @@ impl Node {
     }
 }
 
+/// What the hot cache of an engine that ends has done.
+fn count_hot_reads(hub: &Hub, engine: Option<&Engine>) {
+    let status = engine.and_then(Engine::hot_cache);
+    hub.state().counts.hot_reads += status.map_or(0, |status| status.memory.hits);
+}
+
 /// A process that is being closed.
 pub(crate) struct Retired {
     engine: Engine,
@@ -177,6 +184,7 @@ pub(crate) struct Retired {
 impl Retired {
     /// Closes the engine while its clients go on, and ends the process.
     pub(crate) async fn close(self, hub: Hub, node: usize, limit: Duration) {
+        count_hot_reads(&hub, Some(&self.engine));
         match tokio::time::timeout(limit, self.engine.close()).await {
             Ok(result) => {
                 hub.note(format_args!("node {node} is closed: {}", result.is_ok()));

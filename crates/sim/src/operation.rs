@@ -117,6 +117,9 @@ impl Operation<'_> {
                 self.node, self.client, self.seat.name
             ));
         }
+        if matches!(reply, Err(EngineError::KeyRevoked { .. })) {
+            self.judge_cached(&of, account);
+        }
         self.conclude(&of, &request, &reply, open);
         self.judge_waiting(
             &of,
@@ -366,6 +369,19 @@ impl Operation<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Nothing of an account that is revoked stays in the hot cache.
+    fn judge_cached(&self, of: &Use, account: &Account) {
+        let hub = &self.site.hub;
+        let cached = account.hot_cached().memory;
+        if cached.blocks > 0 && hub.state().keys.is_revoked_since(self.node, self.seat.id, of.begun.at) {
+            let what = format!(
+                "node {} still has {} blocks of {} in its hot cache, which is revoked",
+                self.node, cached.blocks, self.seat.name
+            );
+            hub.fail(Check::HotCache, what);
+        }
     }
 
     /// With every way fair for long enough, nothing is refused any more.

@@ -93,6 +93,8 @@ checks! {
     Budget = "budget",
     /// A vault that has said how long to wait is left alone for that long.
     RetryAfter = "retry-after",
+    /// Nothing of an account whose key is revoked stays in a hot cache.
+    HotCache = "hot-cache",
     /// No salt is used twice.
     Salt = "salt",
     /// What is stored is sealed as the format says, under the key it names.
@@ -163,6 +165,8 @@ counts! {
     reads,
     /// Keys asked for on behalf of a crowd of accounts, and had.
     keys_asked_for,
+    /// Reads that a hot cache answered.
+    hot_reads,
     /// Operations refused because the key is revoked.
     refused_revoked,
     /// Operations refused because the key is unavailable.

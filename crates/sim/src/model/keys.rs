@@ -55,6 +55,8 @@ struct Node {
     started: u64,
     calls: BTreeMap<(AccountId, Provider), Vec<Answered>>,
     under_way: BTreeMap<(AccountId, Provider), u32>,
+    /// Since when an account is told of as revoked.
+    told: BTreeMap<AccountId, Duration>,
     /// Calls to the store that failed.
     store_failures: Vec<Moment>,
     /// When its wall clock was set back, or its clocks jumped at all.
@@ -144,6 +146,21 @@ impl Keys {
         if sent.seq >= node.started {
             node.calls.entry(key).or_default().push(Answered { sent, answered, verdict });
         }
+    }
+
+    /// A node tells that an account is revoked since then, or no longer is.
+    pub(crate) fn revocation_told(&mut self, node: usize, account: AccountId, since: Option<Duration>) {
+        let told = &mut self.nodes.entry(node).or_default().told;
+        match since {
+            Some(since) => told.insert(account, since),
+            None => told.remove(&account),
+        };
+    }
+
+    /// Whether a node has told before this that an account is revoked, so that whoever is to obey it has.
+    pub(crate) fn is_revoked_since(&self, node: usize, account: AccountId, at: Duration) -> bool {
+        let told = self.nodes.get(&node).and_then(|node| node.told.get(&account));
+        told.is_some_and(|since| *since + SETTLES_WITHIN < at)
     }
 
     pub(crate) fn store_failed(&mut self, node: usize, now: Moment) {
