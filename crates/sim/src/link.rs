@@ -14,7 +14,8 @@ use std::{
 use async_trait::async_trait;
 use cofferdam_crypto::{Aek, KeyId, Provider, WrappedKey};
 use cofferdam_vault::{
-    KeyProperties, KeyVault, PublicKeyAnswer, Reauthenticating, VaultError, VaultErrorKind, WrapContext, testing::TokioClock,
+    KeyProperties, KeyVault, PublicKeyAnswer, Reauthenticating, VaultError, VaultErrorKind, WrapContext,
+    testing::TokioClock,
 };
 
 use crate::{

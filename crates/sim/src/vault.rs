@@ -9,8 +9,8 @@ use std::{
 use async_trait::async_trait;
 use cofferdam_crypto::{Aek, KeyId, WrapAlgorithm, WrappedKey, kw::Kek};
 use cofferdam_vault::{
-    Entropy, KeyKind, KeyProperties, KeyState, KeyVault, PublicKeyAnswer, VaultError, VaultErrorKind, WrapContext,
-    testing::SeededEntropy,
+    Entropy, KeyKind, KeyProperties, KeyState, KeyVault, PublicKeyAnswer, VaultError, VaultErrorKind,
+    WrapContext, testing::SeededEntropy,
 };
 
 /// How a KEK is, by its owner's will.

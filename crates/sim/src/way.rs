@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use cofferdam_crypto::{Aek, KeyId, WrappedKey};
 use cofferdam_vault::{
-    Clock, Credential, CredentialError, KeyProperties, KeyVault, PublicKeyAnswer, Timestamp, VaultError, VaultErrorKind,
-    WrapContext, testing::TokioClock,
+    Clock, Credential, CredentialError, KeyProperties, KeyVault, PublicKeyAnswer, Timestamp, VaultError,
+    VaultErrorKind, WrapContext, testing::TokioClock,
 };
 use tokio::time::sleep;
 
