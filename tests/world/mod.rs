@@ -21,9 +21,9 @@ use cofferdam::{
         EngineBuilder, EngineError, EngineErrorKind, FaultyFile, Outcome, PutReceipt,
     },
     vault::{
-        Clock, Executor, Inline, Job, KeyProperties, KeyVault, LocalVault, LocalVaultOptions, Principal, PublicKeyAnswer,
-        Threads, Timestamp, VaultError, VaultRegistry, WrapContext,
-        testing::{ManualClock, SeededEntropy, TokioClock},
+        Clock, Executor, Inline, Job, KeyProperties, KeyVault, LocalVault, LocalVaultOptions, Principal,
+        PublicKeyAnswer, Threads, Timestamp, VaultError, VaultRegistry, WrapContext,
+        testing::{ManualClock, PublishedRsaKeys, SeededEntropy, TokioClock},
     },
 };
 use tempfile::TempDir;
@@ -99,7 +99,9 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let (clock, entropy) = (Arc::new(TokioClock::new()), Arc::new(SeededEntropy::new(seed)));
         let vault = async |name: &str| {
-            let options = LocalVaultOptions::new(clock.clone(), entropy.clone()).executor(Arc::new(Inline));
+            let options = LocalVaultOptions::new(clock.clone(), entropy.clone())
+                .executor(Arc::new(Inline))
+                .rsa_keys(Arc::new(PublishedRsaKeys::default()));
             LocalVault::create(dir.path().join(format!("{name}.vault")), name, options).await.unwrap()
         };
         let (service, customer) = (vault("service").await, vault("customer").await);

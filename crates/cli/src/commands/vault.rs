@@ -53,6 +53,7 @@ impl fmt::Display for Switched {
 #[derive(Serialize)]
 struct Listed {
     key_id: KeyId,
+    kind: String,
     state: &'static str,
     created: Time,
     recoverable: bool,
@@ -61,7 +62,7 @@ struct Listed {
 
 impl fmt::Display for Listed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.key_id, self.state, self.created)?;
+        write!(f, "{} {} {} {}", self.key_id, self.kind, self.state, self.created)?;
         if self.latest {
             f.write_str(" latest")?;
         }
@@ -75,9 +76,9 @@ impl fmt::Display for Listed {
 pub(super) async fn run(home: &Home, command: Vault, output: &mut Output) -> Result<(), CliError> {
     let vault = home.customer_vault().await?;
     match command {
-        Vault::CreateKey { name, not_recoverable } => {
+        Vault::CreateKey { name, kind, not_recoverable } => {
             let recovery = if not_recoverable { Recovery::Off } else { Recovery::default() };
-            let key_id = vault.create_key_with(&name, recovery).await?;
+            let key_id = vault.create_key_of(&name, kind, recovery).await?;
             output.emit(&Key { key_id })
         }
         Vault::NewVersion { name } => output.emit(&Key { key_id: vault.new_version(&name).await? }),
@@ -114,6 +115,7 @@ fn listed(key: KeyInfo) -> Vec<Listed> {
     let latest = key.versions.iter().rposition(|v| v.state != KeyState::Deleted);
     let version = |(at, version): (usize, cofferdam_vault::VersionInfo)| Listed {
         key_id: version.key_id,
+        kind: key.kind.to_string(),
         state: state_name(version.state),
         created: Time(version.created_at),
         recoverable,
