@@ -4,7 +4,12 @@
 //! and say no; clocks jump, disks lose what was not synced, processes end at any await. A model knows what was
 //! acknowledged and what every vault truly answered, and holds the house to its promises after every step. Time is
 //! tokio's paused clock and randomness is the seed's, so that ten minutes take milliseconds, and a run repeats to the
-//! last event, in any process on any machine: what is found once is found again.
+//! last event, in any process on any machine: what is found once is found again. Wraps under RSA keys differ from run to
+//! run; what happens does not.
+//!
+//! What a scenario leaves open is drawn: how many calls vaults take, which of them refuse at half of what they publish,
+//! whether hundreds of accounts share one vault, which KEKs are RSA and which accounts write only, which nodes
+//! have a hot cache.
 //!
 //! ```
 //! use std::time::Duration;
