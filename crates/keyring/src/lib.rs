@@ -11,6 +11,10 @@ mod error;
 mod event;
 pub mod machine;
 mod records;
+#[cfg(not(cofferdam_shuttle))]
+mod rt;
+#[cfg(cofferdam_shuttle)]
+pub mod rt;
 mod salts;
 mod telemetry;
 

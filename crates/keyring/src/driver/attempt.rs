@@ -11,12 +11,12 @@ use cofferdam_crypto::{
 };
 use cofferdam_vault::{KeyVault, Meaning, VaultError, VaultErrorKind, WrapContext};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::time::timeout;
 
 use super::{desk::Ticket, live::Material, seats::Claim, task::Task};
 use crate::{
     Fault, KeyError, KeyRecord, RecordError, What,
     machine::{Alarm, Attempt, Effect, Event},
+    rt::timeout,
     telemetry,
 };
 

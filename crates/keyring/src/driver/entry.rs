@@ -4,17 +4,12 @@
 //! that decides it; no lock is held across an await; a retired entry has no task and leaves the map; one that
 //! somebody holds and has found in use is not retired: who retires it counts its holders, under the desk's lock.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-    atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
-};
+use std::sync::{Arc, PoisonError, TryLockError};
 
-use arc_swap::ArcSwapOption;
 #[cfg(cofferdam_planted)]
 use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{AccountId, Epoch, KeyScope, Provider};
 use cofferdam_vault::{Clock, Timestamp};
-use tokio::sync::{Notify, watch};
 
 use super::{
     KeyStatus, Shared,
@@ -25,6 +20,11 @@ use super::{
 use crate::{
     Fault, KeyError,
     machine::{Event, KeyState, Serving, step},
+    rt::{
+        ArcSwapOption, Mutex, MutexGuard, Notify,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        watch,
+    },
 };
 
 /// Whether the key was used since the task last looked.
@@ -139,7 +139,7 @@ impl Entry {
             }
             #[cfg(cofferdam_planted)]
             if is_planted(Bug::NoSingleFlight) {
-                tokio::spawn(task::Task::extra(shared.clone(), self.clone()).ask_alone());
+                crate::rt::spawn(task::Task::extra(shared.clone(), self.clone()).ask_alone());
             }
             round_ended.await;
         }

@@ -12,13 +12,14 @@ use std::{
 use cofferdam_crypto::{Aek, Epoch, KeyCheckValue, KeyScope, RecordKey, Sealer, WrappedAek};
 
 use super::entry::Entry;
-use crate::machine::Bounds;
+use crate::{machine::Bounds, rt::Counted};
 
 /// What is kept of an AEK: never the AEK itself.
 pub(super) struct Material {
     sealer: Sealer,
     record_key: RecordKey,
     check: KeyCheckValue,
+    _counted: Counted,
 }
 
 impl Material {
@@ -28,6 +29,7 @@ impl Material {
             sealer: Sealer::new(aek, record.scope),
             record_key: RecordKey::derive(aek, &record.scope),
             check: record.check,
+            _counted: Counted::new(),
         }
     }
 

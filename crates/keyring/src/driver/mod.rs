@@ -24,7 +24,6 @@ use std::{fmt, sync::Arc};
 
 use cofferdam_crypto::{AccountId, Epoch, KeyId, Provider, SaltSource};
 use cofferdam_vault::{Clock, Entropy, Timestamp, VaultErrorKind, VaultRegistry};
-use tokio::sync::{broadcast, watch};
 
 pub use self::live::LiveKey;
 use self::{
@@ -33,7 +32,11 @@ use self::{
     seats::{Claim, Claimed, Seats},
     signal::{Count, Flag},
 };
-use crate::{KeyError, KeyEvent, KeyRecords, KeyState, Policy, Salts, telemetry};
+use crate::{
+    KeyError, KeyEvent, KeyRecords, KeyState, Policy, Salts,
+    rt::{broadcast, watch},
+    telemetry,
+};
 
 /// How many events a slow listener can be behind before it misses some.
 const EVENTS_KEPT: usize = 1024;

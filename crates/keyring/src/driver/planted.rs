@@ -11,7 +11,10 @@ use cofferdam_vault::{Clock, KeyProperties, KeyVault, Timestamp, VaultError, Wra
 use tokio::time::Instant;
 
 use super::{Shared, entry::Entry, live::Material, task::Task};
-use crate::machine::{Attempt, Event, Jitter};
+use crate::{
+    machine::{Attempt, Event, Jitter},
+    rt::spawn,
+};
 
 /// A clock that stops while the machine is suspended: [`Bug::MonotonicClock`].
 #[derive(Debug)]
@@ -98,7 +101,7 @@ impl KeyVault for Outliving {
             attempt: self.attempt,
             of: self.of.iter().find(|of| of.scope == context.scope).cloned(),
         };
-        tokio::spawn(async move {
+        spawn(async move {
             let answer = vault.unwrap_key(&wrapped, &context).await;
             if let Err(Ok(aek)) = give.send(answer) {
                 late.deliver(&aek).await;

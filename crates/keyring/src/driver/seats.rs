@@ -15,13 +15,14 @@
 use std::{
     collections::BTreeMap,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, PoisonError, Weak},
 };
 
-use tokio::sync::{Notify, futures::Notified};
-
 use super::entry::Entry;
-use crate::machine::Recovery;
+use crate::{
+    machine::Recovery,
+    rt::{Mutex, MutexGuard, Notified, Notify},
+};
 
 /// How many keys are looked at for one seat, at most: those were used since they were ranked, and are ranked
 /// anew. So the work for one seat is bounded, also where every key is in use all the time.

@@ -3,11 +3,7 @@
 //! Invariants: `live` follows the machine in the same step, under the desk's lock; events are told once the lock
 //! is released.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use cofferdam_crypto::{
     Epoch,
@@ -24,6 +20,7 @@ use super::{
 use crate::{
     KeyError, KeyEvent, KeyRecord, What,
     machine::{Bounds, Effect, Event, step},
+    rt::{self, atomic::Ordering},
     telemetry::{self, HeldIn},
 };
 
@@ -280,6 +277,7 @@ impl Entry {
     /// Puts the entry out of use if it rests and only `holders` hold it. Who looks it up from now on finds it
     /// retired.
     fn retire(self: &Arc<Self>, desk: &mut Desk, holders: usize) -> bool {
+        rt::point();
         let unused = Arc::strong_count(self) <= holders && self.state.receiver_count() == 0;
         desk.retired |= unused && !desk.running && desk.machine.is_at_rest();
         desk.retired

@@ -16,7 +16,6 @@ use std::{
 };
 
 use cofferdam_crypto::Epoch;
-use tokio::time::sleep;
 
 use super::{
     Shared,
@@ -27,6 +26,7 @@ use super::{
 use crate::{
     Fault, KeyError, KeyEvent,
     machine::{Effect, Event, Jitter},
+    rt::{self, sleep},
 };
 
 pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -41,7 +41,7 @@ pub(super) struct Task {
 /// Starts the task; the caller has marked the entry as running.
 pub(super) fn spawn(shared: Arc<Shared>, entry: Arc<Entry>) {
     shared.tasks.add();
-    tokio::spawn(run(Task { shared, entry, ended: false }));
+    rt::spawn(run(Task { shared, entry, ended: false }));
 }
 
 #[cfg(test)]
