@@ -16,6 +16,7 @@ use tokio::{
 
 use crate::{
     dice::Dice,
+    model::Use,
     operation::{Operation, Request},
     site::{Seat, Site},
 };
@@ -133,11 +134,12 @@ pub(crate) fn block(number: u64) -> BlockId {
 }
 
 /// Notes what an engine tells of its keys.
-pub(crate) async fn listen(site: Site, node: usize, mut events: Receiver<KeyEvent>) {
+pub(crate) async fn listen(site: Site, node: usize, clock: Arc<TokioClock>, mut events: Receiver<KeyEvent>) {
     let hub = &site.hub;
     loop {
         match events.recv().await {
             Ok(event) => {
+                let now = hub.moment(&clock);
                 let mut state = hub.state();
                 if matches!(event.what, What::Changed { .. }) {
                     state.counts.state_changes += 1;
@@ -147,11 +149,13 @@ pub(crate) async fn listen(site: Site, node: usize, mut events: Receiver<KeyEven
                 let mut judged = Ok(());
                 if let What::Changed { to, .. } = what {
                     if to == KeyState::Grace {
-                        judged = state.keys.judge_grace(node, account, provider);
+                        let vault = state.vaults.get(&account).copied().unwrap_or_default();
+                        let of = Use { node, account, vault, begun: now, ended: now };
+                        judged = state.keys.judge_grace(&of, provider, &state.budgets);
                     }
                     if provider == Provider::Customer {
-                        let now = hub.at();
-                        state.keys.revocation_told(node, account, (to == KeyState::Revoked).then_some(now));
+                        let revoked = (to == KeyState::Revoked).then_some(now.at);
+                        state.keys.revocation_told(node, account, revoked);
                     }
                 }
                 drop(state);

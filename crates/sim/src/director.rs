@@ -16,7 +16,6 @@ use crate::{
     drawn::Drawn,
     hub::Hub,
     meter::Meter,
-    model::Keys,
     node::Node,
     set_up::key_id,
     site::{House, Site},
@@ -57,7 +56,7 @@ impl Director {
     pub(crate) async fn run(scenario: Scenario, seed: u64, mut dice: Dice) -> Report {
         let drawn = Drawn::of(&scenario, &mut dice);
         let trace = Trace::new(scenario.keep_trace);
-        let hub = Hub::new(trace, Keys::new(drawn.policy.clone()), Weather::default());
+        let hub = Hub::new(trace, &drawn.policy, Weather::default());
         hub.note(format_args!("seed {seed}: {drawn:?}"));
         let service = House::new(0, (scenario.vaults)(dice.roll()), Meter::without_limit());
         let site = Site {
@@ -70,6 +69,7 @@ impl Director {
             tenants: Vec::new(),
             policy: drawn.policy.clone(),
             buffer: drawn.buffer,
+            budget: drawn.budget(scenario.nodes),
             hot: Arc::new(drawn.hot.clone()),
             // Once there are accounts.
             clients: 0,
@@ -378,7 +378,7 @@ impl Director {
         let mut state = hub.state();
         state.counts.clock_jumps += 1;
         state.keys.clock_jumped(node.number, now, how == 2);
-        state.budgets.start_over(node.number);
+        state.budgets.clock_jumped(node.number);
     }
 
     fn end_a_process(&mut self) {

@@ -1,8 +1,9 @@
 //! What a seed makes of what its scenario leaves open.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use cofferdam_keyring::Policy;
+use cofferdam_vault::VaultBudget;
 
 use crate::{Scenario, dice::Dice, meter::WINDOW};
 
@@ -48,9 +49,10 @@ impl Drawn {
         Self { policy, buffer, duration, crowd, limit, rsa, hot }
     }
 
-    /// What one node may ask of one vault in a window: half the limit is everybody's, as by default.
-    pub(crate) fn budget(&self, nodes: usize) -> Option<u32> {
-        Some((self.limit? / 2 / nodes.max(1) as u32).max(1))
+    /// What one process may ask of one customer's vault: of its share of the limit, a half.
+    pub(crate) fn budget(&self, nodes: usize) -> Option<VaultBudget> {
+        let share = self.limit? / nodes.max(1) as u32;
+        Some(VaultBudget::of_limit(NonZeroU32::new(share).unwrap_or(NonZeroU32::MIN)))
     }
 }
 

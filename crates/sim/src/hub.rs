@@ -4,11 +4,14 @@
 //! is kept and ends the run. Not its job: to decide what is a violation (`model`).
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use cofferdam_crypto::AccountId;
+use cofferdam_keyring::Policy;
 use cofferdam_vault::{Clock, Timestamp, testing::TokioClock};
 use tokio::{sync::Notify, time::Instant};
 
@@ -33,6 +36,8 @@ pub(crate) struct State {
     pub(crate) counts: Counts,
     pub(crate) keys: Keys,
     pub(crate) budgets: Budgets,
+    /// Which vault each account's own key is in.
+    pub(crate) vaults: BTreeMap<AccountId, usize>,
     pub(crate) blocks: Blocks,
     pub(crate) weather: Weather,
     /// The disk has no power: everything is to be started again.
@@ -61,13 +66,15 @@ struct Inner {
 }
 
 impl Hub {
-    pub(crate) fn new(trace: Trace, keys: Keys, weather: Weather) -> Self {
+    pub(crate) fn new(trace: Trace, policy: &Policy, weather: Weather) -> Self {
+        let (keys, budgets) = (Keys::new(policy.clone()), Budgets::new(policy.clone()));
         let state = State {
             seq: 0,
             trace,
             counts: Counts::default(),
             keys,
-            budgets: Budgets::default(),
+            budgets,
+            vaults: BTreeMap::new(),
             blocks: Blocks::default(),
             weather,
             power_lost: false,

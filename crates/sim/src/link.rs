@@ -79,7 +79,7 @@ impl Call<'_> {
             Verdict::Outage(kind @ VaultErrorKind::Throttled { .. }) => {
                 state.counts.throttled += 1;
                 state.counts.vault_outages += 1;
-                state.budgets.throttled(*node, *vault, answered, kind);
+                state.budgets.throttled(*node, *vault, (self.sent, answered), kind);
             }
             _ => state.counts.vault_outages += 1,
         }

@@ -132,7 +132,12 @@ impl Node {
         };
         let registry = VaultRegistry::new(link(&site.service));
         site.tenants.iter().fold(registry, |registry, (principal, house)| {
-            registry.with_customer(principal.clone(), link(house))
+            let vault = link(house);
+            let registry = match site.budget {
+                Some(budget) => registry.with_budget(&vault, budget),
+                None => registry,
+            };
+            registry.with_customer(principal.clone(), vault)
         })
     }
 
@@ -223,7 +228,7 @@ impl Life {
         };
         *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(engine.clone());
         let (mut tasks, mut listeners) = (JoinSet::new(), JoinSet::new());
-        listeners.spawn(client::listen(self.site.clone(), self.node, engine.events()));
+        listeners.spawn(client::listen(self.site.clone(), self.node, self.clock.clone(), engine.events()));
         for number in 0..self.site.clients {
             let client = Client {
                 node: self.node,

@@ -102,7 +102,7 @@ impl Operation<'_> {
             open.crashed = false;
             return;
         };
-        let of = Use { node: self.node, account: self.seat.id, begun, ended };
+        let of = self.use_of(begun, ended);
         let told = match &reply {
             Ok(Reply::Usable) => String::new(),
             Ok(Reply::Put(outcome)) => format!("{outcome:?}"),
@@ -125,6 +125,10 @@ impl Operation<'_> {
             &of,
             matches!(reply, Ok(Reply::Put(Outcome::Stored) | Reply::Got(_) | Reply::Usable)),
         );
+    }
+
+    fn use_of(&self, begun: Moment, ended: Moment) -> Use {
+        Use { node: self.node, account: self.seat.id, vault: self.seat.vault, begun, ended }
     }
 
     /// Tells the model of the writes before they begin, and makes their bytes.
@@ -194,7 +198,9 @@ impl Operation<'_> {
                 match outcome {
                     Outcome::Buffered => {
                         hub.state().counts.buffered += blocks;
-                        let judged = hub.state().keys.judge_buffered(of);
+                        let state = hub.state();
+                        let judged = state.keys.judge_buffered(of, &state.budgets);
+                        drop(state);
                         hub.check(judged);
                         self.judge_use(of, Provider::Service);
                         self.judge_recovered(of, "a write was buffered");
@@ -286,7 +292,7 @@ impl Operation<'_> {
     fn judge_use(&self, of: &Use, provider: Provider) {
         let hub = &self.site.hub;
         let mut state = hub.state();
-        let judged = state.keys.judge_use(of, provider);
+        let judged = state.keys.judge_use(of, provider, &state.budgets);
         if let Ok(age) = judged {
             state.counts.oldest_used = state.counts.oldest_used.max(age);
             if let Some(kek) = &self.seat.kek
@@ -408,10 +414,13 @@ impl Operation<'_> {
         // A renewal that hangs is given up after a while of its own.
         let tokens = fair_since(&self.site.token_service)? + TOKEN_GIVEN_UP_WITHIN;
         let service = fair_since(&self.site.service_kek)?.max(tokens);
-        let takes_calls = |vault| state.budgets.throttled_until(self.node, vault);
-        let service = service.max(takes_calls(0));
+        let settled = |vault| state.budgets.settled_by(self.node, vault);
+        let service = service.max(settled(0));
         let own = match &self.seat.kek {
-            Some(kek) => fair_since(kek)?.max(tokens).max(takes_calls(self.seat.vault)),
+            Some(kek) => {
+                let fair = fair_since(kek)?.max(tokens).max(settled(self.seat.vault));
+                fair + state.budgets.queue(self.seat.vault)
+            }
             None => service,
         };
         let recovered = state.keys.recovered_at(service, own);
@@ -423,14 +432,18 @@ impl Operation<'_> {
         let hub = &self.site.hub;
         let state = hub.state();
         let took = of.ended.at.saturating_sub(of.begun.at);
-        let mut limit = state.keys.longest_wait(of) + 20 * SLOWEST;
+        let queue = state.budgets.queue(self.seat.vault);
+        let throttled = [0, self.seat.vault]
+            .into_iter()
+            .any(|vault| state.budgets.throttled_of_late(self.node, vault, of.ended));
+        let mut limit = state.keys.longest_wait(of) + 20 * SLOWEST + queue;
         let jumped = state.keys.jumped_since(self.node, of.begun);
         // Nobody else's vault holds it up.
         if succeeded && self.recovered_at(&state, of).is_some_and(|recovered| recovered < of.begun.at) {
-            limit = limit.min(30 * SLOWEST);
+            limit = limit.min(30 * SLOWEST + queue);
         }
         drop(state);
-        if took > limit && !jumped {
+        if took > limit && !jumped && !throttled {
             let what = format!("an operation of {} on node {} took {took:?}", self.seat.name, self.node);
             hub.fail(Check::Waiting, what);
         }

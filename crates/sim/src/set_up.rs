@@ -4,7 +4,7 @@ use std::{sync::Arc, sync::PoisonError, time::Duration};
 
 use cofferdam_crypto::{KeyId, rsa::RsaSize};
 use cofferdam_store::{AccountKey, AccountName, Engine};
-use cofferdam_vault::{KeyKind, Principal};
+use cofferdam_vault::{KeyKind, Principal, VaultBudget};
 
 use crate::{
     director::{CLOSES_WITHIN, Director},
@@ -45,12 +45,27 @@ impl Director {
             made.push(self.make(&engine, plan).await?);
         }
         self.site.seats = Arc::new(made);
+        self.tell_of_budgets();
         drop(engine);
         self.nodes[0].crash(&self.site.hub);
         self.site.houses().for_each(|house| house.meter().set_open(false));
         self.site.clients = self.scenario.clients;
         (0..self.nodes.len()).for_each(|number| self.start(number));
         Ok(())
+    }
+
+    /// From here on it is judged who asks which vault how often. An account is made without a turn.
+    fn tell_of_budgets(&self) {
+        let mut state = self.site.hub.state();
+        let default = VaultBudget::default();
+        let all = self.site.seats.len() as u32;
+        state.budgets.set(0, all, default.budget(), default.limit());
+        let budget = self.site.budget.unwrap_or_default();
+        for (_, house) in &self.site.tenants {
+            let accounts = self.site.seats.iter().filter(|seat| seat.vault == house.number).count();
+            state.budgets.set(house.number, accounts as u32, budget.budget(), budget.limit());
+        }
+        state.vaults = self.site.seats.iter().map(|seat| (seat.id, seat.vault)).collect();
     }
 
     async fn first_engine(&mut self) -> Result<Engine, String> {

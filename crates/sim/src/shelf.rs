@@ -133,9 +133,10 @@ impl Shelf {
             state.counts.drained += 1;
             let judged = state.blocks.judge_drained(account, id, meta.version.number());
             // It was opened under the one key and sealed under the other.
-            let of = Use { node: self.node, account, begun: sealed_at, ended: sealed_at };
-            let used = state.keys.judge_use(&of, Provider::Customer);
-            let opened = state.keys.judge_use(&of, Provider::Service);
+            let vault = state.vaults.get(&account).copied().unwrap_or_default();
+            let of = Use { node: self.node, account, vault, begun: sealed_at, ended: sealed_at };
+            let used = state.keys.judge_use(&of, Provider::Customer, &state.budgets);
+            let opened = state.keys.judge_use(&of, Provider::Service, &state.budgets);
             drop(state);
             self.hub.check(judged.and(used.map(drop)).and(opened.map(drop)));
         }

@@ -9,7 +9,7 @@ use std::{
 use cofferdam_crypto::{AccountId, KeyId};
 use cofferdam_keyring::Policy;
 use cofferdam_store::AccountName;
-use cofferdam_vault::Principal;
+use cofferdam_vault::{Principal, VaultBudget};
 use tokio::sync::Notify;
 
 use crate::{SimVault, hub::Hub, meter::Meter};
@@ -77,6 +77,8 @@ pub(crate) struct Site {
     pub(crate) tenants: Vec<(Principal, House)>,
     pub(crate) policy: Policy,
     pub(crate) buffer: (Duration, u64),
+    /// What a process may ask of each customer's vault, where it is not what it is by default.
+    pub(crate) budget: Option<VaultBudget>,
     /// How many bytes each node's hot cache holds, if it has one.
     pub(crate) hot: Arc<Vec<Option<u64>>>,
     pub(crate) clients: usize,

@@ -5,13 +5,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
-use arc_swap::ArcSwap;
 use cofferdam_crypto::{AccountId, Provider};
 
 use super::entry::Entry;
+use crate::rt::{ArcSwap, Mutex};
 
 const SHARDS: usize = 256;
 

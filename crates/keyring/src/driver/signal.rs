@@ -3,9 +3,10 @@
 //! Guarantees: who waits misses nothing, and is woken in the order of waiting, so that a run under a simulator
 //! repeats: `tokio::sync::watch` would wake in a random order.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-use tokio::sync::Notify;
+use crate::rt::{
+    Notify,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
 
 /// Is raised once and stays up.
 #[derive(Default)]

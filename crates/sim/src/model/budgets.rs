@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
 
+use cofferdam_keyring::Policy;
 use cofferdam_vault::VaultErrorKind;
 
 use super::Judged;
@@ -21,26 +22,99 @@ struct Asked {
     not_before: Option<(Duration, Duration)>,
     /// Until when it is known to have refused calls because of its limit.
     throttled: Option<Duration>,
+    /// When the last of those was sent.
+    refused: Option<Moment>,
+}
+
+/// What is set for a vault.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    /// How many accounts each process has there.
+    accounts: u32,
+    /// How many calls a process plans with in a window.
+    budget: u32,
+    limit: u32,
+}
+
+impl Terms {
+    /// How many calls each refresh of all accounts within this time takes of a window.
+    fn needed(&self, within: Duration) -> u32 {
+        (u128::from(self.accounts) * WINDOW.as_nanos()).div_ceil(within.as_nanos().max(1)) as u32
+    }
+
+    /// How many calls a process may send in a window: more than its budget only where that does not do.
+    fn most(&self, policy: &Policy) -> u32 {
+        self.needed(policy.ceiling()).clamp(self.budget, self.limit)
+    }
 }
 
 /// What all processes ask of all vaults, by node and vault.
 #[derive(Debug, Default)]
 pub(crate) struct Budgets {
-    /// How many calls in a window, for each vault that has a budget; and how many while the alarm stands.
-    limits: BTreeMap<usize, (u32, u32)>,
+    policy: Policy,
+    terms: BTreeMap<usize, Terms>,
     asked: BTreeMap<(usize, usize), Asked>,
-    /// Vaults whose process has said that its budget does not do.
-    alarmed: BTreeMap<(usize, usize), bool>,
 }
 
 impl Budgets {
-    /// What each process may ask of this vault: in general, and once it has raised the alarm.
-    pub(crate) fn set(&mut self, vault: usize, budget: u32, most: u32) {
-        self.limits.insert(vault, (budget, most));
+    pub(crate) fn new(policy: Policy) -> Self {
+        Self { policy, ..Self::default() }
     }
 
-    /// The node's process is a new one, or its clocks jumped.
-    pub(crate) fn start_over(&mut self, node: usize) {
+    /// What each process may ask of a vault that so many accounts are at. Judged from here on.
+    pub(crate) fn set(&mut self, vault: usize, accounts: u32, budget: u32, limit: u32) {
+        self.terms.insert(vault, Terms { accounts, budget, limit });
+    }
+
+    /// How late a process may refresh keys of this vault at the most, as it stands.
+    pub(crate) fn pace(&self, node: usize, vault: usize) -> Duration {
+        let (refresh, ceiling) = (self.policy.refresh(), self.policy.ceiling());
+        let Some(terms) = self.terms.get(&vault) else { return refresh };
+        if self.throttled_until(node, vault) > Duration::ZERO {
+            return ceiling;
+        }
+        // A twentieth to spare.
+        let all = WINDOW * terms.accounts * 21 / 20 / terms.budget.max(1);
+        all.clamp(refresh, ceiling)
+    }
+
+    /// How long somebody may wait for a turn at the most, if the vault refuses nothing.
+    pub(crate) fn queue(&self, vault: usize) -> Duration {
+        let Some(terms) = self.terms.get(&vault) else { return Duration::ZERO };
+        // Each account asks a few times where its key is denied, or fails.
+        WINDOW * (4 * terms.accounts / terms.budget.max(1))
+    }
+
+    /// By when a process that was refused calls has made those that it owes, as it dares to make ever more.
+    pub(crate) fn settled_by(&self, node: usize, vault: usize) -> Duration {
+        let until = self.throttled_until(node, vault);
+        match self.terms.get(&vault) {
+            Some(terms) if until > Duration::ZERO => {
+                let step = f64::from((terms.limit / 50).max(1));
+                let windows = (4.0 * f64::from(terms.accounts) / step).sqrt() as u32 + 2;
+                until + WINDOW * windows
+            }
+            _ => until,
+        }
+    }
+
+    /// The latest of these, of all nodes and vaults.
+    pub(crate) fn all_settled_by(&self) -> Duration {
+        let settled =
+            self.asked.keys().map(|&(node, vault)| self.settled_by(node, vault) + self.queue(vault));
+        settled.max().unwrap_or_default()
+    }
+
+    /// Whether the vault has refused a call of this node of late, which says the same of all keys there.
+    pub(crate) fn throttled_of_late(&self, node: usize, vault: usize, now: Moment) -> bool {
+        let window = self.policy.retry_max().max(self.policy.ceiling()) + self.policy.call_timeout();
+        let sent = self.asked.get(&(node, vault)).and_then(|asked| asked.refused);
+        // Known for that long, and then the failure that it stands for as long.
+        sent.is_some_and(|sent| now.clock.since(&sent.clock) < 2 * window)
+    }
+
+    /// The node's clocks jumped: its windows start anew.
+    pub(crate) fn clock_jumped(&mut self, node: usize) {
         for ((of, _), asked) in &mut self.asked {
             if *of == node {
                 asked.calls.clear();
@@ -49,9 +123,19 @@ impl Budgets {
         }
     }
 
+    /// The node's process is a new one.
+    pub(crate) fn start_over(&mut self, node: usize) {
+        for ((of, _), asked) in &mut self.asked {
+            if *of == node {
+                asked.calls.clear();
+                asked.not_before = None;
+                (asked.throttled, asked.refused) = (None, None);
+            }
+        }
+    }
+
     pub(crate) fn call_begins(&mut self, node: usize, vault: usize, now: Moment) -> Judged {
-        let alarmed = self.alarmed.get(&(node, vault)).copied().unwrap_or_default();
-        let limit = self.limits.get(&vault).map(|(budget, most)| if alarmed { *most } else { *budget });
+        let limit = self.terms.get(&vault).map(|terms| terms.most(&self.policy));
         let asked = self.asked.entry((node, vault)).or_default();
         // Who begins a call in the moment of the answer has not heard of it.
         if let Some((said, until)) = asked.not_before
@@ -80,11 +164,19 @@ impl Budgets {
         }
     }
 
-    /// The vault refuses a call because of its limit.
-    pub(crate) fn throttled(&mut self, node: usize, vault: usize, now: Moment, kind: VaultErrorKind) {
+    /// The vault refuses a call that was sent then, because of its limit.
+    pub(crate) fn throttled(
+        &mut self,
+        node: usize,
+        vault: usize,
+        (sent, now): (Moment, Moment),
+        kind: VaultErrorKind,
+    ) {
         let VaultErrorKind::Throttled { retry_after } = kind else { return };
         let asked = self.asked.entry((node, vault)).or_default();
-        let until = now.at + retry_after.unwrap_or_default();
+        // No longer than between two tries at the most.
+        let until = now.at + retry_after.unwrap_or_default().min(self.policy.retry_max());
+        asked.refused = Some(sent);
         asked.throttled = Some(asked.throttled.map_or(until, |earlier| earlier.max(until)));
         if retry_after.is_some() && asked.not_before.is_none_or(|(_, earlier)| earlier < until) {
             asked.not_before = Some((now.at, until));
@@ -115,7 +207,7 @@ mod tests {
     #[test]
     fn a_process_asks_a_vault_as_often_in_a_window_as_its_budget_allows() {
         let mut budgets = Budgets::default();
-        budgets.set(1, 2, 3);
+        budgets.set(1, 5, 2, 3);
         for second in [0, 5] {
             assert_eq!(budgets.call_begins(0, 1, at(second)), Ok(()));
         }
@@ -124,15 +216,29 @@ mod tests {
         assert_eq!(checks(budgets.call_begins(0, 1, at(9))), Some(Check::Budget));
         budgets.start_over(0);
         assert_eq!(budgets.call_begins(0, 1, at(9)), Ok(()));
+        assert_eq!(budgets.pace(0, 1), Policy::default().refresh());
+    }
+
+    #[test]
+    fn who_needs_more_than_its_budget_at_the_ceiling_may_take_more_and_no_more_than_the_limit() {
+        let mut budgets = Budgets::default();
+        // At one refresh a minute, 5 calls in ten seconds.
+        budgets.set(1, 30, 4, 8);
+        budgets.set(2, 60, 4, 8);
+        assert!((0..5).all(|_| budgets.call_begins(0, 1, at(1)).is_ok()));
+        assert_eq!(checks(budgets.call_begins(0, 1, at(2))), Some(Check::Budget));
+        assert!((0..8).all(|_| budgets.call_begins(0, 2, at(1)).is_ok()));
+        assert_eq!(checks(budgets.call_begins(0, 2, at(2))), Some(Check::Budget));
+        assert_eq!(budgets.pace(0, 1), Policy::default().ceiling());
     }
 
     #[test]
     fn a_vault_that_said_how_long_to_wait_is_left_alone_for_that_long() {
         let mut budgets = Budgets::default();
-        budgets.set(1, 9, 9);
+        budgets.set(1, 1, 9, 9);
         let kind = VaultErrorKind::Throttled { retry_after: Some(Duration::from_secs(5)) };
-        budgets.throttled(0, 1, at(2), kind);
-        budgets.throttled(0, 1, at(3), VaultErrorKind::Throttled { retry_after: None });
+        budgets.throttled(0, 1, (at(1), at(2)), kind);
+        budgets.throttled(0, 1, (at(2), at(3)), VaultErrorKind::Throttled { retry_after: None });
         assert_eq!(budgets.call_begins(0, 1, at(2)), Ok(()), "it was begun before that was heard");
         assert_eq!(checks(budgets.call_begins(0, 1, at(6))), Some(Check::RetryAfter));
         assert_eq!(budgets.call_begins(1, 1, at(6)), Ok(()), "nobody told the other process");

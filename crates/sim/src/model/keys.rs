@@ -8,7 +8,7 @@ use cofferdam_crypto::{AccountId, KeyScope, Provider};
 use cofferdam_keyring::Policy;
 use cofferdam_vault::{Meaning, VaultErrorKind};
 
-use super::Judged;
+use super::{Budgets, Judged};
 use crate::{Check, hub::Moment};
 
 /// How long after a denial was seen an operation may still begin.
@@ -77,8 +77,17 @@ struct Row {
 pub(crate) struct Use {
     pub(crate) node: usize,
     pub(crate) account: AccountId,
+    /// The vault of its own key.
+    pub(crate) vault: usize,
     pub(crate) begun: Moment,
     pub(crate) ended: Moment,
+}
+
+impl Use {
+    /// The vault of its key of this provider.
+    fn vault_of(&self, provider: Provider) -> usize {
+        if provider == Provider::Service { 0 } else { self.vault }
+    }
 }
 
 /// All that is known of keys.
@@ -233,7 +242,12 @@ impl Keys {
     }
 
     /// Whether a key of this provider may have served an operation that succeeded; how old it was then.
-    pub(crate) fn judge_use(&self, of: &Use, provider: Provider) -> Result<Duration, (Check, String)> {
+    pub(crate) fn judge_use(
+        &self,
+        of: &Use,
+        provider: Provider,
+        budgets: &Budgets,
+    ) -> Result<Duration, (Check, String)> {
         let calls = self.calls(of.node, of.account, provider);
         let verified = calls
             .iter()
@@ -272,7 +286,8 @@ impl Keys {
             let limit = self.policy.usable_for();
             return Err((Check::Bounds, format!("{}: served at an age of {age:?}, past {limit:?}", who())));
         }
-        if age >= self.policy.unasked_for() && !self.failed_of_late(of, provider) {
+        let unasked_for = budgets.pace(of.node, of.vault_of(provider)) + self.policy.call_timeout();
+        if age >= unasked_for && !self.failed_of_late(of, provider, budgets) {
             let what = format!("{}: served at an age of {age:?} though nothing had failed", who());
             return Err((Check::Freshness, what));
         }
@@ -280,7 +295,11 @@ impl Keys {
     }
 
     /// Whether a key may have entered its grace: only since something failed, and never because its turn did not come.
-    pub(crate) fn judge_grace(&self, node: usize, account: AccountId, provider: Provider) -> Judged {
+    pub(crate) fn judge_grace(&self, of: &Use, provider: Provider, budgets: &Budgets) -> Judged {
+        let (node, account) = (of.node, of.account);
+        if [0, of.vault].into_iter().any(|vault| budgets.throttled_of_late(node, vault, of.ended)) {
+            return Ok(());
+        }
         let verified = |call: &&Answered| call.verdict == Verdict::Verified;
         let calls = self.calls(node, account, provider);
         let since = calls.iter().filter(verified).map(|call| call.sent.seq).max().unwrap_or_default();
@@ -298,10 +317,14 @@ impl Keys {
     }
 
     /// Whether this node has seen a failure that lets a key serve past its freshness.
-    fn failed_of_late(&self, of: &Use, provider: Provider) -> bool {
-        let recent = |sent: &Moment| {
-            sent.seq > of.begun.seq || of.begun.clock.since(&sent.clock) < self.policy.failure_window()
-        };
+    fn failed_of_late(&self, of: &Use, provider: Provider, budgets: &Budgets) -> bool {
+        // Where the refresh is stretched, so is the wait between two tries.
+        let retry = self.policy.retry_max().max(budgets.pace(of.node, of.vault_of(provider)));
+        let window = retry + self.policy.call_timeout();
+        let recent = |sent: &Moment| sent.seq > of.begun.seq || of.begun.clock.since(&sent.clock) < window;
+        if [0, of.vault].into_iter().any(|vault| budgets.throttled_of_late(of.node, vault, of.ended)) {
+            return true;
+        }
         let failed = |provider| {
             self.calls(of.node, of.account, provider)
                 .iter()
@@ -321,7 +344,7 @@ impl Keys {
     }
 
     /// Whether a write may have been buffered.
-    pub(crate) fn judge_buffered(&self, of: &Use) -> Judged {
+    pub(crate) fn judge_buffered(&self, of: &Use, budgets: &Budgets) -> Judged {
         let settled = |moment: Moment, within: Duration| moment.at + within < of.begun.at;
         if self.store_failed_since(of.node, of.begun, self.policy.failure_window()) {
             return Ok(());
@@ -337,7 +360,8 @@ impl Keys {
         }
         // Another node's, or an earlier process's: known after the next attempt that reads the record, which those do
         // that begin without a key.
-        let learnt = self.policy.retry_max() + 2 * self.policy.call_timeout() + SETTLES_WITHIN;
+        let turns = budgets.queue(of.vault);
+        let learnt = self.policy.retry_max() + 2 * self.policy.call_timeout() + SETTLES_WITHIN + turns;
         let calls = self.calls(of.node, of.account, Provider::Customer);
         let held = calls.iter().any(|call| {
             call.verdict == Verdict::Verified
