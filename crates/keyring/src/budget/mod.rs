@@ -137,13 +137,18 @@ impl Budget {
         u32::try_from(calls.div_ceil(self.ceiling.as_nanos().max(1))).unwrap_or(u32::MAX)
     }
 
+    /// Calls within 10 s that would be let through if the vault did not throttle.
+    fn wanted(&self) -> u32 {
+        let (budget, limit) = (self.settings.budget(), self.settings.limit());
+        if self.alarm { self.needed().clamp(budget, limit) } else { budget }
+    }
+
     /// Calls within 10 s that are let through.
     pub(crate) fn allowed(&self) -> u32 {
         if is_planted(Bug::BudgetIgnored) {
             return u32::MAX;
         }
-        let planned = self.planned();
-        if self.alarm { self.needed().clamp(planned, self.cap.max(planned)) } else { planned }
+        self.wanted().min(self.cap).max(1)
     }
 
     /// How often keys are refreshed.
@@ -219,14 +224,15 @@ impl Budget {
         // Once for each window: what was under way is answered alike.
         if self.lowered_at.is_none_or(|at| now.saturating_sub(at) >= VaultBudget::PER) {
             let (limit, allowed) = (self.settings.limit(), self.allowed());
-            self.cap = (allowed - allowed.div_ceil(10).saturating_mul(3)).clamp((limit / 100).max(1), limit);
+            let less = allowed.saturating_sub(allowed.div_ceil(10).saturating_mul(3));
+            self.cap = less.clamp((limit / 100).max(1), limit);
             (self.lowered_at, self.capped_at) = (Some(now), now);
         }
     }
 
-    /// When the last call was sent that the vault throttled, if that is less than `within` ago.
-    pub(crate) fn throttled_within(&self, within: Duration, now: Timestamp) -> Option<Timestamp> {
-        self.throttled.filter(|sent| now.since(sent) < within)
+    /// Whether the vault throttles: it did less than `within` ago, or what it left is less than is needed.
+    pub(crate) fn throttles(&self, within: Duration, now: Timestamp) -> bool {
+        self.throttled.is_some_and(|sent| now.since(&sent) < within) || self.cap < self.wanted()
     }
 
     /// How long the vault asked not to be called.

@@ -119,7 +119,7 @@ impl Lane {
                 None => {}
             }
             let now = self.hub.now();
-            let throttles = self.plan().budget.throttled_within(self.evidence, now).is_some();
+            let throttles = self.plan().budget.throttles(self.evidence, now);
             if kind == Kind::Held && (throttles || is_planted(Bug::BudgetOpensGrace)) {
                 let pause = self.plan().budget.pause(now.boot);
                 return Err(Throttled { retry_after: pause });
@@ -200,7 +200,7 @@ impl Lane {
 
     /// Whether the vault throttles, so that a key without a turn is known to be out of reach.
     pub(super) fn throttles(&self, now: Timestamp) -> bool {
-        self.plan().budget.throttled_within(self.evidence, now).is_some()
+        self.plan().budget.throttles(self.evidence, now)
     }
 
     /// How often its keys are refreshed.

@@ -98,7 +98,9 @@ impl Entry {
 
     /// Whether the account counts as in use at its vault.
     fn note_in_use(&self, desk: &mut Desk, shared: &Shared) {
-        let record = desk.record.as_ref().filter(|_| desk.machine.is_polled());
+        // A service's key that only a record was authenticated by is not refreshed.
+        let is_needed = desk.lent || self.provider == Provider::Customer;
+        let record = desk.record.as_ref().filter(|_| is_needed && desk.machine.is_polled());
         let of = record.and_then(|record| Some((shared.lanes.of(self.provider, record)?, record.keks())));
         match of {
             None => desk.in_use = None,

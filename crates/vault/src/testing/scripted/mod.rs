@@ -4,7 +4,7 @@ mod credential;
 mod script;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fmt,
     ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,7 +19,7 @@ use cofferdam_crypto::{
 };
 use tokio::time::Instant;
 
-use self::script::{Flapping, Script};
+use self::script::{Flapping, Limit, Script};
 pub use self::{
     credential::{ScriptedCredential, Token, TokenService},
     script::{Answer, Call, Outcome},
@@ -33,7 +33,7 @@ use crate::{
 /// An in-memory vault with real KEKs that does what a test scripts, and keeps count.
 ///
 /// The answer to a call is settled when the call is sent; the latency passes after that. Where several things
-/// that a test said apply, it is the first of: the next answers, what is said of the account, flapping, the
+/// that a test said apply, it is the first of: the next answers, what is said of the account, flapping, a limit, the
 /// credential, every n-th call, chance, what is said of the KEK, what is said of all.
 pub struct ScriptedVault {
     entropy: SeededEntropy,
@@ -162,6 +162,17 @@ impl ScriptedVault {
     /// From now on, of a hundred calls about so many are answered so, drawn from the seed. `None` ends that.
     pub fn answer_by_chance(&self, chance: Option<(u32, Answer)>) {
         self.lock().script.chance = chance;
+    }
+
+    /// From now on, the vault answers by throttling where more calls than this came within that time, the call
+    /// included, and names this time. `None` ends that.
+    pub fn throttle_above(&self, limit: Option<(usize, Duration, Option<Duration>)>) {
+        self.lock().script.limit = limit.map(|(most, within, retry_after)| Limit {
+            most,
+            within,
+            retry_after,
+            sent: VecDeque::new(),
+        });
     }
 
     /// From now on, the vault looks at this credential first, as its client presents it.
