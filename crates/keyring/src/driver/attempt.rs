@@ -305,15 +305,21 @@ impl Task {
             let message = format!("a wrapped key can't have {} bytes", wrapped.bytes.len());
             return Err((malformed(message).about(&wrapped.key_id), self.entry.now()));
         }
-        let given = asked.take_turn();
-        let mut turn = match given {
-            Some(turn) => turn,
-            None => match asked.lane.turn(asked.kind).await {
-                Ok(turn) => turn,
-                Err(throttled) => {
-                    return Err((not_asked(throttled).about(&wrapped.key_id), self.entry.now()));
-                }
-            },
+        let mut turn = loop {
+            let given = asked.take_turn();
+            let turn = match given {
+                Some(turn) => turn,
+                None => match asked.lane.turn(asked.kind).await {
+                    Ok(turn) => turn,
+                    Err(throttled) => {
+                        return Err((not_asked(throttled).about(&wrapped.key_id), self.entry.now()));
+                    }
+                },
+            };
+            // The vault may have asked for a pause since it was given: while the record was read, say.
+            if turn.stands() {
+                break turn;
+            }
         };
         let sent = self.entry.now();
         turn.send(sent);

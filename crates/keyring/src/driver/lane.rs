@@ -285,6 +285,12 @@ pub(super) struct Turn {
 }
 
 impl Turn {
+    /// Whether its call may be sent now: the vault asked for no pause since it was given.
+    pub(super) fn stands(&self) -> bool {
+        let now = self.lane.hub.now().boot;
+        self.lane.plan().budget.pause(now).is_zero() || is_planted(Bug::RetryAfterIgnored)
+    }
+
     /// Its call is sent now.
     pub(super) fn send(&mut self, now: Timestamp) {
         if !self.sent {
