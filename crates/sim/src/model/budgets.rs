@@ -105,12 +105,19 @@ impl Budgets {
         settled.max().unwrap_or_default()
     }
 
-    /// Whether the vault has refused a call of this node of late, which says the same of all keys there.
+    /// Whether the vault has refused a call of this node, and this may still ask less of it than it needs because of that:
+    /// that counts for all keys there as if they had been refused.
     pub(crate) fn throttled_of_late(&self, node: usize, vault: usize, now: Moment) -> bool {
+        let Some(refused) = self.asked.get(&(node, vault)).and_then(|asked| asked.refused) else {
+            return false;
+        };
         let window = self.policy.retry_max().max(self.policy.ceiling()) + self.policy.call_timeout();
-        let sent = self.asked.get(&(node, vault)).and_then(|asked| asked.refused);
-        // Known for that long, and then the failure that it stands for as long.
-        sent.is_some_and(|sent| now.clock.since(&sent.clock) < 2 * window)
+        // What it dares to ask grows by a fiftieth of the limit in each window.
+        let dares = self.terms.get(&vault).map_or(Duration::ZERO, |terms| {
+            WINDOW * (terms.most(&self.policy) / (terms.limit / 50).max(1) + 2)
+        });
+        // Known for that long, and then the failure that it stands for.
+        now.clock.since(&refused.clock) < dares.max(window) + window
     }
 
     /// The node's clocks jumped: its windows start anew.
