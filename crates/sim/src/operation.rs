@@ -4,7 +4,7 @@ use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
 use cofferdam_crypto::{BlockId, Provider};
-use cofferdam_keyring::RecordError;
+use cofferdam_keyring::{Fault, KeyError, RecordError};
 use cofferdam_store::{Account, BlockInfo, EngineError, Outcome, Place, StoreError, StoreErrorKind};
 use cofferdam_vault::testing::TokioClock;
 
@@ -200,6 +200,7 @@ impl Operation<'_> {
                         hub.state().counts.buffered += blocks;
                         let state = hub.state();
                         let judged = state.keys.judge_buffered(of, &state.budgets);
+                        let judged = judged.and(state.keys.judge_unavailable(of));
                         drop(state);
                         hub.check(judged);
                         self.judge_use(of, Provider::Service);
@@ -261,6 +262,12 @@ impl Operation<'_> {
             EngineError::KeyUnavailable { source, .. } => {
                 hub.state().counts.refused_unavailable += 1;
                 open.end(WriteEnd::Refused, seq);
+                if let KeyError::Unavailable { provider: Provider::Customer, fault, .. } = source
+                    && !matches!(fault, Fault::ServiceKey(_))
+                {
+                    let judged = hub.state().keys.judge_unavailable(of);
+                    hub.check(judged);
+                }
                 self.judge_recovered(of, &format!("an operation was refused: {source}"));
             }
             EngineError::BufferFull { .. } => {

@@ -69,6 +69,8 @@ checks! {
     Bounds = "bounds",
     /// Past its freshness, a key serves only while its vault is known to fail.
     Freshness = "freshness",
+    /// Until its grace ends, a key that was verified and not denied serves, whatever fails.
+    Grace = "grace",
     /// After a denial nothing succeeds until a verified unwrap that began after it.
     Denial = "denial",
     /// Only a confirmed denial is a revocation.

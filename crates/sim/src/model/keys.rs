@@ -294,6 +294,32 @@ impl Keys {
         Ok(age)
     }
 
+    /// Whether an operation may have gone without the account's own key, because that was unavailable.
+    pub(crate) fn judge_unavailable(&self, of: &Use) -> Judged {
+        let calls = self.calls(of.node, of.account, Provider::Customer);
+        let denied = calls.iter().any(|call| matches!(call.verdict, Verdict::Denied(_)));
+        let is_revoked = self.rows.get(&of.account).is_some_and(|row| row.set != Some(false));
+        if denied || is_revoked || self.jumped_since(of.node, of.begun) {
+            return Ok(());
+        }
+        let verified = calls
+            .iter()
+            .filter(|call| call.verdict == Verdict::Verified && call.answered.seq < of.begun.seq)
+            .max_by_key(|call| call.sent.seq);
+        match verified.map(|call| of.ended.clock.since(&call.sent.clock)) {
+            Some(age) if age < self.policy.usable_for() => {
+                let what = format!(
+                    "node {}: the key of {} was unavailable {age:?} after it was verified, though it may serve for {:?}",
+                    of.node,
+                    of.account,
+                    self.policy.usable_for()
+                );
+                Err((Check::Grace, what))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a key may have entered its grace: only since something failed, and never because its turn did not come.
     pub(crate) fn judge_grace(&self, of: &Use, provider: Provider, budgets: &Budgets) -> Judged {
         let (node, account) = (of.node, of.account);
