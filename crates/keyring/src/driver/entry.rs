@@ -6,9 +6,10 @@
 
 use std::sync::{Arc, PoisonError, TryLockError};
 
-#[cfg(cofferdam_planted)]
-use cofferdam_crypto::planted::{Bug, is_planted};
-use cofferdam_crypto::{AccountId, Epoch, KeyScope, Provider};
+use cofferdam_crypto::{
+    AccountId, Epoch, KeyScope, Provider,
+    planted::{Bug, is_planted},
+};
 use cofferdam_vault::{Clock, Timestamp};
 
 use super::{
@@ -141,7 +142,11 @@ impl Entry {
             if is_planted(Bug::NoSingleFlight) {
                 crate::rt::spawn(task::Task::extra(shared.clone(), self.clone()).ask_alone());
             }
-            round_ended.await;
+            if is_planted(Bug::ListensLate) {
+                self.round_ended.notified().await;
+            } else {
+                round_ended.await;
+            }
         }
     }
 
