@@ -1,9 +1,9 @@
-//! Defects planted on purpose, so that the simulator can show that it would find them.
+//! Defects planted on purpose, so that the simulator and the tests of schedules can show that they would find them.
 //!
 //! Guarantees: without `--cfg cofferdam_planted` there is none: [`is_planted`] is `false` when it is compiled, and
 //! what it guards is not in the program. With it, one defect at a time is active, on the thread that planted it.
 //!
-//! Not its job: to be used by anything but the simulator. A site is one line: `if is_planted(Bug::X) { .. }`.
+//! Not its job: to be used by anything but those. A site is one line: `if is_planted(Bug::X) { .. }`.
 
 macro_rules! bugs {
     ($($(#[doc = $doc:literal])* $bug:ident = $name:literal,)*) => {
@@ -98,6 +98,16 @@ bugs! {
     HotCachePurgeForgotten = "hot-cache-purge-forgotten",
     /// The hot cache keeps blocks of any age.
     HotCacheAgeIgnored = "hot-cache-age-ignored",
+    /// A key is evicted after the lock under which that was decided is released.
+    EvictedUnlocked = "evicted-unlocked",
+    /// Who waits for the end of a round begins to listen after the lock under which it looked is released.
+    ListensLate = "listens-late",
+    /// Seats are counted under one lock and taken under another.
+    SeatsCountedEarly = "seats-counted-early",
+    /// An entry that was put out of use is used by who found it just before.
+    RetiredUsed = "retired-used",
+    /// Who waits for a flag begins to listen after it has looked.
+    FlagLookedAtFirst = "flag-looked-at-first",
 }
 
 impl Bug {
@@ -110,6 +120,19 @@ impl Bug {
         Self::PublicKeyOfAnotherVersion,
         Self::HotCacheAgeIgnored,
     ];
+
+    /// Those that show only where tasks meet in a certain order: the keyring's tests of schedules find them.
+    pub const INTERLEAVED: &[Self] = &[
+        Self::EvictedUnlocked,
+        Self::ListensLate,
+        Self::SeatsCountedEarly,
+        Self::RetiredUsed,
+        Self::FlagLookedAtFirst,
+    ];
+
+    /// Those that show only with many accounts on one vault: the keyring's tests of those find them.
+    pub const OF_BUDGETS: &[Self] =
+        &[Self::BudgetIgnored, Self::RetryAfterIgnored, Self::BudgetOpensGrace, Self::StretchUnbounded];
 }
 
 #[cfg(cofferdam_planted)]

@@ -85,6 +85,8 @@ pub(crate) struct Budget {
     /// When the cap was last lowered, and last changed.
     lowered_at: Option<Duration>,
     capped_at: Duration,
+    /// When the cap last let through less than was needed.
+    short_at: Option<Duration>,
     paused_until: Option<Duration>,
     /// When the last call was sent that the vault answered by throttling.
     throttled: Option<Timestamp>,
@@ -105,6 +107,7 @@ impl Budget {
             cap: settings.limit(),
             lowered_at: None,
             capped_at: Duration::ZERO,
+            short_at: None,
             paused_until: None,
             throttled: None,
             alarm: false,
@@ -123,6 +126,9 @@ impl Budget {
                 self.cap = self.cap.saturating_add(step.saturating_mul(steps)).min(self.settings.limit());
                 self.capped_at = self.capped_at.saturating_add(VaultBudget::PER.saturating_mul(steps));
             }
+        }
+        if self.cap < self.wanted() {
+            self.short_at = Some(now);
         }
     }
 
@@ -228,11 +234,15 @@ impl Budget {
             self.cap = less.clamp((limit / 100).max(1), limit);
             (self.lowered_at, self.capped_at) = (Some(now), now);
         }
+        self.pass(now);
     }
 
-    /// Whether the vault throttles: it did less than `within` ago, or what it left is less than is needed.
-    pub(crate) fn throttles(&self, within: Duration, now: Timestamp) -> bool {
-        self.throttled.is_some_and(|sent| now.since(&sent) < within) || self.cap < self.wanted()
+    /// Whether the vault throttles: it did less than `within` ago, or what it left was less than is needed within the
+    /// last ceiling, so that there are keys still that missed their turn for it.
+    pub(crate) fn throttles(&mut self, within: Duration, now: Timestamp) -> bool {
+        self.pass(now.boot);
+        self.throttled.is_some_and(|sent| now.since(&sent) < within)
+            || self.short_at.is_some_and(|at| now.boot.saturating_sub(at) < self.ceiling)
     }
 
     /// How long the vault asked not to be called.

@@ -7,9 +7,10 @@
 
 use std::sync::Arc;
 
-#[cfg(cofferdam_planted)]
-use cofferdam_crypto::planted::{Bug, is_planted};
-use cofferdam_crypto::{AccountId, Epoch, KeyScope, Provider};
+use cofferdam_crypto::{
+    AccountId, Epoch, KeyScope, Provider,
+    planted::{Bug, is_planted},
+};
 use cofferdam_vault::Timestamp;
 
 #[cfg(cofferdam_planted)]
@@ -147,7 +148,13 @@ impl Entry {
             if is_planted(Bug::NoSingleFlight) {
                 crate::rt::spawn(task::Task::extra(shared.clone(), self.clone()).ask_alone());
             }
-            round_ended.await;
+            if is_planted(Bug::ListensLate) {
+                drop(round_ended);
+                let late = self.desk().round_ended();
+                late.notified().await;
+            } else {
+                round_ended.await;
+            }
         }
     }
 

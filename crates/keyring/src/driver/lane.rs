@@ -99,6 +99,13 @@ impl Lane {
             if pause > self.patience && !is_planted(Bug::RetryAfterIgnored) {
                 return Err(Throttled { retry_after: pause });
             }
+            // What turns a throttling vault has are for those that have waited for longer.
+            if kind == Kind::Held
+                && plan.turns.is_behind_waiting()
+                && plan.budget.throttles(self.evidence, now)
+            {
+                return Err(Throttled { retry_after: pause });
+            }
             let number = plan.turns.come(kind, place.clone(), now.boot);
             self.release_front(&mut plan, now);
             Waiting { lane: self, kind, number, place: &place, over: false }

@@ -63,6 +63,13 @@ impl Entries {
         self.shards.iter().flat_map(|shard| shard.load().values().cloned().collect::<Vec<_>>()).collect()
     }
 
+    /// How many entries are so, in one step.
+    #[cfg(cofferdam_shuttle)]
+    pub(super) fn count(&self, is: impl Fn(&Entry) -> bool) -> usize {
+        let count = |shard: &Shard| shard.peek().values().filter(|entry| is(entry)).count();
+        self.shards.iter().map(count).sum()
+    }
+
     fn shard(&self, (account, provider): &Key) -> &Shard {
         let folded = account.as_bytes().iter().fold(provider.code(), |folded, byte| folded ^ byte);
         &self.shards[usize::from(folded) % SHARDS]

@@ -15,6 +15,8 @@ mod kept;
 mod lane;
 mod live;
 mod map;
+#[cfg(cofferdam_shuttle)]
+mod observed;
 #[cfg(cofferdam_planted)]
 mod planted;
 mod seats;
@@ -27,7 +29,10 @@ mod tests;
 
 use std::{fmt, sync::Arc};
 
-use cofferdam_crypto::{AccountId, Epoch, KeyId, Provider, SaltSource};
+use cofferdam_crypto::{
+    AccountId, Epoch, KeyId, Provider, SaltSource,
+    planted::{Bug, is_planted},
+};
 use cofferdam_vault::{Clock, Entropy, Timestamp, VaultErrorKind, VaultRegistry};
 
 pub use self::live::LiveKey;
@@ -234,7 +239,7 @@ impl Shared {
         loop {
             let new = || Arc::new(Entry::new(account, provider, self.hub.clone()));
             let entry = self.entries.ensure(key, new);
-            if !entry.is_retired() {
+            if !entry.is_retired() || is_planted(Bug::RetiredUsed) {
                 return entry;
             }
             // Who retired it is about to do the same.

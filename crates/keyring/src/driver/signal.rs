@@ -3,6 +3,8 @@
 //! Guarantees: who waits misses nothing, and is woken in the order of waiting, so that a run under a simulator
 //! repeats: `tokio::sync::watch` would wake in a random order.
 
+use cofferdam_crypto::planted::{Bug, is_planted};
+
 use crate::rt::{
     Notify,
     atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -26,6 +28,12 @@ impl Flag {
     }
 
     pub(super) async fn wait(&self) {
+        if is_planted(Bug::FlagLookedAtFirst) {
+            if !self.is_up() {
+                self.raised.notified().await;
+            }
+            return;
+        }
         // Made before the look: told of whatever is raised after it.
         let raised = self.raised.notified();
         if !self.is_up() {

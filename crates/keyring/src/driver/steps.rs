@@ -148,8 +148,13 @@ impl Entry {
         self.live.store(live.map(Arc::new));
     }
 
-    fn evict(&self, desk: &mut Desk) {
-        self.live.store(None);
+    fn evict(self: &Arc<Self>, desk: &mut Desk) {
+        if is_planted(Bug::EvictedUnlocked) {
+            let entry = self.clone();
+            rt::spawn(async move { entry.live.store(None) });
+        } else {
+            self.live.store(None);
+        }
         desk.keys = Vec::new();
         desk.candidate = None;
         desk.seat = None;
@@ -493,7 +498,7 @@ impl Entry {
         shared.tell(told);
     }
 
-    pub(super) fn shut(&self) {
+    pub(super) fn shut(self: &Arc<Self>) {
         let mut desk = self.desk();
         self.evict(&mut desk);
         desk.in_use = None;

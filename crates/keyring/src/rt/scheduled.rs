@@ -72,6 +72,11 @@ impl<T: RefCnt> ArcSwapAny<T> {
         Self(arc_swap::ArcSwapAny::new(to))
     }
 
+    /// What it points to, in the step that is under way: for who looks from outside.
+    pub fn peek(&self) -> Guard<T> {
+        self.0.load()
+    }
+
     /// What it points to, without counting as a holder.
     pub fn load(&self) -> Guard<T> {
         point();
