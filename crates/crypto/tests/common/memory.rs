@@ -3,7 +3,7 @@
 //! A key is known here only under a mask, so that the search does not find itself.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part of it")]
 
-use std::{fmt::Display, fs::File, os::unix::fs::FileExt};
+use std::{borrow::Borrow, fmt::Display, fs::File, os::unix::fs::FileExt};
 
 use zeroize::Zeroize;
 
@@ -42,7 +42,7 @@ pub fn hits(needles: &[Needle]) -> Vec<usize> {
 }
 
 /// How often each needle lies in what that process may use so, and how many bytes that is.
-pub fn hits_of(process: impl Display, mode: &str, needles: &[Needle]) -> (Vec<usize>, u64) {
+pub fn hits_of(process: impl Display, mode: &str, needles: &[impl Borrow<Needle>]) -> (Vec<usize>, u64) {
     let memory = File::open(format!("/proc/{process}/mem")).unwrap();
     let search = Search::new(needles);
     let (mut hits, mut searched) = (vec![0; needles.len()], 0);
@@ -74,31 +74,32 @@ pub fn hits_of(process: impl Display, mode: &str, needles: &[Needle]) -> (Vec<us
     (hits, searched)
 }
 
+fn start(masked: &[u8]) -> usize {
+    usize::from(u16::from_le_bytes([masked[0], masked[1]]))
+}
+
 /// All needles in one pass: by their first two bytes, then whole.
-struct Search<'a> {
-    needles: &'a [Needle],
+struct Search<'a, N> {
+    needles: &'a [N],
     starts: Vec<bool>,
 }
 
-impl<'a> Search<'a> {
-    fn new(needles: &'a [Needle]) -> Self {
+impl<'a, N: Borrow<Needle>> Search<'a, N> {
+    fn new(needles: &'a [N]) -> Self {
         let mut starts = vec![false; 1 << 16];
-        needles.iter().for_each(|needle| starts[Self::start(&needle.masked)] = true);
+        needles.iter().for_each(|needle| starts[start(&needle.borrow().masked)] = true);
         Self { needles, starts }
-    }
-
-    fn start(masked: &[u8]) -> usize {
-        usize::from(u16::from_le_bytes([masked[0], masked[1]]))
     }
 
     /// Compares under the mask, so that no key is made whole by searching for it.
     fn count(&self, memory: &[u8], hits: &mut [usize]) {
         for window in memory.windows(Needle::LEN) {
-            if !self.starts[Self::start(&[window[0] ^ MASK, window[1] ^ MASK])] {
+            if !self.starts[start(&[window[0] ^ MASK, window[1] ^ MASK])] {
                 continue;
             }
             for (needle, hits) in self.needles.iter().zip(&mut *hits) {
-                let here = window.iter().zip(&needle.masked).all(|(byte, masked)| byte ^ MASK == *masked);
+                let here =
+                    window.iter().zip(&needle.borrow().masked).all(|(byte, masked)| byte ^ MASK == *masked);
                 *hits += usize::from(here);
             }
         }
