@@ -121,15 +121,15 @@ pub struct KeyMismatch {
 }
 
 /// Bytes as lower-case hex in a record.
-mod hex {
+pub(crate) mod hex {
     use data_encoding::HEXLOWER;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(super) fn serialize<S: Serializer>(bytes: &impl AsRef<[u8]>, s: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: &impl AsRef<[u8]>, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_str(&HEXLOWER.encode(bytes.as_ref()))
     }
 
-    pub(super) fn deserialize<'de, D, T>(d: D) -> Result<T, D::Error>
+    pub(crate) fn deserialize<'de, D, T>(d: D) -> Result<T, D::Error>
     where
         D: Deserializer<'de>,
         T: TryFrom<Vec<u8>>,
