@@ -53,6 +53,7 @@ mod layout;
 mod open;
 #[doc(hidden)]
 pub mod planted;
+pub mod rsa;
 mod salt;
 mod sealer;
 mod segment;

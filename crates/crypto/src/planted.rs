@@ -76,6 +76,20 @@ bugs! {
     BufferUnbounded = "buffer-unbounded",
     /// A buffered block is read although the account's own key is unavailable.
     BufferReadWithoutKey = "buffer-read-without-key",
+    /// AEKs are wrapped under RSA KEKs by OAEP with SHA-1.
+    OaepSha1 = "oaep-sha1",
+    /// What lies before the last bytes of a wrap under an RSA KEK is ignored.
+    RsaLengthIgnored = "rsa-length-ignored",
+    /// An account's record does not hold the public half of its RSA KEK.
+    PublicKeyNotPinned = "public-key-not-pinned",
+    /// A public half is pinned whichever version of the KEK it is of.
+    PublicKeyOfAnotherVersion = "public-key-of-another-version",
+}
+
+impl Bug {
+    /// Those that tests of their own find, and not the simulator: its KEKs are AES.
+    pub const NOT_SIMULATED: &[Self] =
+        &[Self::OaepSha1, Self::RsaLengthIgnored, Self::PublicKeyNotPinned, Self::PublicKeyOfAnotherVersion];
 }
 
 #[cfg(cofferdam_planted)]

@@ -23,6 +23,9 @@ pub enum WrapAlgorithm {
     /// AES key wrap with a 256-bit KEK (RFC 3394): 40 bytes for an AEK.
     #[serde(rename = "A256KW")]
     Aes256Kw,
+    /// RSA-OAEP with SHA-256, MGF1 with SHA-256 and no label (RFC 8017, 7.1): as many bytes as the modulus has.
+    #[serde(rename = "RSA-OAEP-256")]
+    RsaOaep256,
 }
 
 impl WrapAlgorithm {
@@ -30,6 +33,7 @@ impl WrapAlgorithm {
     pub const fn accepts_len(self, len: usize) -> bool {
         match self {
             Self::Aes256Kw => len == Aek::LEN + 8,
+            Self::RsaOaep256 => matches!(len, 256 | 384 | 512),
         }
     }
 }
