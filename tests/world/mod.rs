@@ -22,8 +22,8 @@ use cofferdam::{
     },
     vault::{
         Clock, Executor, Inline, Job, KeyProperties, KeyVault, LocalVault, LocalVaultOptions, Principal,
-        Threads, Timestamp, VaultError, VaultRegistry, WrapContext,
-        testing::{ManualClock, SeededEntropy, TokioClock},
+        PublicKeyAnswer, Threads, Timestamp, VaultError, VaultRegistry, WrapContext,
+        testing::{ManualClock, PublishedRsaKeys, SeededEntropy, TokioClock},
     },
 };
 use tempfile::TempDir;
@@ -99,7 +99,9 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let (clock, entropy) = (Arc::new(TokioClock::new()), Arc::new(SeededEntropy::new(seed)));
         let vault = async |name: &str| {
-            let options = LocalVaultOptions::new(clock.clone(), entropy.clone()).executor(Arc::new(Inline));
+            let options = LocalVaultOptions::new(clock.clone(), entropy.clone())
+                .executor(Arc::new(Inline))
+                .rsa_keys(Arc::new(PublishedRsaKeys::default()));
             LocalVault::create(dir.path().join(format!("{name}.vault")), name, options).await.unwrap()
         };
         let (service, customer) = (vault("service").await, vault("customer").await);
@@ -338,6 +340,11 @@ impl KeyVault for Way {
     async fn key_properties(&self, kek: &KeyId) -> Result<KeyProperties, VaultError> {
         self.go().await;
         self.vault.key_properties(kek).await
+    }
+
+    async fn public_key(&self, kek: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
+        self.go().await;
+        self.vault.public_key(kek).await
     }
 }
 

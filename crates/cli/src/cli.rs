@@ -4,10 +4,11 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{
     Args, Parser, Subcommand,
-    builder::{OsStringValueParser, TypedValueParser},
+    builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser},
 };
 use cofferdam_crypto::{BlockId, KeyId};
 use cofferdam_store::AccountName;
+use cofferdam_vault::KeyKind;
 
 use crate::{
     home::{BufferBounds, KeyTimes, Settings},
@@ -182,12 +183,21 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The kinds by their names, so that help lists them.
+fn key_kind() -> impl TypedValueParser<Value = KeyKind> {
+    let names = ["aes-256", "rsa-2048", "rsa-3072", "rsa-4096"];
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<KeyKind>())
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Vault {
     /// Makes a key; prints its id
     CreateKey {
         /// Letters, digits and hyphens
         name: String,
+        /// RSA: anybody can wrap by the public half, only the vault unwraps
+        #[arg(long, value_name = "KIND", value_parser = key_kind(), default_value_t)]
+        kind: KeyKind,
         /// A deleted key is gone at once: no account can be made under it
         #[arg(long)]
         not_recoverable: bool,

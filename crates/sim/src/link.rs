@@ -14,7 +14,8 @@ use std::{
 use async_trait::async_trait;
 use cofferdam_crypto::{Aek, KeyId, Provider, WrappedKey};
 use cofferdam_vault::{
-    KeyProperties, KeyVault, Reauthenticating, VaultError, VaultErrorKind, WrapContext, testing::TokioClock,
+    KeyProperties, KeyVault, PublicKeyAnswer, Reauthenticating, VaultError, VaultErrorKind, WrapContext,
+    testing::TokioClock,
 };
 
 use crate::{
@@ -129,6 +130,11 @@ impl KeyVault for Link {
     async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
         self.unless_cut().await;
         self.way.key_properties(key_id).await
+    }
+
+    async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
+        self.unless_cut().await;
+        self.way.public_key(key_id).await
     }
 }
 

@@ -9,8 +9,8 @@ use std::{
 use async_trait::async_trait;
 use cofferdam_crypto::{Aek, KeyId, WrapAlgorithm, WrappedKey, kw::Kek};
 use cofferdam_vault::{
-    Entropy, KeyKind, KeyProperties, KeyState, KeyVault, VaultError, VaultErrorKind, WrapContext,
-    testing::SeededEntropy,
+    Entropy, KeyKind, KeyProperties, KeyState, KeyVault, PublicKeyAnswer, VaultError, VaultErrorKind,
+    WrapContext, testing::SeededEntropy,
 };
 
 /// How a KEK is, by its owner's will.
@@ -123,6 +123,11 @@ impl KeyVault for MemoryVault {
             Some((_, KekState::Enabled | KekState::Denied)) => KeyState::Enabled,
         };
         Ok(properties)
+    }
+
+    async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
+        self.with_kek(key_id, |_| ())?;
+        Err(VaultError::not_rsa(key_id))
     }
 }
 

@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use cofferdam_crypto::{Aek, KeyId, WrappedKey};
 use cofferdam_vault::{
-    Clock, Credential, CredentialError, KeyProperties, KeyVault, Timestamp, VaultError, VaultErrorKind,
-    WrapContext, testing::TokioClock,
+    Clock, Credential, CredentialError, KeyProperties, KeyVault, PublicKeyAnswer, Timestamp, VaultError,
+    VaultErrorKind, WrapContext, testing::TokioClock,
 };
 use tokio::time::sleep;
 
@@ -78,6 +78,10 @@ impl KeyVault for Way {
 
     async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
         self.vault.key_properties(key_id).await
+    }
+
+    async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
+        self.vault.public_key(key_id).await
     }
 }
 

@@ -23,7 +23,9 @@ use cofferdam_sim::{
     Check, Faults, FaultyFile, KekState, MemoryVault, Scenario, SimStore, SimVault, Simulation,
 };
 use cofferdam_store::{EmbeddedOptions, EmbeddedStore};
-use cofferdam_vault::{Inline, KeyProperties, KeyVault, VaultError, VaultErrorKind, WrapContext};
+use cofferdam_vault::{
+    Inline, KeyProperties, KeyVault, PublicKeyAnswer, VaultError, VaultErrorKind, WrapContext,
+};
 
 /// Takes its own overload for a denial, a mistake that an adapter of a vault can make.
 #[derive(Debug)]
@@ -47,6 +49,10 @@ impl KeyVault for Overloaded {
 
     async fn key_properties(&self, key: &KeyId) -> Result<KeyProperties, VaultError> {
         self.vault.key_properties(key).await
+    }
+
+    async fn public_key(&self, key: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
+        self.vault.public_key(key).await
     }
 }
 

@@ -96,6 +96,12 @@ impl VaultError {
         Self { kind, key_id: None, message: message.into(), source: None }
     }
 
+    /// The answer to who asks for the public half of a key that has none: `Other`, as it says nothing of the key.
+    pub fn not_rsa(key_id: &KeyId) -> Self {
+        let message = "this is no RSA key, so it has no public half: ask for its properties first";
+        Self::new(VaultErrorKind::Other, message).about(key_id)
+    }
+
     /// The same about this key.
     #[must_use]
     pub fn about(mut self, key_id: &KeyId) -> Self {

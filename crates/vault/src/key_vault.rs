@@ -1,9 +1,13 @@
 //! The trait that a key vault implements.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use cofferdam_crypto::{Aek, KeyId, KeyScope, WrappedKey};
+use cofferdam_crypto::{
+    Aek, KeyId, KeyScope, WrapAlgorithm, WrappedKey,
+    rsa::{RsaPublicKey, RsaSize},
+};
+use thiserror::Error;
 
 use crate::VaultError;
 
@@ -50,6 +54,24 @@ pub trait KeyVault: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`VaultError`] of the kind that the table gives.
     async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError>;
+
+    /// The public half of an RSA KEK: of the version named, or of the latest. It is for wrapping, so a vault that
+    /// would deny a wrap denies this.
+    ///
+    /// A vault without RSA answers [`VaultError::not_rsa`], and so does one whose key is of another kind.
+    ///
+    /// # Errors
+    /// [`VaultError`] of the kind that the table gives.
+    async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError>;
+}
+
+/// The public half of an RSA KEK, as its vault answered it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicKeyAnswer {
+    /// The KEK, with the version that this is of.
+    pub key_id: KeyId,
+    /// The public half.
+    pub key: RsaPublicKey,
 }
 
 #[async_trait]
@@ -70,15 +92,61 @@ impl<V: KeyVault + ?Sized> KeyVault for Arc<V> {
     async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
         (**self).key_properties(key_id).await
     }
+
+    async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
+        (**self).public_key(key_id).await
+    }
 }
 
-/// What kind of key a KEK is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What kind of key a KEK is. Printed and read as `aes-256`, `rsa-2048`, `rsa-3072` and `rsa-4096`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyKind {
     /// AES with 256 bits.
+    #[default]
     Aes256,
+    /// RSA with so many bits.
+    Rsa(RsaSize),
 }
+
+impl KeyKind {
+    /// Every one.
+    pub const ALL: [Self; 4] =
+        [Self::Aes256, Self::Rsa(RsaSize::Rsa2048), Self::Rsa(RsaSize::Rsa3072), Self::Rsa(RsaSize::Rsa4096)];
+
+    /// How it wraps AEKs.
+    pub const fn algorithm(self) -> WrapAlgorithm {
+        match self {
+            Self::Aes256 => WrapAlgorithm::Aes256Kw,
+            Self::Rsa(_) => WrapAlgorithm::RsaOaep256,
+        }
+    }
+}
+
+impl fmt::Display for KeyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Aes256 => f.write_str("aes-256"),
+            Self::Rsa(size) => write!(f, "rsa-{}", size.bits()),
+        }
+    }
+}
+
+impl FromStr for KeyKind {
+    type Err = UnknownKeyKind;
+
+    fn from_str(text: &str) -> Result<Self, UnknownKeyKind> {
+        let mut kinds = Self::ALL.into_iter();
+        kinds
+            .find(|kind| kind.to_string() == text)
+            .ok_or_else(|| UnknownKeyKind(text.chars().take(32).collect()))
+    }
+}
+
+/// A text names no kind of key.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0:?} is no kind of key: use aes-256, rsa-2048, rsa-3072 or rsa-4096")]
+pub struct UnknownKeyKind(String);
 
 /// Whether a key version can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,5 +204,22 @@ impl KeyProperties {
     /// Whether a deletion of the key can be undone for certain: soft delete and purge protection are both on.
     pub fn recoverable(&self) -> bool {
         self.soft_delete && self.purge_protection
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_survive_the_way_to_text_and_back() {
+        let names = KeyKind::ALL.map(|kind| kind.to_string());
+        assert_eq!(names, ["aes-256", "rsa-2048", "rsa-3072", "rsa-4096"]);
+        for kind in KeyKind::ALL {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        for bad in ["", "aes", "AES-256", "rsa", "rsa-1024", "rsa-2048 ", "ec-256"] {
+            assert!(bad.parse::<KeyKind>().is_err(), "{bad}");
+        }
     }
 }

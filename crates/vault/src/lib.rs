@@ -18,10 +18,12 @@ mod registry;
 pub mod testing;
 
 pub use clock::{Clock, SystemClock, Timestamp};
-pub use entropy::{Entropy, SystemEntropy};
+pub use entropy::{AwsLcRsaKeys, Entropy, RsaKeySource, SystemEntropy};
 pub use error::{Meaning, VaultError, VaultErrorKind};
 pub use executor::{Executor, Inline, Job, SpawnBlocking, Threads, WorkLost};
-pub use key_vault::{KeyKind, KeyProperties, KeyState, KeyVault, WrapContext};
+pub use key_vault::{
+    KeyKind, KeyProperties, KeyState, KeyVault, PublicKeyAnswer, UnknownKeyKind, WrapContext,
+};
 pub use local::{
     Deletion, KeyInfo, LocalVault, LocalVaultError, LocalVaultOptions, Passphrase, PassphraseCost, Recovery,
     VersionInfo,

@@ -24,7 +24,10 @@ use cofferdam_crypto::{Aek, KeyId, WrappedKey};
 use thiserror::Error;
 use tokio::{sync::Notify, time::timeout};
 
-use crate::{Clock, KeyProperties, KeyVault, Timestamp, VaultError, VaultErrorKind as Kind, WrapContext};
+use crate::{
+    Clock, KeyProperties, KeyVault, PublicKeyAnswer, Timestamp, VaultError, VaultErrorKind as Kind,
+    WrapContext,
+};
 
 /// How long a credential is known good after it was asked for. A denial is believed at once within it; it is long
 /// enough that polling a revoked key renews nothing twice, and short against what tokens live.
@@ -222,5 +225,9 @@ impl<V: KeyVault> KeyVault for Reauthenticating<V> {
 
     async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
         self.call(|| self.vault.key_properties(key_id)).await
+    }
+
+    async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
+        self.call(|| self.vault.public_key(key_id)).await
     }
 }

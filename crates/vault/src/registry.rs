@@ -69,7 +69,7 @@ mod tests {
     use cofferdam_crypto::{Aek, KeyId, WrappedKey};
 
     use super::*;
-    use crate::{KeyProperties, VaultError, VaultErrorKind, WrapContext};
+    use crate::{KeyProperties, PublicKeyAnswer, VaultError, VaultErrorKind, WrapContext};
 
     /// Answers everything with its name.
     #[derive(Debug)]
@@ -92,6 +92,10 @@ mod tests {
         }
 
         async fn key_properties(&self, _: &KeyId) -> Result<KeyProperties, VaultError> {
+            self.answer()
+        }
+
+        async fn public_key(&self, _: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
             self.answer()
         }
     }

@@ -5,10 +5,10 @@ mod support;
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use cofferdam_crypto::{KeyId, WrapAlgorithm, WrappedKey};
+use cofferdam_crypto::{KeyId, WrapAlgorithm, WrappedKey, rsa::RsaSize};
 use cofferdam_vault::{
-    KeyVault, LocalVault, LocalVaultError as E, Meaning, Passphrase, PassphraseCost, SpawnBlocking,
-    VaultErrorKind,
+    KeyKind, KeyVault, LocalVault, LocalVaultError as E, Meaning, Passphrase, PassphraseCost, Recovery,
+    SpawnBlocking, VaultErrorKind,
 };
 use data_encoding::HEXLOWER;
 use proptest::prelude::*;
@@ -23,6 +23,18 @@ async fn furnished(passphrase: Option<&'static str>) -> (Fixture, LocalVault, Wr
     let vault = fixture.create().await;
     let key = vault.create_key("payroll").await.unwrap();
     let other = vault.create_key("archive").await.unwrap();
+    vault.disable(&other).await.unwrap();
+    let wrapped = vault.wrap_key(&key, &aek(7), &context()).await.unwrap();
+    (fixture, vault, wrapped)
+}
+
+/// The same with keys of RSA.
+async fn furnished_with_rsa(passphrase: Option<&'static str>) -> (Fixture, LocalVault, WrappedKey) {
+    let fixture = Fixture::new(passphrase);
+    let vault = fixture.create().await;
+    let rsa = KeyKind::Rsa(RsaSize::Rsa2048);
+    let key = vault.create_key_of("payroll", rsa, Recovery::default()).await.unwrap();
+    let other = vault.create_key_of("archive", rsa, Recovery::default()).await.unwrap();
     vault.disable(&other).await.unwrap();
     let wrapped = vault.wrap_key(&key, &aek(7), &context()).await.unwrap();
     (fixture, vault, wrapped)
@@ -52,8 +64,11 @@ async fn assert_outage(vault: &LocalVault, wrapped: &WrappedKey, what: &str) {
 
 #[tokio::test]
 async fn a_file_cut_at_any_length_is_refused_and_an_outage() {
-    for passphrase in [None, Some("correct horse")] {
-        let (fixture, vault, wrapped) = furnished(passphrase).await;
+    for (passphrase, rsa) in [(None, false), (Some("correct horse"), false), (Some("correct horse"), true)] {
+        let (fixture, vault, wrapped) = match rsa {
+            false => furnished(passphrase).await,
+            true => furnished_with_rsa(passphrase).await,
+        };
         let whole = fs::read(fixture.path()).unwrap();
         for len in 0..whole.len() {
             fs::write(fixture.path(), &whole[..len]).unwrap();
@@ -70,8 +85,11 @@ async fn a_file_cut_at_any_length_is_refused_and_an_outage() {
 
 #[tokio::test]
 async fn a_file_with_any_bit_flipped_is_refused_and_an_outage() {
-    for passphrase in [None, Some("correct horse")] {
-        let (fixture, vault, wrapped) = furnished(passphrase).await;
+    for (passphrase, rsa) in [(None, false), (Some("correct horse"), false), (None, true)] {
+        let (fixture, vault, wrapped) = match rsa {
+            false => furnished(passphrase).await,
+            true => furnished_with_rsa(passphrase).await,
+        };
         let whole = fs::read(fixture.path()).unwrap();
         // Every byte, by one or two bits of it, or by each.
         let step = scale(7, 1);
@@ -158,9 +176,9 @@ async fn each_wrong_passphrase_has_its_error() {
 #[tokio::test]
 async fn a_newer_version_is_named() {
     let (fixture, vault, wrapped) = furnished(None).await;
-    forge(&fixture.path(), "\"version\": 1", "\"version\": 2");
+    forge(&fixture.path(), "\"version\": 1", "\"version\": 3");
     let opened = LocalVault::open(fixture.path(), fixture.options(None)).await.unwrap_err();
-    assert!(matches!(opened, E::NewerVersion { found: 2, supported: 1, .. }), "{opened:?}");
+    assert!(matches!(opened, E::NewerVersion { found: 3, supported: 2, .. }), "{opened:?}");
     assert!(opened.to_string().contains("use a newer program"), "{opened}");
     assert_outage(&vault, &wrapped, "newer").await;
 }

@@ -12,22 +12,27 @@ use std::{
     time::Duration,
 };
 
-use cofferdam_crypto::{KeyId, WrappedKey};
+use cofferdam_crypto::{KeyId, WrappedKey, rsa::RsaSize};
 use cofferdam_vault::{
-    Deletion, KeyState, KeyVault, LocalVault, LocalVaultError, LocalVaultOptions, Recovery, SpawnBlocking,
-    VaultErrorKind as Kind,
+    Deletion, KeyInfo, KeyKind, KeyState, KeyVault, LocalVault, LocalVaultError, LocalVaultOptions, Recovery,
+    SpawnBlocking, VaultErrorKind as Kind,
 };
 use proptest::prelude::*;
 use support::{Fixture, START, aek, context, kind, scale};
+
+/// Two that a vault may have many of, without waiting for primes.
+const KINDS: [KeyKind; 2] = [KeyKind::Aes256, KeyKind::Rsa(RsaSize::Rsa2048)];
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[tokio::test]
 async fn a_disabled_key_is_felt_by_another_handle_at_its_next_call() {
-    for passphrase in [None, Some("correct horse")] {
+    for (passphrase, kind_of_key) in
+        [None, Some("correct horse")].into_iter().flat_map(|p| KINDS.map(|kind| (p, kind)))
+    {
         let fixture = Fixture::new(passphrase);
         let (manager, writer) = (fixture.create().await, fixture.open().await);
-        let key = manager.create_key("payroll").await.unwrap();
+        let key = manager.create_key_of("payroll", kind_of_key, Recovery::default()).await.unwrap();
         let wrapped = writer.wrap_key(&key, &aek(7), &context()).await.unwrap();
         assert_eq!(wrapped.key_id, key);
         manager.disable(&key).await.unwrap();
@@ -56,9 +61,15 @@ async fn an_offline_vault_answers_no_use_and_takes_changes() {
 
 #[tokio::test]
 async fn an_id_without_version_wraps_by_the_latest_and_old_wraps_open_by_theirs() {
+    for kind in KINDS {
+        old_wraps_open_by_theirs(kind).await;
+    }
+}
+
+async fn old_wraps_open_by_theirs(kind_of_key: KeyKind) {
     let fixture = Fixture::new(None);
     let vault = fixture.create().await;
-    let first = vault.create_key("payroll").await.unwrap();
+    let first = vault.create_key_of("payroll", kind_of_key, Recovery::default()).await.unwrap();
     let key = vault.key_id("payroll").unwrap();
     let old = vault.wrap_key(&key, &aek(7), &context()).await.unwrap();
     let second = vault.new_version("payroll").await.unwrap();
@@ -187,7 +198,7 @@ const NAMES: [&str; 2] = ["payroll", "archive"];
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    Create { name: usize, recovery: Recovery },
+    Create { name: usize, kind: KeyKind, recovery: Recovery },
     NewVersion { name: usize },
     Change { name: usize, version: Option<usize>, change: Change },
     Offline(bool),
@@ -205,8 +216,9 @@ enum Change {
     Purge,
 }
 
-fn op() -> impl Strategy<Value = Op> {
+fn op(kinds: &'static [KeyKind]) -> impl Strategy<Value = Op> {
     let name = 0..NAMES.len();
+    let kind = proptest::sample::select(kinds);
     let recovery = prop_oneof![
         3 => Just(Recovery::default()),
         1 => Just(Recovery::Purgeable),
@@ -223,7 +235,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Change::Purge),
     ];
     prop_oneof![
-        3 => (name.clone(), recovery).prop_map(|(name, recovery)| Op::Create { name, recovery }),
+        3 => (name.clone(), kind, recovery)
+            .prop_map(|(name, kind, recovery)| Op::Create { name, kind, recovery }),
         2 => name.clone().prop_map(|name| Op::NewVersion { name }),
         10 => (name, proptest::option::of(0..4usize), change)
             .prop_map(|(name, version, change)| Op::Change { name, version, change }),
@@ -259,6 +272,7 @@ fn said<T>(answer: Result<T, LocalVaultError>) -> Said {
 #[derive(Clone, Debug)]
 struct Version {
     name: usize,
+    kind: KeyKind,
     recovery: Recovery,
     id: KeyId,
     wrapped: Option<WrappedKey>,
@@ -401,20 +415,32 @@ async fn compare(vault: &LocalVault, model: &mut Model) {
             (false, true) => assert_eq!(kind(answer), Some(Kind::KeyNotFound)),
             (false, false) => {
                 let properties = answer.unwrap();
-                assert_eq!(properties.state, model.state(v), "{}", v.id);
+                assert_eq!((properties.state, properties.kind), (model.state(v), v.kind), "{}", v.id);
                 assert_eq!(properties.latest, model.latest(v.name).unwrap().id);
                 assert_eq!(properties.recoverable(), v.recovery == Recovery::default());
             }
         }
+        let answer = vault.public_key(&v.id).await;
+        match (expected, v.kind) {
+            (None, KeyKind::Rsa(size)) => {
+                let public = answer.unwrap();
+                assert_eq!((&public.key_id, public.key.size()), (&v.id, size));
+            }
+            (None, _) => assert_eq!(kind(answer), Some(Kind::Other), "{} has no public half", v.id),
+            _ => assert_eq!(kind(answer), expected, "public half of {}", v.id),
+        }
         let answer = vault.wrap_key(&v.id, &aek(9), &context()).await;
         assert_eq!(answer.as_ref().err().map(|e| e.kind()), expected, "wrap by {}", v.id);
         if let Ok(wrapped) = answer {
+            assert_eq!(wrapped.algorithm, v.kind.algorithm());
             model.versions[at].wrapped = Some(wrapped);
         }
     }
-    let listed: BTreeSet<_> =
-        vault.list().await.unwrap().into_iter().flat_map(|k| k.versions).map(|v| v.key_id).collect();
-    let expected: BTreeSet<_> = model.versions.iter().filter(|v| !v.purged).map(|v| v.id.clone()).collect();
+    let keys = vault.list().await.unwrap();
+    let kinds = |key: &KeyInfo| key.versions.iter().map(|v| (v.key_id.clone(), key.kind)).collect::<Vec<_>>();
+    let listed: BTreeSet<_> = keys.iter().flat_map(kinds).map(|(id, kind)| (id, kind.to_string())).collect();
+    let expected: BTreeSet<_> =
+        model.versions.iter().filter(|v| !v.purged).map(|v| (v.id.clone(), v.kind.to_string())).collect();
     assert_eq!(listed, expected);
 }
 
@@ -424,20 +450,20 @@ async fn run(ops: Vec<Op>, passphrase: Option<&'static str>) {
     let mut model = Model::default();
     for op in ops {
         match op {
-            Op::Create { name, recovery } => {
+            Op::Create { name, kind, recovery } => {
                 let exists = model.of(name).next().is_some();
-                let answer = manager.create_key_with(NAMES[name], recovery).await;
+                let answer = manager.create_key_of(NAMES[name], kind, recovery).await;
                 if let Ok(id) = &answer {
-                    model.versions.push(version(name, recovery, id));
+                    model.versions.push(version(name, kind, recovery, id));
                 }
                 assert_eq!(said(answer), if exists { Said::Exists } else { Said::Done }, "{op:?}");
             }
             Op::NewVersion { name } => {
                 let expected = model.new_version(name);
-                let recovery = model.of(name).next().map(|v| v.recovery);
+                let like = model.of(name).next().map(|v| (v.kind, v.recovery));
                 let answer = manager.new_version(NAMES[name]).await;
-                if let (Ok(id), Some(recovery)) = (&answer, recovery) {
-                    model.versions.push(version(name, recovery, id));
+                if let (Ok(id), Some((kind, recovery))) = (&answer, like) {
+                    model.versions.push(version(name, kind, recovery, id));
                 }
                 assert_eq!(said(answer), expected, "{op:?}");
             }
@@ -462,9 +488,10 @@ async fn run(ops: Vec<Op>, passphrase: Option<&'static str>) {
     }
 }
 
-fn version(name: usize, recovery: Recovery, id: &KeyId) -> Version {
+fn version(name: usize, kind: KeyKind, recovery: Recovery, id: &KeyId) -> Version {
     Version {
         name,
+        kind,
         recovery,
         id: id.clone(),
         wrapped: None,
@@ -481,7 +508,20 @@ proptest! {
 
     #[test]
     fn any_life_of_keys_answers_as_the_model_says(
-        ops in proptest::collection::vec(op(), 1..50), protected in any::<bool>(),
+        ops in proptest::collection::vec(op(&[KeyKind::Aes256]), 1..50), protected in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(run(ops, protected.then_some("correct horse")));
+    }
+}
+
+proptest! {
+    // An RSA key costs a thousand times as much to use.
+    #![proptest_config(ProptestConfig::with_cases(scale(32, 500)))]
+
+    #[test]
+    fn any_life_of_keys_of_all_kinds_answers_as_the_model_says(
+        ops in proptest::collection::vec(op(&KeyKind::ALL), 1..30), protected in any::<bool>(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(run(ops, protected.then_some("correct horse")));

@@ -55,13 +55,14 @@ struct Listed {
     key_id: KeyId,
     state: &'static str,
     created: Time,
+    kind: String,
     recoverable: bool,
     latest: bool,
 }
 
 impl fmt::Display for Listed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.key_id, self.state, self.created)?;
+        write!(f, "{} {} {} {}", self.key_id, self.state, self.created, self.kind)?;
         if self.latest {
             f.write_str(" latest")?;
         }
@@ -75,9 +76,9 @@ impl fmt::Display for Listed {
 pub(super) async fn run(home: &Home, command: Vault, output: &mut Output) -> Result<(), CliError> {
     let vault = home.customer_vault().await?;
     match command {
-        Vault::CreateKey { name, not_recoverable } => {
+        Vault::CreateKey { name, kind, not_recoverable } => {
             let recovery = if not_recoverable { Recovery::Off } else { Recovery::default() };
-            let key_id = vault.create_key_with(&name, recovery).await?;
+            let key_id = vault.create_key_of(&name, kind, recovery).await?;
             output.emit(&Key { key_id })
         }
         Vault::NewVersion { name } => output.emit(&Key { key_id: vault.new_version(&name).await? }),
@@ -116,6 +117,7 @@ fn listed(key: KeyInfo) -> Vec<Listed> {
         key_id: version.key_id,
         state: state_name(version.state),
         created: Time(version.created_at),
+        kind: key.kind.to_string(),
         recoverable,
         latest: Some(at) == latest,
     };

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use cofferdam_crypto::{Aek, KeyId, WrappedKey};
-use cofferdam_vault::{KeyProperties, KeyVault, VaultError, VaultErrorKind, WrapContext};
+use cofferdam_vault::{KeyProperties, KeyVault, PublicKeyAnswer, VaultError, VaultErrorKind, WrapContext};
 
 /// Stands in for vaults that are not opened; answers every question as one that can't be reached.
 #[derive(Debug)]
@@ -23,6 +23,10 @@ impl KeyVault for UnaskedVault {
     }
 
     async fn key_properties(&self, _: &KeyId) -> Result<KeyProperties, VaultError> {
+        unasked()
+    }
+
+    async fn public_key(&self, _: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
         unasked()
     }
 }

@@ -7,7 +7,7 @@ use cofferdam_crypto::{
     Aek, KeyId, WrappedAek, WrappedKey,
     planted::{Bug, is_planted},
 };
-use cofferdam_vault::{Clock, KeyProperties, KeyVault, Timestamp, VaultError, WrapContext};
+use cofferdam_vault::{Clock, KeyProperties, KeyVault, PublicKeyAnswer, Timestamp, VaultError, WrapContext};
 use tokio::time::Instant;
 
 use super::{Shared, entry::Entry, live::Material, task::Task};
@@ -113,6 +113,10 @@ impl KeyVault for Outliving {
 
     async fn key_properties(&self, key: &KeyId) -> Result<KeyProperties, VaultError> {
         self.vault.key_properties(key).await
+    }
+
+    async fn public_key(&self, key: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
+        self.vault.public_key(key).await
     }
 }
 

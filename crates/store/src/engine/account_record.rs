@@ -8,7 +8,9 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use cofferdam_crypto::{AccountId, KeyId, Provider, RecordKey, WrappedAek};
+use cofferdam_crypto::{
+    AccountId, KeyId, Provider, RecordKey, WrapAlgorithm, WrappedAek, WrappedKey, rsa::RsaPublicKey,
+};
 use cofferdam_vault::Principal;
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +94,41 @@ pub(crate) struct CustomerKey {
     pub(crate) kek: KeyId,
     /// The AEKs of all epochs, oldest first.
     pub(crate) epochs: Vec<WrappedAek>,
+    /// The public half of the KEK where that is RSA. Records from before there were such have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) public_key: Option<PinnedKey>,
+}
+
+impl CustomerKey {
+    /// Whether the wraps of the last epoch and the pinned public half are of one key.
+    fn pin_fits(&self) -> bool {
+        let wraps = self.epochs.last().map_or(&[][..], |aek| &aek.wraps);
+        match &self.public_key {
+            None => !wraps.iter().any(is_rsa),
+            Some(pinned) => wraps.iter().any(|wrap| pinned.may_have_wrapped(wrap)),
+        }
+    }
+}
+
+fn is_rsa(wrap: &WrappedKey) -> bool {
+    wrap.algorithm == WrapAlgorithm::RsaOaep256
+}
+
+/// The public half of a customer's RSA KEK, proved to be the vault's when it was pinned.
+///
+/// What is wrapped by it later needs no vault, so the vault's word at that moment would be too late.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PinnedKey {
+    /// The version that it is of.
+    pub(crate) key_id: KeyId,
+    pub(crate) key: RsaPublicKey,
+}
+
+impl PinnedKey {
+    /// Whether it is of the version that made this wrap.
+    pub(crate) fn may_have_wrapped(&self, wrap: &WrappedKey) -> bool {
+        is_rsa(wrap) && wrap.key_id == self.key_id && wrap.bytes.len() == self.key.modulus_len()
+    }
 }
 
 /// An account's record.
@@ -162,6 +199,13 @@ impl UnverifiedRecord {
                 .all(|w| w.scope.account == record.id && w.scope.provider == Provider::Customer);
         if record.service.is_empty() || !scopes_fit {
             return Err(bad("it holds wraps of other keys".into()));
+        }
+        // Else a public half of the service's would be enough to make a service AEK, and so a record's tag.
+        if record.service.iter().flat_map(|aek| &aek.wraps).any(is_rsa) {
+            return Err(bad("its service key is wrapped under an RSA key, which anybody can do".into()));
+        }
+        if record.customer.as_ref().is_some_and(|customer| !customer.pin_fits()) {
+            return Err(bad("its wraps and its pinned public key are not of one key".into()));
         }
         Ok(Self { tag, body: body.to_vec(), record })
     }

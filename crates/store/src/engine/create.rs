@@ -1,14 +1,21 @@
 //! Making an account.
 //!
 //! Guarantees: the record is written last, so an account exists whole or not at all; each wrap was unwrapped
-//! again and found right before it counts.
+//! again and found right before it counts. The public half of an RSA KEK is pinned only once its vault has unwrapped what
+//! was wrapped by it.
 
 use std::sync::Arc;
 
-use cofferdam_crypto::{AccountId, Aek, Epoch, KeyId, KeyScope, Provider, RecordKey, WrappedAek};
+use cofferdam_crypto::planted::{Bug, is_planted};
+use cofferdam_crypto::{
+    AccountId, Aek, Epoch, KeyId, KeyScope, Provider, RecordKey, WrapAlgorithm, WrappedAek, WrappedKey,
+};
 use cofferdam_vault::{KeyState, KeyVault, VaultError, VaultErrorKind, WrapContext};
 
-use super::{AccountKey, AccountName, AccountRecord, EngineError, Inner, account_record::CustomerKey};
+use super::{
+    AccountKey, AccountName, AccountRecord, EngineError, Inner,
+    account_record::{CustomerKey, PinnedKey},
+};
 
 pub(super) async fn create(
     inner: &Inner,
@@ -33,12 +40,21 @@ pub(super) async fn create(
             })?;
             check_kek(inner, vault, &kek).await?;
             let scope = KeyScope { account, epoch: Epoch::FIRST, provider: Provider::Customer };
-            let (_, wrapped) = new_aek(inner, vault, &kek, scope).await?;
-            Some(CustomerKey { principal, kek, epochs: vec![wrapped] })
+            let (aek, wrapped) = new_aek(inner, vault, &kek, scope).await?;
+            let public_key = public_key(inner, vault, &aek, &wrapped).await?;
+            Some(CustomerKey { principal, kek, epochs: vec![wrapped], public_key })
         }
     };
     let scope = KeyScope { account, epoch: Epoch::FIRST, provider: Provider::Service };
     let (service_aek, service) = new_aek(inner, inner.vaults.service(), &inner.service_kek, scope).await?;
+    if service.wraps.iter().any(|wrap| wrap.algorithm == WrapAlgorithm::RsaOaep256) {
+        let reason = format!(
+            "{} is an RSA key, and a record is believed because only the service's vault wraps under its KEK: \
+             give the service a symmetric one",
+            inner.service_kek
+        );
+        return Err(EngineError::UnfitKek { reason });
+    }
 
     let record = AccountRecord {
         name: name.clone(),
@@ -85,12 +101,56 @@ async fn new_aek(
             format!("{kek}: its vault wrapped a key into {} bytes, which no unwrap takes", wrap.bytes.len());
         return Err(EngineError::UnfitKek { reason });
     }
-    let again = ask(inner, "unwrap the key that it wrapped", vault.unwrap_key(&wrap, &context)).await?;
-    let wrapped = WrappedAek::new(&aek, scope, vec![wrap]);
-    wrapped.verify(&again).map_err(|e| EngineError::UnfitKek {
-        reason: format!("{kek}: {e}; its vault does not give back what it wrapped"),
-    })?;
+    let wrapped = WrappedAek::new(&aek, scope, vec![wrap.clone()]);
+    prove(inner, vault, &wrapped, &wrap).await?;
     Ok((aek, wrapped))
+}
+
+/// Whether the vault unwraps this to the AEK that it should be.
+async fn prove(
+    inner: &Inner,
+    vault: &Arc<dyn KeyVault>,
+    wrapped: &WrappedAek,
+    wrap: &WrappedKey,
+) -> Result<(), EngineError> {
+    let context = WrapContext { scope: wrapped.scope };
+    let again = ask(inner, "unwrap the key that was wrapped", vault.unwrap_key(wrap, &context)).await?;
+    wrapped.verify(&again).map_err(|e| EngineError::UnfitKek {
+        reason: format!("{}: {e}; its vault does not give back what was wrapped", wrap.key_id),
+    })
+}
+
+/// The public half to pin, where the AEK is wrapped under an RSA KEK: of the version that wrapped it, and the vault's.
+async fn public_key(
+    inner: &Inner,
+    vault: &Arc<dyn KeyVault>,
+    aek: &Aek,
+    wrapped: &WrappedAek,
+) -> Result<Option<PinnedKey>, EngineError> {
+    let Some(wrap) = wrapped.wraps.iter().find(|wrap| wrap.algorithm == WrapAlgorithm::RsaOaep256) else {
+        return Ok(None);
+    };
+    if is_planted(Bug::PublicKeyNotPinned) {
+        return Ok(None);
+    }
+    let unfit = |reason: String| EngineError::UnfitKek { reason };
+    let answer = ask(inner, "give the KEK's public half", vault.public_key(&wrap.key_id)).await?;
+    let pinned = PinnedKey { key_id: answer.key_id, key: answer.key };
+    if is_planted(Bug::PublicKeyOfAnotherVersion) {
+        return Ok(Some(PinnedKey { key_id: wrap.key_id.clone(), ..pinned }));
+    }
+    if !pinned.may_have_wrapped(wrap) {
+        return Err(unfit(format!(
+            "{} wrapped the account's key, and its vault gave the public half of {}, {} bits: ask who runs the vault",
+            wrap.key_id,
+            pinned.key_id,
+            pinned.key.bits()
+        )));
+    }
+    let bytes = pinned.key.wrap(aek).map_err(|e| unfit(format!("{}: {e}", wrap.key_id)))?;
+    let by_public_half = WrappedKey { bytes, ..wrap.clone() };
+    prove(inner, vault, wrapped, &by_public_half).await?;
+    Ok(Some(pinned))
 }
 
 /// A vault's answer, within the time that a vault call may take.

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use cofferdam_crypto::{EntropyError, KeyId};
+use cofferdam_crypto::{EntropyError, KeyId, rsa::RsaError};
 use thiserror::Error;
 
 use crate::{VaultError, VaultErrorKind, WorkLost};
@@ -173,6 +173,9 @@ pub enum LocalVaultError {
     /// There were no random bytes for a key, a version, a salt or a nonce; nothing was changed.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
+    /// An RSA key could not be made or used.
+    #[error(transparent)]
+    Rsa(#[from] RsaError),
     /// Something that can't be.
     #[error("{what}: this is a defect, please report it")]
     Defect {

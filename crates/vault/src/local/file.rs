@@ -26,7 +26,7 @@ use super::{
     record::{Document, Protection, decode_hex},
 };
 
-/// The most bytes that are read: some 30,000 key versions.
+/// The most bytes that are read: some 30,000 key versions, or 2,500 of RSA with 4,096 bits.
 pub(super) const MAX_LEN: usize = 16 * 1024 * 1024;
 
 /// The first bytes of every version of the format; its number follows.
@@ -113,6 +113,7 @@ fn decode(
 }
 
 fn check_head(path: &Path, bytes: &[u8]) -> Result<(), LocalVaultError> {
+    const LATEST: u64 = Document::VERSION as u64;
     let cut_short = || LocalVaultError::Damaged { path: path.into(), what: "it is cut short" };
     let Some(rest) = bytes.strip_prefix(HEAD.as_bytes()) else {
         return Err(match HEAD.as_bytes().starts_with(bytes) {
@@ -123,12 +124,10 @@ fn check_head(path: &Path, bytes: &[u8]) -> Result<(), LocalVaultError> {
     let digits = rest.iter().position(|b| !b.is_ascii_digit()).ok_or_else(cut_short)?;
     let number = std::str::from_utf8(&rest[..digits]).ok().and_then(|n| n.parse::<u64>().ok());
     match number {
-        Some(found) if found == u64::from(Document::VERSION) => Ok(()),
-        Some(found) if found > u64::from(Document::VERSION) => Err(LocalVaultError::NewerVersion {
-            path: path.into(),
-            found,
-            supported: Document::VERSION.into(),
-        }),
+        Some(1..=LATEST) => Ok(()),
+        Some(found) if found > LATEST => {
+            Err(LocalVaultError::NewerVersion { path: path.into(), found, supported: LATEST })
+        }
         _ => Err(LocalVaultError::Damaged { path: path.into(), what: "its version is not one" }),
     }
 }
@@ -181,8 +180,10 @@ fn encode(
     document: &Document,
     keys: Option<&FileKeys>,
 ) -> Result<Zeroizing<Vec<u8>>, LocalVaultError> {
-    let versions: usize = document.keys.iter().map(|key| key.versions.len()).sum();
-    let room = 1024 + 256 * document.keys.len() + 768 * versions;
+    // With room for all of it, so that no copy of a key is left behind when it grows.
+    let versions = document.keys.iter().flat_map(|key| &key.versions);
+    let room = versions.map(|version| 768 + version.key.hex_len()).sum::<usize>();
+    let room = 1024 + 256 * document.keys.len() + room;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     serde_json::to_writer_pretty(&mut *bytes, document)
         .map_err(|_| LocalVaultError::Defect { what: "a vault's record could not be written as JSON" })?;

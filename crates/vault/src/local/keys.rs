@@ -13,7 +13,7 @@ use super::{
     names::KeyPath,
     record::{Document, KeyMaterial, KeyRecord, Millis, RecoveryRecord, VersionRecord},
 };
-use crate::KeyState;
+use crate::{KeyKind, KeyState};
 
 /// What becomes of a key when it is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +80,8 @@ pub enum Deletion {
 pub struct KeyInfo {
     /// The key, without a version.
     pub key_id: KeyId,
+    /// What kind of key it is; all its versions are.
+    pub kind: KeyKind,
     /// What becomes of it when it is deleted.
     pub recovery: Recovery,
     /// Its versions, oldest first.
@@ -161,18 +163,33 @@ impl Document {
         Some((key, version))
     }
 
+    pub(super) fn check_new(&self, name: &str) -> Result<(), LocalVaultError> {
+        match self.keys.iter().any(|key| key.name == name) {
+            true => Err(LocalVaultError::KeyExists { key_id: self.key_id(name, None)? }),
+            false => Ok(()),
+        }
+    }
+
     pub(super) fn create_key(
         &mut self,
         name: &str,
         recovery: Recovery,
         version: VersionRecord,
     ) -> Result<KeyId, LocalVaultError> {
-        if self.keys.iter().any(|key| key.name == name) {
-            return Err(LocalVaultError::KeyExists { key_id: self.key_id(name, None)? });
-        }
+        self.check_new(name)?;
         let key_id = self.key_id(name, Some(&version.version))?;
         self.keys.push(KeyRecord { name: name.into(), recovery: recovery.into(), versions: vec![version] });
         Ok(key_id)
+    }
+
+    /// What kind of key a new version of this one is, if it can have one.
+    pub(super) fn kind_of_next(&self, name: &str) -> Result<KeyKind, LocalVaultError> {
+        let key_id = self.key_id(name, None)?;
+        match self.keys.iter().find(|key| key.name == name) {
+            None => Err(LocalVaultError::KeyNotFound { key_id }),
+            Some(key) if key.is_deleted() => Err(LocalVaultError::KeyDeleted { key_id }),
+            Some(key) => Ok(key.kind()),
+        }
     }
 
     pub(super) fn new_version(
@@ -180,13 +197,10 @@ impl Document {
         name: &str,
         version: VersionRecord,
     ) -> Result<KeyId, LocalVaultError> {
-        let key_id = self.key_id(name, None)?;
+        self.kind_of_next(name)?;
         let Some(key) = self.keys.iter_mut().find(|key| key.name == name) else {
-            return Err(LocalVaultError::KeyNotFound { key_id });
+            return Err(LocalVaultError::KeyNotFound { key_id: self.key_id(name, None)? });
         };
-        if key.is_deleted() {
-            return Err(LocalVaultError::KeyDeleted { key_id });
-        }
         let key_id = KeyPath::key_id(&self.vault, name, Some(&version.version))?;
         key.versions.push(version);
         Ok(key_id)
@@ -282,6 +296,7 @@ impl Document {
             });
             Ok(KeyInfo {
                 key_id: self.key_id(&key.name, None)?,
+                kind: key.kind(),
                 recovery: key.recovery.into(),
                 versions: versions.collect::<Result<_, LocalVaultError>>()?,
             })

@@ -6,10 +6,10 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use cofferdam_crypto::{KeyId, kw::Kek};
+use cofferdam_crypto::{KeyId, kw::Kek, rsa::RsaKek};
 use data_encoding::HEXLOWER;
 
-use crate::executor;
+use crate::{KeyKind, executor};
 
 use super::{
     Deletion, Inner, KeyInfo, LocalVault, LocalVaultError, LocalVaultOptions, Recovery,
@@ -17,7 +17,7 @@ use super::{
     keys::version_record,
     names::{self, KeyPath, VERSION_LEN},
     protect::{FileKeys, Place},
-    record::{ClearKek, Document, Hex, KeyMaterial, Protection, VersionRecord},
+    record::{ClearKek, ClearPkcs8, Document, Hex, HexVec, KeyMaterial, Protection, VersionRecord},
 };
 
 impl LocalVault {
@@ -39,7 +39,8 @@ impl LocalVault {
             .map(|inner| Self(Arc::new(inner)))
     }
 
-    /// Makes a key with its first version, recoverable for [`Recovery::DEFAULT_WINDOW`]. Answers with the version.
+    /// Makes an AES key with its first version, recoverable for [`Recovery::DEFAULT_WINDOW`]. Answers with the
+    /// version.
     ///
     /// # Errors
     /// [`LocalVaultError::KeyExists`], also when it is deleted; [`LocalVaultError::BadName`].
@@ -52,25 +53,50 @@ impl LocalVault {
     /// # Errors
     /// As there.
     pub async fn create_key_with(&self, name: &str, recovery: Recovery) -> Result<KeyId, LocalVaultError> {
+        self.create_key_of(name, KeyKind::Aes256, recovery).await
+    }
+
+    /// As [`create_key_with`](Self::create_key_with), and says what kind of key it is; later versions are of that
+    /// kind too.
+    ///
+    /// # Errors
+    /// As there; [`LocalVaultError::Rsa`].
+    pub async fn create_key_of(
+        &self,
+        name: &str,
+        kind: KeyKind,
+        recovery: Recovery,
+    ) -> Result<KeyId, LocalVaultError> {
         names::check_name("key", name)?;
         let name = name.to_owned();
-        self.change(move |inner, document| {
-            let version = inner.draw_version(&name)?;
-            document.create_key(&name, recovery, version)
+        self.run(move |inner| {
+            inner.load()?.check_new(&name)?;
+            let kek = inner.draw(kind)?;
+            inner.change(|inner, document| {
+                let version = inner.version_of(kek, &name)?;
+                document.create_key(&name, recovery, version)
+            })
         })
         .await
     }
 
-    /// Makes a new version of a key, by its name. Answers with the version.
+    /// Makes a new version of a key, of its kind, by its name. Answers with the version.
     ///
     /// # Errors
-    /// [`LocalVaultError::KeyNotFound`]; [`LocalVaultError::KeyDeleted`] when all its versions are deleted.
+    /// [`LocalVaultError::KeyNotFound`]; [`LocalVaultError::KeyDeleted`] when all its versions are deleted;
+    /// [`LocalVaultError::Rsa`].
     pub async fn new_version(&self, name: &str) -> Result<KeyId, LocalVaultError> {
         names::check_name("key", name)?;
         let name = name.to_owned();
-        self.change(move |inner, document| {
-            let version = inner.draw_version(&name)?;
-            document.new_version(&name, version)
+        self.run(move |inner| {
+            let kek = inner.draw(inner.load()?.kind_of_next(&name)?)?;
+            inner.change(|inner, document| {
+                // Another process may have purged the key, and made it again of another kind.
+                let kind = document.kind_of_next(&name)?;
+                let kek = if kek.kind() == kind { kek } else { inner.draw(kind)? };
+                let version = inner.version_of(kek, &name)?;
+                document.new_version(&name, version)
+            })
         })
         .await
     }
@@ -197,7 +223,7 @@ impl Inner {
         };
         let document = Document {
             format: Document::FORMAT.into(),
-            version: Document::VERSION,
+            version: Document::VERSION_WITHOUT_RSA,
             vault: name,
             generation: 1,
             protection: keys.as_ref().map_or(Protection::None, |keys| Protection::Argon2id {
@@ -224,25 +250,56 @@ impl Inner {
         let mut document = self.load()?;
         let answer = change(self, &mut document)?;
         document.generation += 1;
+        document.version = document.least_version();
         file::replace(&self.path, &document, self.keys.as_ref(), &lock)?;
         self.seen.fetch_max(document.generation, std::sync::atomic::Ordering::AcqRel);
         Ok(answer)
     }
 
-    /// A new KEK under a new version's name.
-    fn draw_version(&self, name: &str) -> Result<VersionRecord, LocalVaultError> {
+    /// A new KEK. Without the lock: finding primes may take seconds.
+    fn draw(&self, kind: KeyKind) -> Result<NewKek, LocalVaultError> {
+        match kind {
+            KeyKind::Aes256 => Ok(NewKek::Aes(Kek::try_from_fn(|key| self.entropy.fill(key))?)),
+            KeyKind::Rsa(size) => Ok(NewKek::Rsa(self.rsa_keys.draw(size)?)),
+        }
+    }
+
+    /// The record of a new KEK under a new version's name.
+    fn version_of(&self, kek: NewKek, name: &str) -> Result<VersionRecord, LocalVaultError> {
         let mut version = [0; VERSION_LEN / 2];
         self.entropy.fill(&mut version)?;
         let version = HEXLOWER.encode(&version);
-        let kek = Kek::try_from_fn(|key| self.entropy.fill(key))?;
-        let material = match &self.keys {
-            None => KeyMaterial::Clear(ClearKek(kek)),
-            Some(keys) => {
-                let place = Place { vault: &self.name, name, version: &version };
+        let place = Place { vault: &self.name, name, version: &version };
+        let material = match (kek, &self.keys) {
+            (NewKek::Aes(kek), None) => KeyMaterial::Clear(ClearKek(kek)),
+            (NewKek::Aes(kek), Some(keys)) => {
                 let (nonce, ciphertext) = keys.seal(&kek, &place, &*self.entropy)?;
                 KeyMaterial::Sealed { nonce: Hex(nonce), ciphertext: Hex(ciphertext) }
             }
+            (NewKek::Rsa(kek), None) => {
+                KeyMaterial::RsaClear { public: kek.public_key().clone(), pkcs8: ClearPkcs8(kek.to_pkcs8()?) }
+            }
+            (NewKek::Rsa(kek), Some(keys)) => {
+                let (nonce, ciphertext) = keys.seal_rsa(&kek.to_pkcs8()?, &place, &*self.entropy)?;
+                let public = kek.public_key().clone();
+                KeyMaterial::RsaSealed { public, nonce: Hex(nonce), ciphertext: HexVec(ciphertext) }
+            }
         };
         Ok(version_record(version, self.now(), material))
+    }
+}
+
+/// A KEK that is not in the file yet.
+enum NewKek {
+    Aes(Kek),
+    Rsa(RsaKek),
+}
+
+impl NewKek {
+    fn kind(&self) -> KeyKind {
+        match self {
+            Self::Aes(_) => KeyKind::Aes256,
+            Self::Rsa(kek) => KeyKind::Rsa(kek.public_key().size()),
+        }
     }
 }

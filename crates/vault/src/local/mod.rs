@@ -29,8 +29,9 @@ use std::{
 
 use async_trait::async_trait;
 use cofferdam_crypto::{
-    Aek, KeyId, WrapAlgorithm, WrappedKey,
-    kw::{Kek, UnwrapError, WRAPPED_LEN},
+    Aek, KeyId, WrappedKey,
+    kw::Kek,
+    rsa::{RsaError, RsaKek, RsaPublicKey},
 };
 
 pub use error::LocalVaultError;
@@ -38,8 +39,9 @@ pub use keys::{Deletion, KeyInfo, Recovery, VersionInfo};
 pub use protect::{Passphrase, PassphraseCost};
 
 use crate::{
-    Clock, Entropy, Executor, KeyKind, KeyProperties, KeyState, KeyVault, SpawnBlocking, SystemClock,
-    SystemEntropy, VaultError, VaultErrorKind, WrapContext, executor,
+    AwsLcRsaKeys, Clock, Entropy, Executor, KeyKind, KeyProperties, KeyState, KeyVault, PublicKeyAnswer,
+    RsaKeySource, SpawnBlocking, SystemClock, SystemEntropy, VaultError, VaultErrorKind, WrapContext,
+    executor,
 };
 use file::Access;
 use names::KeyPath;
@@ -56,8 +58,10 @@ pub struct LocalVaultOptions {
     pub cost: PassphraseCost,
     /// Tells which keys are expired.
     pub clock: Arc<dyn Clock>,
-    /// Where keys come from.
+    /// Where AES keys, versions, salts and nonces come from.
     pub entropy: Arc<dyn Entropy>,
+    /// Where RSA keys come from.
+    pub rsa_keys: Arc<dyn RsaKeySource>,
     /// Where files are read and written.
     pub executor: Arc<dyn Executor>,
     /// How long a change waits for another process's change to end.
@@ -69,8 +73,15 @@ impl LocalVaultOptions {
 
     /// No passphrase, this clock and this source of randomness, files on tokio's blocking threads.
     pub fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
-        let (cost, executor) = (PassphraseCost::default(), Arc::new(SpawnBlocking));
-        Self { passphrase: None, cost, clock, entropy, executor, lock_wait: Self::LOCK_WAIT }
+        Self {
+            passphrase: None,
+            cost: PassphraseCost::default(),
+            clock,
+            entropy,
+            rsa_keys: Arc::new(AwsLcRsaKeys),
+            executor: Arc::new(SpawnBlocking),
+            lock_wait: Self::LOCK_WAIT,
+        }
     }
 
     /// The same with a passphrase.
@@ -91,6 +102,13 @@ impl LocalVaultOptions {
     #[must_use]
     pub fn lock_wait(mut self, wait: Duration) -> Self {
         self.lock_wait = wait;
+        self
+    }
+
+    /// The same with RSA keys from there.
+    #[must_use]
+    pub fn rsa_keys(mut self, source: Arc<dyn RsaKeySource>) -> Self {
+        self.rsa_keys = source;
         self
     }
 
@@ -121,6 +139,7 @@ struct Inner {
     keys: Option<FileKeys>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    rsa_keys: Arc<dyn RsaKeySource>,
     executor: Arc<dyn Executor>,
     lock_wait: Duration,
     /// The newest generation that was read or written: an older file is refused.
@@ -201,13 +220,19 @@ impl LocalVault {
         }
     }
 
-    /// The KEK that an id means, if it may be used now, and its exact id.
-    async fn kek(&self, key_id: &KeyId) -> Result<(KeyId, Kek), VaultError> {
+    /// What the vault says of the version that an id means, if it may be used now; with its exact id.
+    async fn use_key<T: Send + 'static>(
+        &self,
+        key_id: &KeyId,
+        usage: impl FnOnce(&Inner, &KeyId, &Place<'_>, &KeyMaterial) -> Result<T, VaultError> + Send + 'static,
+    ) -> Result<(KeyId, T), VaultError> {
         self.ask(key_id, |inner, document, key, version| {
             let outage = |e: LocalVaultError| VaultError::new(e.kind(), e.to_string());
             let id = document.key_id(&key.name, Some(&version.version)).map_err(outage)?;
             inner.check_usable(&id, version)?;
-            Ok((id.clone(), inner.kek(document, key, version).map_err(|e| e.into_vault_error(&id))?))
+            let place = Place { vault: &document.vault, name: &key.name, version: &version.version };
+            let answer = usage(inner, &id, &place, &version.key)?;
+            Ok((id, answer))
         })
         .await
     }
@@ -247,6 +272,7 @@ impl Inner {
             keys,
             clock: options.clock,
             entropy: options.entropy,
+            rsa_keys: options.rsa_keys,
             executor: options.executor,
             lock_wait: options.lock_wait,
             seen: AtomicU64::new(document.generation),
@@ -286,13 +312,8 @@ impl Inner {
         Err(VaultError::new(kind, message).about(key_id))
     }
 
-    fn kek(
-        &self,
-        document: &Document,
-        key: &KeyRecord,
-        version: &VersionRecord,
-    ) -> Result<Kek, LocalVaultError> {
-        let kek = match (&version.key, &self.keys) {
+    fn aes(&self, place: &Place<'_>, material: &KeyMaterial) -> Result<Kek, LocalVaultError> {
+        let kek = match (material, &self.keys) {
             (KeyMaterial::Clear(kek), None) => {
                 let copied = Kek::try_from_fn(|out| -> Result<(), Infallible> {
                     out.copy_from_slice(kek.0.expose());
@@ -301,14 +322,72 @@ impl Inner {
                 copied.ok()
             }
             (KeyMaterial::Sealed { nonce, ciphertext }, Some(keys)) => {
-                let place = Place { vault: &document.vault, name: &key.name, version: &version.version };
-                keys.unseal(&nonce.0, &ciphertext.0, &place)
+                keys.unseal(&nonce.0, &ciphertext.0, place)
             }
             _ => None,
         };
-        let what = "a key does not open in its place";
-        kek.ok_or_else(|| LocalVaultError::Damaged { path: self.path.clone(), what })
+        kek.ok_or_else(|| self.does_not_open())
     }
+
+    fn rsa(&self, place: &Place<'_>, material: &KeyMaterial) -> Result<RsaKek, LocalVaultError> {
+        let (public, kek) = match (material, &self.keys) {
+            (KeyMaterial::RsaClear { public, pkcs8 }, None) => (public, RsaKek::from_pkcs8(&pkcs8.0)),
+            (KeyMaterial::RsaSealed { public, nonce, ciphertext }, Some(keys)) => {
+                let pkcs8 = keys.unseal_rsa(&nonce.0, &ciphertext.0, place);
+                (public, RsaKek::from_pkcs8(&pkcs8.ok_or_else(|| self.does_not_open())?))
+            }
+            _ => return Err(self.does_not_open()),
+        };
+        match kek {
+            Ok(kek) if kek.public_key() == public => Ok(kek),
+            Err(e @ RsaError::NeedsAwsLc) => Err(e.into()),
+            _ => Err(self.does_not_open()),
+        }
+    }
+
+    fn does_not_open(&self) -> LocalVaultError {
+        LocalVaultError::Damaged { path: self.path.clone(), what: "a key does not open in its place" }
+    }
+
+    fn unwrap(
+        &self,
+        key_id: &KeyId,
+        place: &Place<'_>,
+        material: &KeyMaterial,
+        wrapped: &WrappedKey,
+    ) -> Result<Aek, VaultError> {
+        let kind = material.kind();
+        if kind.algorithm() != wrapped.algorithm {
+            let message = format!("the key is {kind}: a key of another kind wrapped this one");
+            return Err(corrupt(key_id, message));
+        }
+        let failed = |e: LocalVaultError| e.into_vault_error(key_id);
+        match kind {
+            KeyKind::Aes256 => {
+                let kek = self.aes(place, material).map_err(failed)?;
+                kek.unwrap(&wrapped.bytes).map_err(|e| corrupt(key_id, e.to_string()).caused_by(e))
+            }
+            KeyKind::Rsa(_) => {
+                let kek = self.rsa(place, material).map_err(failed)?;
+                kek.unwrap(&wrapped.bytes).map_err(|e| match e {
+                    RsaError::Length { .. } | RsaError::Refused | RsaError::NotAnAek { .. } => {
+                        corrupt(key_id, e.to_string()).caused_by(e)
+                    }
+                    _ => failed(e.into()),
+                })
+            }
+        }
+    }
+}
+
+fn corrupt(key_id: &KeyId, message: impl Into<String>) -> VaultError {
+    VaultError::new(VaultErrorKind::Corrupt, message).about(key_id)
+}
+
+/// What wraps: of an RSA key the public half, so its private half stays sealed.
+enum Wrapping {
+    Aes(Kek),
+    Rsa(RsaPublicKey),
 }
 
 #[async_trait]
@@ -319,25 +398,40 @@ impl KeyVault for LocalVault {
         aek: &Aek,
         _context: &WrapContext,
     ) -> Result<WrappedKey, VaultError> {
-        let (key_id, kek) = self.kek(key_id).await?;
-        Ok(WrappedKey { key_id, algorithm: WrapAlgorithm::Aes256Kw, bytes: kek.wrap(aek).to_vec() })
+        let usage = |inner: &Inner, id: &KeyId, place: &Place<'_>, material: &KeyMaterial| match material {
+            KeyMaterial::RsaClear { public, .. } | KeyMaterial::RsaSealed { public, .. } => {
+                Ok((material.kind(), Wrapping::Rsa(public.clone())))
+            }
+            KeyMaterial::Clear(_) | KeyMaterial::Sealed { .. } => {
+                let kek = inner.aes(place, material).map_err(|e| e.into_vault_error(id))?;
+                Ok((material.kind(), Wrapping::Aes(kek)))
+            }
+        };
+        let (key_id, (kind, wrapping)) = self.use_key(key_id, usage).await?;
+        let bytes = match wrapping {
+            Wrapping::Aes(kek) => kek.wrap(aek).to_vec(),
+            Wrapping::Rsa(public) => {
+                public.wrap(aek).map_err(|e| LocalVaultError::from(e).into_vault_error(&key_id))?
+            }
+        };
+        Ok(WrappedKey { key_id, algorithm: kind.algorithm(), bytes })
     }
 
     async fn unwrap_key(&self, wrapped: &WrappedKey, _context: &WrapContext) -> Result<Aek, VaultError> {
         let key_id = &wrapped.key_id;
-        let corrupt = |message: String| VaultError::new(VaultErrorKind::Corrupt, message).about(key_id);
-        if wrapped.algorithm != WrapAlgorithm::Aes256Kw {
-            let message = "a local vault wraps by AES-256 key wrap alone: another vault wrapped this key";
-            return Err(corrupt(message.into()));
-        }
-        if wrapped.bytes.len() != WRAPPED_LEN {
-            return Err(corrupt(UnwrapError::Length { len: wrapped.bytes.len() }.to_string()));
+        let len = wrapped.bytes.len();
+        if !wrapped.algorithm.accepts_len(len) {
+            let message = format!("the wrapped key has {len} bytes, which no key wraps an AEK into");
+            return Err(corrupt(key_id, message));
         }
         if KeyPath::parse(key_id, &self.0.name).is_ok_and(|path| path.version.is_none()) {
-            return Err(corrupt("the wrapped key does not name the version that wrapped it".into()));
+            return Err(corrupt(key_id, "the wrapped key does not name the version that wrapped it"));
         }
-        let (_, kek) = self.kek(key_id).await?;
-        kek.unwrap(&wrapped.bytes).map_err(|e| corrupt(e.to_string()).caused_by(e))
+        let wrapped = wrapped.clone();
+        let usage = move |inner: &Inner, id: &KeyId, place: &Place<'_>, material: &KeyMaterial| {
+            inner.unwrap(id, place, material, &wrapped)
+        };
+        Ok(self.use_key(key_id, usage).await?.1)
     }
 
     async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
@@ -345,7 +439,7 @@ impl KeyVault for LocalVault {
             let outage = |e: LocalVaultError| VaultError::new(e.kind(), e.to_string());
             let id = |v: &VersionRecord| document.key_id(&key.name, Some(&v.version)).map_err(outage);
             let latest = id(key.latest().unwrap_or(version))?;
-            let mut properties = KeyProperties::new(id(version)?, latest, KeyKind::Aes256);
+            let mut properties = KeyProperties::new(id(version)?, latest, version.key.kind());
             properties.state = version.state(inner.now());
             properties.not_before = version.not_before_ms.map(Into::into);
             properties.expires_at = version.expires_ms.map(Into::into);
@@ -355,5 +449,16 @@ impl KeyVault for LocalVault {
             Ok(properties)
         })
         .await
+    }
+
+    async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
+        let usage = |_: &Inner, id: &KeyId, _: &Place<'_>, material: &KeyMaterial| match material {
+            KeyMaterial::RsaClear { public, .. } | KeyMaterial::RsaSealed { public, .. } => {
+                Ok(public.clone())
+            }
+            KeyMaterial::Clear(_) | KeyMaterial::Sealed { .. } => Err(VaultError::not_rsa(id)),
+        };
+        let (key_id, key) = self.use_key(key_id, usage).await?;
+        Ok(PublicKeyAnswer { key_id, key })
     }
 }

@@ -20,8 +20,13 @@ use crate::Entropy;
 pub(super) const SALT_LEN: usize = 16;
 pub(super) const CHECK_LEN: usize = 16;
 pub(super) const NONCE_LEN: usize = 12;
-pub(super) const SEALED_LEN: usize = Kek::LEN + 16;
+const GCM_TAG_LEN: usize = 16;
+pub(super) const SEALED_LEN: usize = Kek::LEN + GCM_TAG_LEN;
 pub(super) const TAG_LEN: usize = 32;
+
+/// What a sealed key is: the first part of its AAD.
+const AES_KEK: &str = "cofferdam local vault 1 kek";
+const RSA_KEK: &str = "cofferdam local vault 2 rsa kek";
 
 /// What a vault is protected with. Wiped on drop; compared as the bytes that were given, without normalising.
 pub struct Passphrase(Zeroizing<String>);
@@ -165,17 +170,42 @@ impl FileKeys {
         place: &Place<'_>,
         entropy: &dyn Entropy,
     ) -> Result<([u8; NONCE_LEN], [u8; SEALED_LEN]), LocalVaultError> {
-        let mut nonce = [0; NONCE_LEN];
-        entropy.fill(&mut nonce)?;
         let mut sealed = Zeroizing::new([0; SEALED_LEN]);
         let (text, tag) = sealed.split_at_mut(Kek::LEN);
         text.copy_from_slice(kek.expose());
+        let nonce = self.seal_in_place(text, tag, &place.aad(AES_KEK), entropy)?;
+        Ok((nonce, *sealed))
+    }
+
+    /// The same of an RSA KEK in PKCS#8: as long, and a tag.
+    pub(super) fn seal_rsa(
+        &self,
+        pkcs8: &[u8],
+        place: &Place<'_>,
+        entropy: &dyn Entropy,
+    ) -> Result<([u8; NONCE_LEN], Vec<u8>), LocalVaultError> {
+        let mut sealed = Zeroizing::new(vec![0; pkcs8.len() + GCM_TAG_LEN]);
+        let (text, tag) = sealed.split_at_mut(pkcs8.len());
+        text.copy_from_slice(pkcs8);
+        let nonce = self.seal_in_place(text, tag, &place.aad(RSA_KEK), entropy)?;
+        Ok((nonce, std::mem::take(&mut *sealed)))
+    }
+
+    fn seal_in_place(
+        &self,
+        text: &mut [u8],
+        tag: &mut [u8],
+        aad: &[u8],
+        entropy: &dyn Entropy,
+    ) -> Result<[u8; NONCE_LEN], LocalVaultError> {
+        let mut nonce = [0; NONCE_LEN];
+        entropy.fill(&mut nonce)?;
         let computed = self
             .cipher()
-            .encrypt_inout_detached(&nonce.into(), &place.aad(), text.into())
-            .map_err(|_| LocalVaultError::Defect { what: "AES-GCM refused 32 bytes" })?;
+            .encrypt_inout_detached(&nonce.into(), aad, text.into())
+            .map_err(|_| LocalVaultError::Defect { what: "AES-GCM refused a key's few bytes" })?;
         tag.copy_from_slice(&computed);
-        Ok((nonce, *sealed))
+        Ok(nonce)
     }
 
     /// None when it was sealed under another key or for another place.
@@ -186,17 +216,35 @@ impl FileKeys {
         place: &Place<'_>,
     ) -> Option<Kek> {
         let (text, tag) = sealed.split_at(Kek::LEN);
-        let tag: [u8; 16] = tag.try_into().ok()?;
         Kek::try_from_fn(|key| {
             key.copy_from_slice(text);
-            self.cipher().decrypt_inout_detached(
-                &(*nonce).into(),
-                &place.aad(),
-                key.as_mut_slice().into(),
-                &tag.into(),
-            )
+            self.unseal_in_place(nonce, key, tag, &place.aad(AES_KEK)).ok_or(())
         })
         .ok()
+    }
+
+    /// The same of an RSA KEK: its PKCS#8.
+    pub(super) fn unseal_rsa(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        sealed: &[u8],
+        place: &Place<'_>,
+    ) -> Option<Zeroizing<Vec<u8>>> {
+        let (text, tag) = sealed.split_at_checked(sealed.len().checked_sub(GCM_TAG_LEN)?)?;
+        let mut pkcs8 = Zeroizing::new(text.to_vec());
+        self.unseal_in_place(nonce, &mut pkcs8, tag, &place.aad(RSA_KEK))?;
+        Some(pkcs8)
+    }
+
+    fn unseal_in_place(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        text: &mut [u8],
+        tag: &[u8],
+        aad: &[u8],
+    ) -> Option<()> {
+        let tag: [u8; GCM_TAG_LEN] = tag.try_into().ok()?;
+        self.cipher().decrypt_inout_detached(&(*nonce).into(), aad, text.into(), &tag.into()).ok()
     }
 
     fn cipher(&self) -> Aes256Gcm {
@@ -228,8 +276,8 @@ pub(super) struct Place<'a> {
 
 impl Place<'_> {
     /// No part can hold a NUL, so none can run into another.
-    fn aad(&self) -> Vec<u8> {
-        ["cofferdam local vault 1 kek", self.vault, self.name, self.version].join("\0").into_bytes()
+    fn aad(&self, of: &str) -> Vec<u8> {
+        [of, self.vault, self.name, self.version].join("\0").into_bytes()
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-use cofferdam_crypto::kw::Kek;
+use cofferdam_crypto::{kw::Kek, rsa::RsaPublicKey};
 use data_encoding::HEXLOWER;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -17,6 +17,7 @@ use super::{
     names,
     protect::{CHECK_LEN, NONCE_LEN, PassphraseCost, SALT_LEN, SEALED_LEN},
 };
+use crate::KeyKind;
 
 /// All of a vault but what authenticates it.
 #[derive(Serialize, Deserialize)]
@@ -73,15 +74,58 @@ pub(super) struct VersionRecord {
 pub(super) enum KeyMaterial {
     Clear(ClearKek),
     Sealed { nonce: Hex<NONCE_LEN>, ciphertext: Hex<SEALED_LEN> },
+    RsaClear { public: RsaPublicKey, pkcs8: ClearPkcs8 },
+    RsaSealed { public: RsaPublicKey, nonce: Hex<NONCE_LEN>, ciphertext: HexVec },
+}
+
+impl KeyMaterial {
+    pub(super) fn kind(&self) -> KeyKind {
+        match self {
+            Self::Clear(_) | Self::Sealed { .. } => KeyKind::Aes256,
+            Self::RsaClear { public, .. } | Self::RsaSealed { public, .. } => KeyKind::Rsa(public.size()),
+        }
+    }
+
+    /// About how many characters of hex it is written as, at most, beside what every key has.
+    pub(super) fn hex_len(&self) -> usize {
+        match self {
+            Self::Clear(_) | Self::Sealed { .. } => 0,
+            Self::RsaClear { public, pkcs8 } => 2 * (public.spki().len() + pkcs8.0.len()),
+            Self::RsaSealed { public, ciphertext, .. } => 2 * (public.spki().len() + ciphertext.0.len()),
+        }
+    }
+
+    pub(super) fn is_sealed(&self) -> bool {
+        matches!(self, Self::Sealed { .. } | Self::RsaSealed { .. })
+    }
+}
+
+impl KeyRecord {
+    /// All its versions are of one kind.
+    pub(super) fn kind(&self) -> KeyKind {
+        self.versions.first().map_or(KeyKind::Aes256, |version| version.key.kind())
+    }
 }
 
 impl Document {
     pub(super) const FORMAT: &'static str = "cofferdam local vault";
-    pub(super) const VERSION: u32 = 1;
+    /// The latest that is read.
+    pub(super) const VERSION: u32 = 2;
+    /// What a vault without RSA keys is written as, so that programs which know no other go on reading it.
+    pub(super) const VERSION_WITHOUT_RSA: u32 = 1;
+
+    /// The least version that can say all of this.
+    pub(super) fn least_version(&self) -> u32 {
+        let mut versions = self.keys.iter().flat_map(|key| &key.versions);
+        match versions.any(|version| version.key.kind() != KeyKind::Aes256) {
+            true => Self::VERSION,
+            false => Self::VERSION_WITHOUT_RSA,
+        }
+    }
 
     /// What an authenticated file can still have wrong: a defect, or the work of who knows the passphrase.
     pub(super) fn check(&self) -> Result<(), &'static str> {
-        if self.format != Self::FORMAT || self.version != Self::VERSION {
+        if self.format != Self::FORMAT || !(self.least_version()..=Self::VERSION).contains(&self.version) {
             return Err("its head contradicts itself");
         }
         if !names::is_name(&self.vault) {
@@ -101,8 +145,11 @@ impl Document {
                 if !names::is_version(&version.version) {
                     return Err("a version is not one");
                 }
-                if matches!(version.key, KeyMaterial::Sealed { .. }) != protected {
+                if version.key.is_sealed() != protected {
                     return Err("a key is not protected as the vault says");
+                }
+                if version.key.kind() != key.kind() {
+                    return Err("a key has versions of two kinds");
                 }
                 versions.push(version.version.as_str());
             }
@@ -182,6 +229,55 @@ impl Serialize for ClearKek {
 impl<'de> Deserialize<'de> for ClearKek {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         Kek::try_from_fn(|key| d.deserialize_str(HexInto(key))).map(Self)
+    }
+}
+
+/// The most bytes of an RSA key: PKCS#8 of 4,096 bits has some 2,400.
+const MAX_RSA_LEN: usize = 4096;
+
+/// Bytes of an RSA key, sealed, as lower-case hex.
+pub(super) struct HexVec(pub(super) Vec<u8>);
+
+impl Serialize for HexVec {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for HexVec {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_str(HexToVec).map(|bytes| Self(bytes.to_vec()))
+    }
+}
+
+/// An RSA KEK in the clear, as PKCS#8: of a vault without a passphrase.
+pub(super) struct ClearPkcs8(pub(super) Zeroizing<Vec<u8>>);
+
+impl Serialize for ClearPkcs8 {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&Zeroizing::new(HEXLOWER.encode(&self.0)))
+    }
+}
+
+impl<'de> Deserialize<'de> for ClearPkcs8 {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_str(HexToVec).map(Self)
+    }
+}
+
+struct HexToVec;
+
+impl Visitor<'_> for HexToVec {
+    type Value = Zeroizing<Vec<u8>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at most {MAX_RSA_LEN} bytes in hex")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        let mut bytes = Zeroizing::new(vec![0; (text.len() / 2).min(MAX_RSA_LEN)]);
+        decode_hex(text, &mut bytes).map_err(E::custom)?;
+        Ok(bytes)
     }
 }
 

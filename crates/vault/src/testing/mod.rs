@@ -1,10 +1,12 @@
 //! Doubles for deterministic tests: clocks that a test moves, seeded randomness, a vault that follows a script.
 //!
-//! Guarantees: nothing here reads the machine's clocks or its randomness, so a run repeats from its seed.
+//! Guarantees: nothing here reads the machine's clocks or its randomness, so a run repeats from its seed; but for wraps under
+//! RSA keys, whose bytes differ each time.
 //! Not its job: production. `SeededEntropy` is predictable by design.
 
 mod clock;
 mod entropy;
+mod rsa;
 mod scripted;
 
 use std::time::Duration;
@@ -27,4 +29,5 @@ pub const KINDS: [Kind; 10] = [
 
 pub use clock::{ManualClock, TokioClock};
 pub use entropy::SeededEntropy;
+pub use rsa::PublishedRsaKeys;
 pub use scripted::{Answer, Call, Outcome, ScriptedCredential, ScriptedVault, Token, TokenService};

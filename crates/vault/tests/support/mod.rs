@@ -12,7 +12,7 @@ use std::{
 use cofferdam_crypto::{AccountId, Aek, EntropyError, Epoch, KeyScope, Provider};
 use cofferdam_vault::{
     Clock, Entropy, Inline, LocalVault, LocalVaultOptions, Passphrase, PassphraseCost, Timestamp, VaultError,
-    VaultErrorKind, WrapContext,
+    VaultErrorKind, WrapContext, testing::PublishedRsaKeys,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
@@ -80,6 +80,7 @@ impl Fixture {
     pub(crate) fn options(&self, passphrase: Option<&str>) -> LocalVaultOptions {
         let options = LocalVaultOptions::new(self.clock.clone(), self.entropy.clone())
             .executor(Arc::new(Inline))
+            .rsa_keys(Arc::new(PublishedRsaKeys::default()))
             .cost(PassphraseCost::new(8, 1, 1).unwrap());
         match passphrase {
             None => options,

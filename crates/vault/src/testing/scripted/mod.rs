@@ -12,7 +12,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use cofferdam_crypto::{AccountId, Aek, KeyId, WrapAlgorithm, WrappedKey, kw::Kek};
+use cofferdam_crypto::{
+    AccountId, Aek, KeyId, WrappedKey,
+    kw::Kek,
+    rsa::{RsaKek, RsaSize},
+};
 use tokio::time::Instant;
 
 use self::script::{Flapping, Script};
@@ -20,21 +24,56 @@ pub use self::{
     credential::{ScriptedCredential, Token, TokenService},
     script::{Answer, Call, Outcome},
 };
-use super::SeededEntropy;
-use crate::{Entropy, KeyKind, KeyProperties, KeyVault, VaultError, VaultErrorKind as Kind, WrapContext};
+use super::{PublishedRsaKeys, SeededEntropy};
+use crate::{
+    Entropy, KeyKind, KeyProperties, KeyVault, PublicKeyAnswer, RsaKeySource, VaultError,
+    VaultErrorKind as Kind, WrapContext,
+};
 
-/// An in-memory vault with real AES KEKs that does what a test scripts, and keeps count.
+/// An in-memory vault with real KEKs that does what a test scripts, and keeps count.
 ///
 /// The answer to a call is settled when the call is sent; the latency passes after that. Where several things
 /// that a test said apply, it is the first of: the next answers, what is said of the account, flapping, the
 /// credential, every n-th call, chance, what is said of the KEK, what is said of all.
 pub struct ScriptedVault {
     entropy: SeededEntropy,
+    rsa_keys: PublishedRsaKeys,
     inner: Mutex<Inner>,
 }
 
+enum AnyKek {
+    Aes(Kek),
+    Rsa(Box<RsaKek>),
+}
+
+impl AnyKek {
+    fn kind(&self) -> KeyKind {
+        match self {
+            Self::Aes(_) => KeyKind::Aes256,
+            Self::Rsa(kek) => KeyKind::Rsa(kek.public_key().size()),
+        }
+    }
+
+    fn wrap(&self, aek: &Aek) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+        match self {
+            Self::Aes(kek) => Ok(kek.wrap(aek).to_vec()),
+            Self::Rsa(kek) => Ok(kek.public_key().wrap(aek)?),
+        }
+    }
+
+    fn unwrap(&self, wrapped: &WrappedKey) -> Result<Aek, Box<dyn std::error::Error + Send + Sync>> {
+        match self {
+            _ if self.kind().algorithm() != wrapped.algorithm => {
+                Err("a key of another kind wrapped it".into())
+            }
+            Self::Aes(kek) => Ok(kek.unwrap(&wrapped.bytes)?),
+            Self::Rsa(kek) => Ok(kek.unwrap(&wrapped.bytes)?),
+        }
+    }
+}
+
 struct Inner {
-    keks: BTreeMap<KeyId, Kek>,
+    keks: BTreeMap<KeyId, AnyKek>,
     script: Script,
     calls: Vec<Call>,
     in_flight: usize,
@@ -46,6 +85,7 @@ impl ScriptedVault {
     pub fn new(seed: u64) -> Self {
         Self {
             entropy: SeededEntropy::new(seed),
+            rsa_keys: PublishedRsaKeys::default(),
             inner: Mutex::new(Inner {
                 keks: BTreeMap::new(),
                 script: Script::new(seed),
@@ -56,14 +96,25 @@ impl ScriptedVault {
         }
     }
 
-    /// Makes a KEK of this name; one that is there already stays.
+    /// Makes an AES KEK of this name; one that is there already stays.
     ///
     /// # Errors
     /// `Other` when randomness fails, which a seeded source never does.
     pub fn create_key(&self, key_id: &KeyId) -> Result<(), VaultError> {
         let kek = Kek::try_from_fn(|bytes| self.entropy.fill(bytes))
             .map_err(|e| VaultError::new(Kind::Other, "no randomness for a KEK").caused_by(e))?;
-        self.lock().keks.entry(key_id.clone()).or_insert(kek);
+        self.lock().keks.entry(key_id.clone()).or_insert(AnyKek::Aes(kek));
+        Ok(())
+    }
+
+    /// Makes an RSA KEK of this name, one of [`PublishedRsaKeys`] by turns; one that is there already stays.
+    ///
+    /// # Errors
+    /// `Other` without the feature `aws-lc`.
+    pub fn create_rsa_key(&self, key_id: &KeyId, size: RsaSize) -> Result<(), VaultError> {
+        let failed = |e| VaultError::new(Kind::Other, "no RSA key for a KEK").about(key_id).caused_by(e);
+        let kek = self.rsa_keys.draw(size).map_err(failed)?;
+        self.lock().keks.entry(key_id.clone()).or_insert(AnyKek::Rsa(Box::new(kek)));
         Ok(())
     }
 
@@ -177,7 +228,7 @@ impl ScriptedVault {
         }
     }
 
-    fn with_kek<T>(&self, key_id: &KeyId, work: impl FnOnce(&Kek) -> T) -> Result<T, VaultError> {
+    fn with_kek<T>(&self, key_id: &KeyId, work: impl FnOnce(&AnyKek) -> T) -> Result<T, VaultError> {
         let inner = self.lock();
         let kek = inner.keks.get(key_id).ok_or_else(|| {
             VaultError::new(Kind::KeyNotFound, "the vault has no such key: create it first").about(key_id)
@@ -231,21 +282,23 @@ impl KeyVault for ScriptedVault {
         context: &WrapContext,
     ) -> Result<WrappedKey, VaultError> {
         let (_, in_flight) = self.receive(key_id, Some(context.scope.account), false).await?;
-        let wrapped = self.with_kek(key_id, |kek| kek.wrap(aek).to_vec());
-        let bytes = in_flight.end(wrapped)?;
-        Ok(WrappedKey { key_id: key_id.clone(), algorithm: WrapAlgorithm::Aes256Kw, bytes })
+        let failed = |e| VaultError::new(Kind::Other, "the KEK does not wrap").about(key_id).caused_by(e);
+        let wrapped = self
+            .with_kek(key_id, |kek| (kek.kind().algorithm(), kek.wrap(aek)))
+            .and_then(|(algorithm, bytes)| Ok((algorithm, bytes.map_err(failed)?)));
+        let (algorithm, bytes) = in_flight.end(wrapped)?;
+        Ok(WrappedKey { key_id: key_id.clone(), algorithm, bytes })
     }
 
     async fn unwrap_key(&self, wrapped: &WrappedKey, context: &WrapContext) -> Result<Aek, VaultError> {
         let account = Some(context.scope.account);
         let (answer, mut in_flight) = self.receive(&wrapped.key_id, account, true).await?;
-        let unwrapped =
-            self.with_kek(&wrapped.key_id, |kek| kek.unwrap(&wrapped.bytes)).and_then(|unwrapped| {
-                unwrapped.map_err(|e| {
-                    let error = VaultError::new(Kind::Corrupt, "the wrapped key is malformed");
-                    error.about(&wrapped.key_id).caused_by(e)
-                })
-            });
+        let unwrapped = self.with_kek(&wrapped.key_id, |kek| kek.unwrap(wrapped)).and_then(|unwrapped| {
+            unwrapped.map_err(|e| {
+                let error = VaultError::new(Kind::Corrupt, "the wrapped key is malformed");
+                error.about(&wrapped.key_id).caused_by(e)
+            })
+        });
         if answer == Answer::WrongKey
             && let Ok(aek) = &unwrapped
         {
@@ -261,7 +314,20 @@ impl KeyVault for ScriptedVault {
 
     async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
         let (_, in_flight) = self.receive(key_id, None, false).await?;
-        in_flight.end(self.with_kek(key_id, |_| ()))?;
-        Ok(KeyProperties::new(key_id.clone(), key_id.clone(), KeyKind::Aes256))
+        let kind = in_flight.end(self.with_kek(key_id, AnyKek::kind))?;
+        Ok(KeyProperties::new(key_id.clone(), key_id.clone(), kind))
+    }
+
+    async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
+        let (_, in_flight) = self.receive(key_id, None, false).await?;
+        in_flight.end(
+            self.with_kek(key_id, |kek| match kek {
+                AnyKek::Aes(_) => Err(VaultError::not_rsa(key_id)),
+                AnyKek::Rsa(kek) => {
+                    Ok(PublicKeyAnswer { key_id: key_id.clone(), key: kek.public_key().clone() })
+                }
+            })
+            .flatten(),
+        )
     }
 }

@@ -53,9 +53,9 @@ pub struct Call {
     pub sent: Instant,
     /// The KEK it was about.
     pub key_id: KeyId,
-    /// The account it was made for; `None`: a question for properties.
+    /// The account it was made for; `None`: a question for properties or for a public half.
     pub account: Option<AccountId>,
-    /// Whether it was an unwrap; otherwise a wrap or a question for properties.
+    /// Whether it was an unwrap; otherwise a wrap or a question.
     pub unwrap: bool,
     /// When and how it ended; `None`: it is under way.
     pub ended: Option<(Instant, Outcome)>,
