@@ -184,7 +184,7 @@ mod tests {
     fn header() -> Header {
         Header {
             suite: Suite::Aes256GcmHkdfSha256,
-            provider: Provider::Service,
+            provider: ProviderKind::Service,
             page_size: PageSize::DEFAULT,
             epoch: Epoch::new(0x0102_0304),
             salt: [0xaa; 32],

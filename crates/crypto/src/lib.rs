@@ -66,7 +66,9 @@ pub use aek::Aek;
 pub use buf::{BlockBuf, SealedBuf};
 pub use derive::{RecordKey, RecordTag};
 pub use header::{HEADER_LEN, Header, HeaderError, Suite};
-pub use id::{AccountId, BlockId, BlockRef, Epoch, IdError, KeyId, KeyScope, Provider, ProviderKind, Version};
+pub use id::{
+    AccountId, BlockId, BlockRef, Epoch, IdError, KeyId, KeyScope, Provider, ProviderKind, Version,
+};
 pub use layout::{
     LengthError, LocateError, MAX_PLAINTEXT_LEN, PageSize, PageSizeError, PageSpan, RangeError, TAG_LEN,
     plaintext_len, sealed_len,
