@@ -84,12 +84,31 @@ bugs! {
     PublicKeyNotPinned = "public-key-not-pinned",
     /// A public half is pinned whichever version of the KEK it is of.
     PublicKeyOfAnotherVersion = "public-key-of-another-version",
+    /// A segment of a write-only buffer is believed whatever its tag says.
+    SegmentTagUnchecked = "segment-tag-unchecked",
+    /// What a vault unwraps for a segment is used whatever its check value says.
+    SegmentCheckIgnored = "segment-check-ignored",
+    /// A write-only buffer seals under one AEK for as long as the process runs.
+    SegmentNeverRenewed = "segment-never-renewed",
+    /// The key of a segment stays in memory after its time.
+    SegmentKeyKept = "segment-key-kept",
+    /// A segment's record leaves the buffer with the first of its blocks.
+    SegmentRemovedEarly = "segment-removed-early",
 }
 
 impl Bug {
     /// Those that tests of their own find, and not the simulator: its KEKs are AES.
-    pub const NOT_SIMULATED: &[Self] =
-        &[Self::OaepSha1, Self::RsaLengthIgnored, Self::PublicKeyNotPinned, Self::PublicKeyOfAnotherVersion];
+    pub const NOT_SIMULATED: &[Self] = &[
+        Self::OaepSha1,
+        Self::RsaLengthIgnored,
+        Self::PublicKeyNotPinned,
+        Self::PublicKeyOfAnotherVersion,
+        Self::SegmentTagUnchecked,
+        Self::SegmentCheckIgnored,
+        Self::SegmentNeverRenewed,
+        Self::SegmentKeyKept,
+        Self::SegmentRemovedEarly,
+    ];
 }
 
 #[cfg(cofferdam_planted)]

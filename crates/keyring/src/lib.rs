@@ -14,7 +14,7 @@ mod records;
 mod salts;
 mod telemetry;
 
-pub use driver::{KeyHandle, KeyStatus, Keyring, KeyringParts, LastFailure, LiveKey};
+pub use driver::{KeyHandle, KeyStatus, Keyring, KeyringParts, LastFailure, LiveKey, LiveSegment};
 pub use error::{Fault, KeyError};
 pub use event::{KeyEvent, What};
 pub use machine::{Alarm, KeyState, Policy, PolicyError, Why};

@@ -8,7 +8,7 @@ use std::{
 
 use cofferdam_crypto::KeyId;
 use cofferdam_keyring::Policy;
-use cofferdam_store::{AccountKey, AccountName, FaultyFile, FileFault, FileOp};
+use cofferdam_store::{AccountKey, AccountName, BufferMode, FaultyFile, FileFault, FileOp};
 use cofferdam_vault::Principal;
 use tokio::time::{Instant, sleep_until};
 
@@ -143,9 +143,11 @@ impl Director {
         let mut made = Vec::new();
         for (number, (name, kek)) in seats.into_iter().enumerate() {
             let key = match &kek {
-                Some(kek) => {
-                    AccountKey::Customer { principal: self.site.vaults[number].0.clone(), kek: kek.clone() }
-                }
+                Some(kek) => AccountKey::Customer {
+                    principal: self.site.vaults[number].0.clone(),
+                    kek: kek.clone(),
+                    buffer: BufferMode::default(),
+                },
                 None => AccountKey::Service,
             };
             let account = engine.create_account(&name, key).await.map_err(|e| say(&e))?;

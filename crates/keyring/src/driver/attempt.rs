@@ -144,6 +144,8 @@ impl Task {
                     .map_err(|e| self.of_service(e))?;
                 self.in_time(records.customer_keys(account, service.record_key())).await
             }
+            // A segment's key has no record among the account's.
+            Provider::Buffer(_) => Err(RecordError::NotFound),
         };
         let record = read.map_err(|error| match error {
             RecordError::NotFound => self.unknown_account(),

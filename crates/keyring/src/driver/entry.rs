@@ -20,6 +20,7 @@ use super::{
     KeyStatus, Shared,
     desk::Desk,
     live::{Live, LiveKey},
+    segment::SegmentKeys,
     task,
 };
 use crate::{
@@ -41,6 +42,8 @@ pub(super) struct Entry {
     clock: Arc<dyn Clock>,
     pub(super) live: ArcSwapOption<Live>,
     pub(super) activity: AtomicU8,
+    /// The keys of segments that were unwrapped while this one is held.
+    pub(super) segments: SegmentKeys,
     /// When the key was last used, in seconds since boot.
     used_at: AtomicU64,
     /// The key was published for callers of whom none has looked yet.
@@ -66,6 +69,7 @@ impl Entry {
             provider,
             clock,
             live: ArcSwapOption::empty(),
+            segments: SegmentKeys::default(),
             activity: AtomicU8::new(activity::UNUSED),
             used_at: AtomicU64::new(0),
             promised: AtomicBool::new(false),

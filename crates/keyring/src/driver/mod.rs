@@ -14,6 +14,7 @@ mod map;
 #[cfg(cofferdam_planted)]
 mod planted;
 mod seats;
+mod segment;
 mod signal;
 mod steps;
 mod task;
@@ -26,13 +27,13 @@ use cofferdam_crypto::{AccountId, Epoch, KeyId, Provider, SaltSource};
 use cofferdam_vault::{Clock, Entropy, Timestamp, VaultErrorKind, VaultRegistry};
 use tokio::sync::{broadcast, watch};
 
-pub use self::live::LiveKey;
 use self::{
     entry::Entry,
     map::Entries,
     seats::{Claim, Claimed, Seats},
     signal::{Count, Flag},
 };
+pub use self::{live::LiveKey, segment::LiveSegment};
 use crate::{KeyError, KeyEvent, KeyRecords, KeyState, Policy, Salts, telemetry};
 
 /// How many events a slow listener can be behind before it misses some.

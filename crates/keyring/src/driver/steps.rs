@@ -128,6 +128,7 @@ impl Entry {
 
     fn evict(&self, desk: &mut Desk) {
         self.live.store(None);
+        self.segments.clear();
         desk.keys.clear();
         desk.candidate = None;
         desk.seat = None;

@@ -65,7 +65,8 @@ pub fn buffer_within(
     sealed: impl Into<Bytes>,
 ) -> BlockOp {
     let sealed = sealed.into();
-    BlockOp::Buffer { account, id: id(name), meta: buffer_meta(version, sealed.len()), sealed, limit }
+    let meta = buffer_meta(version, sealed.len());
+    BlockOp::Buffer { account, id: id(name), meta, sealed, limit, segment: None }
 }
 
 /// Drained at the millisecond `at` of the tests' time.
