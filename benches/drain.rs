@@ -25,7 +25,7 @@ use std::{
 use bytes::Bytes;
 use cofferdam::{
     crypto::BlockId,
-    store::{Account, AccountKey, AccountName, EmbeddedOptions, EmbeddedStore, Engine, Outcome},
+    store::{Account, AccountKey, AccountName, BufferMode, EmbeddedOptions, EmbeddedStore, Engine, Outcome},
     vault::{
         Clock, LocalVault, LocalVaultOptions, Principal, SystemClock, SystemEntropy, Timestamp, VaultRegistry,
     },
@@ -93,8 +93,13 @@ impl World {
             Engine::builder(Arc::new(store), vaults, service_kek).clock(clock.clone()).open().await.unwrap();
         let name = |name: &str| AccountName::new(name).unwrap();
         let foreground = engine.create_account(&name("fabrikam"), AccountKey::Service).await.unwrap();
-        let drained =
-            engine.create_account(&name("contoso"), AccountKey::Customer { principal, kek }).await.unwrap();
+        let drained = engine
+            .create_account(
+                &name("contoso"),
+                AccountKey::Customer { principal, kek, buffer: BufferMode::default() },
+            )
+            .await
+            .unwrap();
         Self { _home: home, clock, customer, engine, foreground, drained }
     }
 

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use cofferdam::{
     crypto::{AccountId, BlockId, Epoch, PageSize, Provider, Version},
     store::{
-        Account, AccountKey, AccountName, BlockMeta, BlockOp, BlockStore, EmbeddedOptions, EmbeddedStore,
-        Engine,
+        Account, AccountKey, AccountName, BlockMeta, BlockOp, BlockStore, BufferMode, EmbeddedOptions,
+        EmbeddedStore, Engine,
     },
     vault::{LocalVault, LocalVaultOptions, Principal, SystemClock, SystemEntropy, VaultRegistry},
 };
@@ -54,7 +54,10 @@ impl World {
         let store = Arc::new(EmbeddedStore::create(path, EmbeddedOptions::default()).unwrap());
         let engine = Engine::builder(store.clone(), vaults, service_kek).open().await.unwrap();
         let name = AccountName::new("bench").unwrap();
-        let account = engine.create_account(&name, AccountKey::Customer { principal, kek }).await.unwrap();
+        let account = engine
+            .create_account(&name, AccountKey::Customer { principal, kek, buffer: BufferMode::default() })
+            .await
+            .unwrap();
         Self {
             _home: home,
             store,

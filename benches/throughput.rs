@@ -1,4 +1,5 @@
-//! How many bytes a second are sealed and opened, on both AEADs: `cargo bench --bench throughput`.
+//! How many bytes a second are sealed and opened, on both AEADs, and what a key costs to wrap and unwrap:
+//! `cargo bench --bench throughput`.
 //!
 //! Absolute rates of this machine, with criterion's statistics and its comparison with the run before. What a share
 //! of the bare cipher's rate that is, `seal` tells, which lets both take turns.
@@ -10,10 +11,13 @@ use std::{hint::black_box, sync::Arc};
 use cofferdam::{
     crypto::{
         AccountId, Aead, Aek, AwsLc, BlockId, Epoch, KeyScope, PageSize, Provider, RustCrypto, SaltSource,
-        Sealer, Version, sealed_len,
+        Sealer, Version,
+        kw::Kek,
+        rsa::{RsaKek, RsaSize},
+        sealed_len,
     },
     keyring::Salts,
-    vault::{SystemClock, SystemEntropy},
+    vault::{RsaKeySource, SystemClock, SystemEntropy, testing::PublishedRsaKeys},
 };
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
@@ -29,12 +33,16 @@ fn scope() -> KeyScope {
     KeyScope { account: AccountId::from_bytes([7; 16]), epoch: Epoch::FIRST, provider: Provider::Customer }
 }
 
-fn sealer<A: Aead>() -> Sealer<A> {
+fn aek() -> Aek {
     let aek = Aek::try_from_fn(|bytes| {
         bytes.fill(9);
         Ok::<_, ()>(())
     });
-    Sealer::with_aead(&aek.unwrap(), scope())
+    aek.unwrap()
+}
+
+fn sealer<A: Aead>() -> Sealer<A> {
+    Sealer::with_aead(&aek(), scope())
 }
 
 fn salts() -> impl SaltSource {
@@ -100,5 +108,37 @@ fn open_with<A: Aead>(group: &mut Group<'_>, function: &str, name: &str, len: us
     });
 }
 
-criterion_group!(benches, seal, open);
+/// By KEKs of each kind. `read`: what a local vault does beside it at each unwrap, the private half read from PKCS#8.
+fn keys(c: &mut Criterion) {
+    let mut group = c.benchmark_group("keys");
+    let aek = aek();
+    let kek = Kek::try_from_fn(|bytes| {
+        bytes.fill(3);
+        Ok::<_, ()>(())
+    })
+    .unwrap();
+    let wrapped = kek.wrap(&aek);
+    group.bench_function(BenchmarkId::new("wrap", "aes-256"), |b| b.iter(|| black_box(kek.wrap(&aek))));
+    group.bench_function(BenchmarkId::new("unwrap", "aes-256"), |b| {
+        b.iter(|| black_box(kek.unwrap(&wrapped).unwrap()));
+    });
+    for size in RsaSize::ALL {
+        let name = format!("rsa-{}", size.bits());
+        let kek = PublishedRsaKeys::default().draw(size).unwrap();
+        let (public, pkcs8) = (kek.public_key(), kek.to_pkcs8().unwrap());
+        let wrapped = public.wrap(&aek).unwrap();
+        group.bench_function(BenchmarkId::new("wrap", &name), |b| {
+            b.iter(|| black_box(public.wrap(&aek).unwrap()));
+        });
+        group.bench_function(BenchmarkId::new("unwrap", &name), |b| {
+            b.iter(|| black_box(kek.unwrap(&wrapped).unwrap()));
+        });
+        group.bench_function(BenchmarkId::new("read", &name), |b| {
+            b.iter(|| black_box(RsaKek::from_pkcs8(&pkcs8).unwrap()));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, seal, open, keys);
 criterion_main!(benches);

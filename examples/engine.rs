@@ -10,7 +10,7 @@ use std::{error::Error, sync::Arc, time::Duration};
 use cofferdam::{
     crypto::BlockId,
     keyring::Policy,
-    store::{AccountKey, AccountName, EmbeddedOptions, EmbeddedStore, Engine, EngineError},
+    store::{AccountKey, AccountName, BufferMode, EmbeddedOptions, EmbeddedStore, Engine, EngineError},
     vault::{LocalVault, LocalVaultOptions, Principal, SystemClock, SystemEntropy, VaultRegistry},
 };
 
@@ -35,7 +35,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let engine = Engine::builder(Arc::new(store), vaults, service_kek).policy(policy).open().await?;
 
     let account = engine
-        .create_account(&AccountName::new("payroll")?, AccountKey::Customer { principal, kek: kek.clone() })
+        .create_account(
+            &AccountName::new("payroll")?,
+            AccountKey::Customer { principal, kek: kek.clone(), buffer: BufferMode::default() },
+        )
         .await?;
     let id = BlockId::new("2026-11/salaries")?;
     let receipt = account.put(&id, "what only the customer may grant".into()).await?;

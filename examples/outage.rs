@@ -11,8 +11,8 @@ use std::{error::Error, sync::Arc, time::Duration};
 use cofferdam::{
     crypto::BlockId,
     store::{
-        AccountKey, AccountName, BufferChange, EmbeddedOptions, EmbeddedStore, Engine, EngineError, Outcome,
-        Place,
+        AccountKey, AccountName, BufferChange, BufferMode, EmbeddedOptions, EmbeddedStore, Engine,
+        EngineError, Outcome, Place,
     },
     vault::{
         Inline, LocalVault, LocalVaultOptions, Principal, SystemEntropy, VaultRegistry, testing::TokioClock,
@@ -43,8 +43,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .buffer_time(Duration::from_secs(12 * 3600))
         .open()
         .await?;
-    let account =
-        engine.create_account(&AccountName::new("payroll")?, AccountKey::Customer { principal, kek }).await?;
+    let account = engine
+        .create_account(
+            &AccountName::new("payroll")?,
+            AccountKey::Customer { principal, kek, buffer: BufferMode::default() },
+        )
+        .await?;
     let (before, during) = (BlockId::new("2026-11/before")?, BlockId::new("2026-11/during")?);
     assert_eq!(account.put(&before, "written before".into()).await?.outcome, Outcome::Stored);
 

@@ -12,8 +12,8 @@ use cofferdam::{
     crypto::BlockId,
     keyring::KeyState,
     store::{
-        Account, AccountKey, AccountName, DrainBlocked, EmbeddedOptions, EmbeddedStore, Engine, EngineError,
-        Outcome,
+        Account, AccountKey, AccountName, BufferMode, DrainBlocked, EmbeddedOptions, EmbeddedStore, Engine,
+        EngineError, Outcome,
     },
     vault::{
         Inline, LocalVault, LocalVaultOptions, Principal, SystemEntropy, VaultRegistry, testing::TokioClock,
@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .executor(Arc::new(Inline))
         .open()
         .await?;
-    let key = AccountKey::Customer { principal, kek: kek.clone() };
+    let key = AccountKey::Customer { principal, kek: kek.clone(), buffer: BufferMode::default() };
     let account = engine.create_account(&AccountName::new("payroll")?, key).await?;
     let (first, second) = (BlockId::new("first")?, BlockId::new("second")?);
     account.put(&first, "stored".into()).await?;

@@ -17,8 +17,8 @@ use std::{
 use async_trait::async_trait;
 use cofferdam::{
     crypto::{
-        AccountId, Aek, BlockId, Epoch, Header, KeyScope, PageSize, Provider, RecordKey, RecordTag, Version,
-        WrappedAek,
+        AccountId, Aek, BlockId, Epoch, Header, KeyScope, PageSize, Provider, ProviderKind, RecordKey,
+        RecordTag, Version, WrappedAek,
     },
     keyring::{KeyRecord, KeyRecords, Keyring, KeyringParts, Policy, RecordError},
     vault::{
@@ -115,10 +115,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     fs::write(&path, &sealed)?;
     println!("sealed {} bytes", sealed.len());
 
-    // Open: the header says which key; the block opens only as this id and version of this account.
+    // Open: the header says which key; the block opens only as this id and version of this account. Headers tell two kinds
+    // of key apart from that of a buffer's segment, which only an engine has.
     let stored = fs::read(&path)?;
     let header = Header::parse(&stored)?;
-    let key = keyring.opening_key(account, header.provider(), header.epoch()).await?;
+    let provider = match header.provider() {
+        ProviderKind::Customer => Provider::Customer,
+        ProviderKind::Service => Provider::Service,
+        ProviderKind::Buffer => return Err("a block of a write-only buffer is an engine's to open".into()),
+    };
+    let key = keyring.opening_key(account, provider, header.epoch()).await?;
     let opened = key.open(id.at(version), &stored)?;
     println!("opened: {}", String::from_utf8_lossy(&opened));
 

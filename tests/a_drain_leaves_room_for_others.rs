@@ -14,10 +14,10 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use cofferdam::{
-    crypto::{AccountId, BlockId, Version},
+    crypto::{AccountId, BlockId, SegmentId, Version},
     store::{
         Account, Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Catalog, EmbeddedStore, Located,
-        Revision, StoreError, Stored,
+        Revision, SegmentRow, StoreError, Stored,
     },
 };
 use tokio::time::{Instant, sleep};
@@ -98,6 +98,23 @@ impl BlockStore for Slow {
         limit: usize,
     ) -> Result<Vec<(AccountId, BufferUsage)>, StoreError> {
         self.store.buffering(after, limit).await
+    }
+
+    async fn segment(
+        &self,
+        account: AccountId,
+        segment: SegmentId,
+    ) -> Result<Option<SegmentRow>, StoreError> {
+        self.store.segment(account, segment).await
+    }
+
+    async fn segments(
+        &self,
+        account: AccountId,
+        after: Option<SegmentId>,
+        limit: usize,
+    ) -> Result<Vec<(SegmentId, SegmentRow)>, StoreError> {
+        self.store.segments(account, after, limit).await
     }
 
     async fn last_version(&self) -> Result<Version, StoreError> {

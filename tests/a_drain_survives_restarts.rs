@@ -199,7 +199,7 @@ async fn a_damaged_block_stays_and_stops_no_other_and_is_told_of() {
     let mut meta = at.meta;
     meta.version = Version::new(newest + 1);
     let limit = BufferLimit { bytes: u64::MAX, since: Duration::ZERO };
-    let op = BlockOp::Buffer { account: account.id(), id: five.clone(), meta, sealed, limit };
+    let op = BlockOp::Buffer { account: account.id(), id: five.clone(), meta, sealed, limit, segment: None };
     store.commit(vec![op]).await.unwrap();
     world.store = store;
     world.engine = world.twin().await;

@@ -7,7 +7,7 @@ mod world;
 use cofferdam::{
     crypto::{BlockId, KeyId, Provider},
     keyring::KeyState,
-    store::{AccountKey, AccountName, EngineError, EngineErrorKind},
+    store::{AccountKey, AccountName, BufferMode, EngineError, EngineErrorKind},
     vault::Principal,
 };
 use world::{World, name};
@@ -54,7 +54,11 @@ async fn accounts_are_listed_in_pages_and_in_order() {
 #[tokio::test(start_paused = true)]
 async fn keks_that_could_lose_data_or_can_not_be_used_are_refused() {
     let world = World::new(5).await;
-    let customer = |kek: &KeyId| AccountKey::Customer { principal: World::principal(), kek: kek.clone() };
+    let customer = |kek: &KeyId| AccountKey::Customer {
+        principal: World::principal(),
+        kek: kek.clone(),
+        buffer: BufferMode::default(),
+    };
     let contoso = name("contoso");
     let create = |key| world.engine.create_account(&contoso, key);
 
@@ -77,7 +81,11 @@ async fn keks_that_could_lose_data_or_can_not_be_used_are_refused() {
         assert_eq!(answer.kind(), kind, "{unknown}: {answer}");
     }
 
-    let stranger = AccountKey::Customer { principal: Principal::new("stranger"), kek: world.kek.clone() };
+    let stranger = AccountKey::Customer {
+        principal: Principal::new("stranger"),
+        kek: world.kek.clone(),
+        buffer: BufferMode::default(),
+    };
     let answer = create(stranger).await;
     assert!(matches!(answer, Err(EngineError::NoVault { .. })), "{answer:?}");
 

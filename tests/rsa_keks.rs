@@ -173,7 +173,8 @@ async fn a_record_whose_pin_does_not_fit_its_wrap_is_refused() {
     let large = KeyKind::Rsa(RsaSize::Rsa3072);
     let large = world.customer.create_key_of("large", large, Recovery::default()).await.unwrap();
     let large = serde_json::to_value(world.customer.public_key(&large).await.unwrap().key).unwrap();
-    let edits: [(&str, &dyn Fn(&mut serde_json::Value)); 5] = [
+    type Edit<'a> = (&'a str, &'a dyn Fn(&mut serde_json::Value));
+    let edits: [Edit<'_>; 5] = [
         ("no pin", &|json| drop(json["customer"].as_object_mut().unwrap().remove("public_key"))),
         ("a null pin", &|json| json["customer"]["public_key"] = serde_json::Value::Null),
         ("another version", &|json| {

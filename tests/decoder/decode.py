@@ -2,7 +2,7 @@
 """An independent decoder of Cofferdam's sealed blocks, format 1.
 
 Written from docs/format.md alone, on Python's `cryptography` package; shares no code with the Rust crates.
-Opens every vector in tests/vectors/open, refuses every one in tests/vectors/refuse, checks those of keys.json,
+Opens every vector in tests/vectors/open, refuses every one in tests/vectors/refuse, checks those of keys.json and rsa.json,
 prints the counts, and exits with 1 at any mismatch.
 
     python3 decode.py [VECTORS]                       check the vectors
@@ -17,7 +17,8 @@ import sys
 import uuid
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
@@ -139,6 +140,20 @@ def unwrap_aek(kek: bytes, wrapped: bytes) -> bytes:
         raise Refused("wrapped by another KEK, or damaged") from None
 
 
+def unwrap_aek_by_rsa(key, wrapped: bytes) -> bytes:
+    """RFC 8017 OAEP; the length is checked first, and that of what comes out."""
+    if len(wrapped) != key.key_size // 8:
+        raise Refused("a wrapped AEK is as long as the modulus")
+    oaep = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
+    try:
+        aek = key.decrypt(wrapped, oaep)
+    except ValueError:
+        raise Refused("wrapped for another key or otherwise, or damaged") from None
+    if len(aek) != 32:
+        raise Refused(f"what was wrapped has {len(aek)} bytes")
+    return aek
+
+
 def key_check_value(aek: bytes, account: bytes, epoch: int, provider: int) -> bytes:
     return expand(extract(b"cofferdam aek 1", account, epoch, provider, b"", aek), b"V")[:16]
 
@@ -203,6 +218,31 @@ def check_keys(folder: pathlib.Path, report: Report):
     )
 
 
+def check_rsa(folder: pathlib.Path, report: Report):
+    rsa = json.loads((folder / "rsa.json").read_text())
+    # The AEK that they wrap is that of the key check values.
+    expected = json.loads((folder / "keys.json").read_text())["key_check_values"][0]
+    keys, unwrapped = {}, 0
+    for vector in rsa["keys"]:
+        key = serialization.load_der_private_key(bytes.fromhex(vector["pkcs8"]), password=None)
+        spki = key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        report.check(spki.hex() == vector["spki"], f"public half: {vector['comment']}")
+        report.check(hashlib.sha256(spki).hexdigest() == vector["fingerprint"], f"fingerprint: {vector['comment']}")
+        report.check(key.key_size == vector["bits"], f"size: {vector['comment']}")
+        keys[vector["bits"]] = key
+    for vector in rsa["wraps"]:
+        try:
+            aek = unwrap_aek_by_rsa(keys[vector["bits"]], bytes.fromhex(vector["wrapped"]))
+            report.check(key_check_value(aek, *scope(expected)).hex() == expected["check"], "check value of an RSA wrap")
+            unwrapped += 1
+        except Refused:
+            aek = None
+        report.check((aek and aek.hex()) == vector["aek"], f"RSA wrap: {vector['comment']}")
+    print(f"{len(keys)} RSA keys read, {unwrapped} RSA wraps unwrapped, {len(rsa['wraps']) - unwrapped} refused")
+
+
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--open"] and len(arguments) == 2:
         try:
@@ -219,6 +259,7 @@ def main(arguments: list[str]) -> int:
     report = Report()
     check_blocks(folder, report)
     check_keys(folder, report)
+    check_rsa(folder, report)
     print(f"{report.mismatches} mismatches")
     return 1 if report.mismatches else 0
 

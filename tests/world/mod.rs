@@ -14,15 +14,15 @@ use std::{
 
 use async_trait::async_trait;
 use cofferdam::{
-    crypto::{Aek, BlockId, KeyId, WrappedKey},
+    crypto::{Aek, BlockId, KeyId, WrappedKey, rsa::RsaSize},
     keyring::{KeyState, Policy},
     store::{
-        Account, AccountKey, AccountName, BlockStore, Catalog, EmbeddedOptions, EmbeddedStore, Engine,
-        EngineBuilder, EngineError, EngineErrorKind, FaultyFile, Outcome, PutReceipt,
+        Account, AccountKey, AccountName, BlockStore, BufferMode, Catalog, EmbeddedOptions, EmbeddedStore,
+        Engine, EngineBuilder, EngineError, EngineErrorKind, FaultyFile, Outcome, PutReceipt,
     },
     vault::{
-        Clock, Executor, Inline, Job, KeyProperties, KeyVault, LocalVault, LocalVaultOptions, Principal,
-        PublicKeyAnswer, Threads, Timestamp, VaultError, VaultRegistry, WrapContext,
+        Clock, Executor, Inline, Job, KeyKind, KeyProperties, KeyVault, LocalVault, LocalVaultOptions,
+        Principal, PublicKeyAnswer, Recovery, Threads, Timestamp, VaultError, VaultRegistry, WrapContext,
         testing::{ManualClock, PublishedRsaKeys, SeededEntropy, TokioClock},
     },
 };
@@ -54,6 +54,8 @@ pub(crate) struct World {
     /// The way to the customer's vault.
     pub(crate) way: Arc<Way>,
     pub(crate) kek: KeyId,
+    /// What the buffers of new accounts are sealed under.
+    pub(crate) mode: BufferMode,
     vaults: VaultRegistry,
     service_kek: KeyId,
     options: EmbeddedOptions,
@@ -72,6 +74,32 @@ impl World {
         // All work is done where it is asked for: paused time would run on while a thread works.
         let options = EmbeddedOptions { executor: Arc::new(Inline), ..EmbeddedOptions::default() };
         Self::of(seed, options, Arc::new(Inline), settings).await
+    }
+
+    /// Whose customer's KEK is RSA, and whose buffers are write-only.
+    #[cfg(feature = "aws-lc")]
+    pub(crate) async fn write_only(seed: u64) -> Self {
+        Self::write_only_with(seed, |builder| builder).await
+    }
+
+    #[cfg(feature = "aws-lc")]
+    pub(crate) async fn write_only_with(seed: u64, settings: Settings) -> Self {
+        let mut world = Self::set_up(seed, settings).await;
+        let rsa = KeyKind::Rsa(RsaSize::Rsa2048);
+        world.kek = world.customer.create_key_of("rsa", rsa, Recovery::default()).await.unwrap();
+        world.mode = BufferMode::WriteOnly;
+        world
+    }
+
+    /// In each mode of buffers.
+    pub(crate) async fn in_mode(mode: BufferMode, seed: u64) -> Self {
+        match mode {
+            BufferMode::ServiceManaged => Self::new(seed).await,
+            #[cfg(feature = "aws-lc")]
+            BufferMode::WriteOnly => Self::write_only(seed).await,
+            #[cfg(not(feature = "aws-lc"))]
+            BufferMode::WriteOnly => panic!("there is none without aws-lc"),
+        }
     }
 
     /// With an executor for large blocks that can be told to wait.
@@ -121,6 +149,7 @@ impl World {
             customer,
             way,
             kek,
+            mode: BufferMode::default(),
             vaults,
             service_kek,
             options,
@@ -166,7 +195,7 @@ impl World {
     }
 
     pub(crate) fn customer_key(&self) -> AccountKey {
-        AccountKey::Customer { principal: Self::principal(), kek: self.kek.clone() }
+        AccountKey::Customer { principal: Self::principal(), kek: self.kek.clone(), buffer: self.mode }
     }
 
     /// A new account under the customer's key.
@@ -347,6 +376,13 @@ impl KeyVault for Way {
         self.vault.public_key(kek).await
     }
 }
+
+/// The modes that a buffer can be in here.
+pub(crate) const MODES: &[BufferMode] = if cfg!(feature = "aws-lc") {
+    &[BufferMode::ServiceManaged, BufferMode::WriteOnly]
+} else {
+    &[BufferMode::ServiceManaged]
+};
 
 pub(crate) fn name(text: &str) -> AccountName {
     AccountName::new(text).unwrap()

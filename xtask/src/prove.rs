@@ -39,6 +39,12 @@ const PROOFS: &[Proof] = &[
     proof("cofferdam-crypto", "tamper", "a changed block does not open and leaves no plaintext"),
     proof("cofferdam-crypto", "swaps", "a block opens only in the place it was sealed for"),
     proof("cofferdam-crypto", "two_keys", "no ciphertext opens under two keys or in two places"),
+    planted(
+        "cofferdam-crypto",
+        "planted_rsa",
+        "planted defects of RSA wraps are found by the frozen vectors",
+    ),
+    planted("cofferdam", "rsa_keks", "planted defects of the pinned public key show"),
     proof("cofferdam-vault", "local_vault_file", "whatever is wrong with a vault's file is a typed error"),
     proof("cofferdam-vault", "local_vault_keys", "any sequence of changes to keys answers what a model says"),
     proof(

@@ -133,6 +133,7 @@ impl Teller {
         match event.provider {
             Provider::Customer => self.customer = Some(event.at),
             Provider::Service => self.service = Some(event.at),
+            Provider::Buffer(_) => {}
         }
         if from != KeyState::Cold {
             note(format_args!("the {} key of {} is {to}", event.provider, self.account.name()));
@@ -166,7 +167,7 @@ impl Teller {
         let Ok(status) = self.account.key_status().await else { return };
         let since = match status.provider {
             Provider::Customer => self.customer,
-            Provider::Service => self.service,
+            Provider::Service | Provider::Buffer(_) => self.service,
         };
         let mut report = AccountReport::new(self.account.name(), status, since, &self.bounds);
         report.blocks = self.counters.blocks();

@@ -76,8 +76,8 @@ const INGEST_HELP: &str = "\
 A file's blocks are NAME/000000000000, NAME/000000000001 and so on, NAME the file's name, or its path within a folder that
 is given, or `stdin`. Blocks of that name that are there already are replaced one by one.
 Each line is: Stored ID VERSION LENGTH SHA256, or Buffered and the same. The last three never hold a space.
-Buffered: the account's key is unavailable, so the block waits, durable and sealed under the service's key for the account,
-until the key is back; it is moved by itself then.
+Buffered: the account's key is unavailable, so the block waits, durable and sealed under the service's key for the account
+(or, in a write-only buffer, under one that only the customer's vault can give back), until the key is back; it is moved by itself then.
 SIGINT or SIGTERM: reads no more, stores what it has read, and says so; the exit code is then 0 for standard input, all of
 which was stored as far as it was read, and 1 for a PATH that was left unfinished. A second one ends it at once.";
 
@@ -166,6 +166,9 @@ struct BufferArgs {
     /// How long a key must be seen revoked before what is buffered for it is discarded: 1m to 3650d [default: 14d]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     revoked_retention: Option<Duration>,
+    /// How long one key of a write-only buffer is used: 10s to 1h [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    segment_time: Option<Duration>,
 }
 
 impl BufferArgs {
@@ -175,6 +178,7 @@ impl BufferArgs {
             max_time_ms: self.buffer_time.map_or(default.max_time_ms, millis),
             max_bytes: self.buffer_bytes.map_or(default.max_bytes, |size| size.0 as u64),
             revoked_retention_ms: self.revoked_retention.map_or(default.revoked_retention_ms, millis),
+            segment_time_ms: self.segment_time.map_or(default.segment_time_ms, millis),
         }
     }
 }
@@ -240,6 +244,9 @@ pub(crate) enum AccountCommand {
         /// The customer's key; without it the service's is used
         #[arg(long, value_name = "KEYID", value_parser = key_id)]
         kek: Option<KeyId>,
+        /// While the key is unavailable, seals writes so that only the customer's vault can open them: needs an RSA key
+        #[arg(long, requires = "kek")]
+        write_only_buffer: bool,
     },
     /// Lists accounts
     List,

@@ -56,6 +56,32 @@ fn a_new_version_leaves_old_accounts_as_they_are() {
 }
 
 #[test]
+fn an_rsa_key_serves_as_an_aes_key_does() {
+    let home = Home::new();
+    home.run(["vault", "create-key", "r", "--kind", "rsa-1024"]).fails(2, "rsa-2048, rsa-3072, rsa-4096");
+    let key =
+        home.run(["vault", "create-key", "r", "--kind", "rsa-2048"]).succeeds().text().trim().to_owned();
+    home.run(["account", "create", "a", "--kek", &key]).succeeds();
+    home.put("b", b"data");
+    let newer = home.run(["vault", "new-version", "r"]).succeeds().text().trim().to_owned();
+    home.run(["vault", "create-key", "k"]).succeeds();
+    let listed = home.run(["--json", "vault", "list"]);
+    let kinds: Vec<serde_json::Value> = listed
+        .text()
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["kind"].take())
+        .collect();
+    assert_eq!(kinds, ["rsa-2048", "rsa-2048", "aes-256"]);
+    let line = home.run(["vault", "list"]).text().lines().nth(1).unwrap().to_owned();
+    assert!(line.starts_with(&newer) && line.ends_with(" rsa-2048 latest"), "{line}");
+    home.run(["vault", "disable", &key]).succeeds();
+    home.run(["get", "a", "b"]).fails(3, "revoked");
+    home.run(["vault", "enable", &key]).succeeds();
+    assert_eq!(home.run(["get", "a", "b"]).succeeds().stdout, b"data");
+    home.run(["verify"]).succeeds();
+}
+
+#[test]
 fn a_running_writer_feels_what_the_vault_is_told() {
     let (home, key) = Home::with_account(&["--refresh", "6s", "--ceiling", "6s"]);
     let mut writer = home.spawn(home.command().args(["ingest", "a", "-", "--block-size", "8"]));

@@ -19,12 +19,14 @@ pub(crate) const MAX_INFO: usize = 54;
 const INITIAL: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
-/// What a derivation is for: the first part of Extract's salt.
+/// What a derivation or a tag is for: the first part of Extract's salt, or of what is tagged.
 pub(crate) mod label {
     /// Sealed blocks, format 1.
     pub(crate) const BLOCK: &[u8] = b"cofferdam block 1";
     /// Check values and record tags.
     pub(crate) const AEK: &[u8] = b"cofferdam aek 1";
+    /// The records of a buffer's segments, before what is tagged.
+    pub(crate) const SEGMENT: &[u8] = b"cofferdam segment 1";
 }
 
 /// An extracted pseudorandom key, kept as the inner and outer HMAC states that it starts.
@@ -34,16 +36,21 @@ pub(crate) struct Prk {
 }
 
 impl Prk {
-    /// HKDF-Extract with salt = label, account, epoch (big-endian), provider, then `suffix`.
+    /// HKDF-Extract with salt = label, account, epoch (big-endian), provider, then `suffix`, then the segment if
+    /// there is one. At most 64 bytes: HMAC hashes longer keys, and pads shorter ones with zeros; salts of one label
+    /// that differ in length differ in the provider.
     pub(crate) fn extract(label: &[u8], scope: &KeyScope, suffix: &[u8], aek: &Aek) -> Box<Self> {
+        let segment = scope.provider.segment();
         let salt = [
             label,
             scope.account.as_bytes(),
             &scope.epoch.number().to_be_bytes(),
             &[scope.provider.code()],
             suffix,
+            segment.as_ref().map_or(&[], |segment| &segment.as_bytes()[..]),
         ]
         .concat();
+        debug_assert!(salt.len() <= 64);
         Self::extract_raw(&salt, aek.expose())
     }
 
@@ -164,19 +171,31 @@ impl RecordKey {
 
     /// The tag of a record.
     pub fn tag(&self, record: &[u8]) -> RecordTag {
-        hmac(self.0.as_slice(), record)
+        hmac(self.0.as_slice(), &[record])
     }
 
     /// Whether this is the record's tag, in constant time.
     pub fn verify(&self, record: &[u8], tag: &RecordTag) -> bool {
         self.tag(record).ct_eq(tag).into()
     }
+
+    /// The tag of the record of a buffer's segment.
+    ///
+    /// Never that of another record: those are JSON objects, and what is tagged here begins with no brace.
+    pub fn segment_tag(&self, record: &[u8]) -> RecordTag {
+        hmac(self.0.as_slice(), &[label::SEGMENT, record])
+    }
+
+    /// Whether this is the tag of the record of a buffer's segment, in constant time.
+    pub fn verify_segment(&self, record: &[u8], tag: &RecordTag) -> bool {
+        self.segment_tag(record).ct_eq(tag).into()
+    }
 }
 
 /// HMAC-SHA-256 (RFC 2104). It and HKDF-Extract are one function (RFC 5869, 2.2): HMAC-Hash(salt, IKM).
-pub(crate) fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
+pub(crate) fn hmac(key: &[u8], message: &[&[u8]]) -> [u8; 32] {
     let mut extract = HkdfExtract::<Sha256>::new(Some(key));
-    extract.input_ikm(message);
+    message.iter().for_each(|part| extract.input_ikm(part));
     extract.finalize().0.into()
 }
 

@@ -6,7 +6,7 @@
 
 use thiserror::Error;
 
-use crate::{Epoch, PageSize, Provider, Salt};
+use crate::{Epoch, PageSize, ProviderKind, Salt};
 
 /// The length of a sealed block's header, in bytes.
 pub const HEADER_LEN: usize = 76;
@@ -56,7 +56,7 @@ impl std::fmt::Display for Suite {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     pub(crate) suite: Suite,
-    pub(crate) provider: Provider,
+    pub(crate) provider: ProviderKind,
     pub(crate) page_size: PageSize,
     pub(crate) epoch: Epoch,
     pub(crate) salt: Salt,
@@ -86,7 +86,7 @@ impl Header {
         let (commitment, _) = rest.split_first_chunk::<COMMITMENT_LEN>().ok_or_else(too_short)?;
         Ok(Self {
             suite: Suite::from_code(*suite).ok_or(HeaderError::Suite { found: *suite })?,
-            provider: Provider::from_code(*provider).ok_or(HeaderError::Provider { found: *provider })?,
+            provider: ProviderKind::from_code(*provider).ok_or(HeaderError::Provider { found: *provider })?,
             page_size: PageSize::from_log2(*log2).ok_or(HeaderError::PageSize { log2: *log2 })?,
             epoch: Epoch::new(u32::from_be_bytes(*epoch)),
             salt: *salt,
@@ -99,8 +99,8 @@ impl Header {
         self.suite
     }
 
-    /// Whose KEK wraps the AEK.
-    pub fn provider(&self) -> Provider {
+    /// What the AEK is for, and so whose KEK wraps it. Of a buffered block it does not say which segment it is of.
+    pub fn provider(&self) -> ProviderKind {
         self.provider
     }
 
@@ -164,7 +164,7 @@ pub enum HeaderError {
         found: u8,
     },
     /// It names a provider that does not exist.
-    #[error("the block names key provider {found}: there are only 1 (customer) and 2 (service)")]
+    #[error("the block names key provider {found}: there are only 1 (customer), 2 (service) and 3 (buffer)")]
     Provider {
         /// The provider it states.
         found: u8,
@@ -184,7 +184,7 @@ mod tests {
     fn header() -> Header {
         Header {
             suite: Suite::Aes256GcmHkdfSha256,
-            provider: Provider::Service,
+            provider: ProviderKind::Service,
             page_size: PageSize::DEFAULT,
             epoch: Epoch::new(0x0102_0304),
             salt: [0xaa; 32],

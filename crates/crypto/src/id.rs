@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::SegmentId;
+
 /// The identity of an account: a UUID, so that an account made anew under an old name is another one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -69,7 +71,7 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// Whose KEK wraps an AEK.
+/// What an AEK is for, and so whose KEK wraps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Provider {
@@ -77,32 +79,82 @@ pub enum Provider {
     Customer,
     /// The service's own, in its own vault.
     Service,
+    /// That of one segment of a write-only buffer: wrapped to the public half of the customer's KEK, in the
+    /// customer's vault. The scope's epoch is that of the service AEK which the segment's record is tagged under.
+    Buffer(SegmentId),
 }
 
 impl Provider {
-    /// Its byte in the sealed-block header and in derivations.
-    pub const fn code(self) -> u8 {
+    /// Which of the kinds it is.
+    pub const fn kind(self) -> ProviderKind {
         match self {
-            Self::Customer => 1,
-            Self::Service => 2,
+            Self::Customer => ProviderKind::Customer,
+            Self::Service => ProviderKind::Service,
+            Self::Buffer(_) => ProviderKind::Buffer,
         }
     }
 
-    /// The provider of this byte.
-    pub const fn from_code(code: u8) -> Option<Self> {
-        match code {
-            1 => Some(Self::Customer),
-            2 => Some(Self::Service),
-            _ => None,
+    /// Its byte in the sealed-block header and in derivations.
+    pub const fn code(self) -> u8 {
+        self.kind().code()
+    }
+
+    /// The segment, if it is one's.
+    pub const fn segment(self) -> Option<SegmentId> {
+        match self {
+            Self::Buffer(segment) => Some(segment),
+            Self::Customer | Self::Service => None,
         }
     }
 }
 
 impl fmt::Display for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Buffer(segment) => write!(f, "buffer segment {segment}"),
+            Self::Customer | Self::Service => self.kind().fmt(f),
+        }
+    }
+}
+
+/// What a header says of a [`Provider`]: everything but which segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProviderKind {
+    /// [`Provider::Customer`].
+    Customer,
+    /// [`Provider::Service`].
+    Service,
+    /// [`Provider::Buffer`], whichever segment's.
+    Buffer,
+}
+
+impl ProviderKind {
+    /// Its byte in the sealed-block header and in derivations.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Customer => 1,
+            Self::Service => 2,
+            Self::Buffer => 3,
+        }
+    }
+
+    /// The kind of this byte.
+    pub const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Customer),
+            2 => Some(Self::Service),
+            3 => Some(Self::Buffer),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ProviderKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Customer => "customer",
             Self::Service => "service",
+            Self::Buffer => "buffer",
         })
     }
 }
@@ -114,7 +166,7 @@ pub struct KeyScope {
     pub account: AccountId,
     /// Its epoch.
     pub epoch: Epoch,
-    /// Whose KEK wraps it.
+    /// What it is for.
     pub provider: Provider,
 }
 

@@ -56,6 +56,7 @@ pub mod planted;
 pub mod rsa;
 mod salt;
 mod sealer;
+mod segment;
 mod wrapped;
 
 #[cfg(feature = "aws-lc")]
@@ -65,7 +66,9 @@ pub use aek::Aek;
 pub use buf::{BlockBuf, SealedBuf};
 pub use derive::{RecordKey, RecordTag};
 pub use header::{HEADER_LEN, Header, HeaderError, Suite};
-pub use id::{AccountId, BlockId, BlockRef, Epoch, IdError, KeyId, KeyScope, Provider, Version};
+pub use id::{
+    AccountId, BlockId, BlockRef, Epoch, IdError, KeyId, KeyScope, Provider, ProviderKind, Version,
+};
 pub use layout::{
     LengthError, LocateError, MAX_PLAINTEXT_LEN, PageSize, PageSizeError, PageSpan, RangeError, TAG_LEN,
     plaintext_len, sealed_len,
@@ -73,4 +76,5 @@ pub use layout::{
 pub use open::OpenError;
 pub use salt::{EntropyError, SALT_LEN, Salt, SaltSource};
 pub use sealer::{BatchError, SealError, SealItem, Sealer};
+pub use segment::SegmentId;
 pub use wrapped::{CHECK_LEN, KeyCheckValue, KeyMismatch, WrapAlgorithm, WrappedAek, WrappedKey};

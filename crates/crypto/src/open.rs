@@ -137,7 +137,7 @@ impl<A: Aead> Sealer<A> {
     /// the block was sealed with.
     fn commit(&self, block: BlockRef<'_>, sealed: &[u8]) -> Result<(Header, Place), OpenError> {
         let header = Header::parse(sealed).map_err(|_| OpenError::Refused)?;
-        if header.epoch() != self.scope().epoch || header.provider() != self.scope().provider {
+        if header.epoch() != self.scope().epoch || header.provider() != self.scope().provider.kind() {
             return Err(OpenError::Refused);
         }
         let mut place = Place::new(block, header.page_size(), header.salt());

@@ -98,6 +98,16 @@ bugs! {
     HotCachePurgeForgotten = "hot-cache-purge-forgotten",
     /// The hot cache keeps blocks of any age.
     HotCacheAgeIgnored = "hot-cache-age-ignored",
+    /// A segment of a write-only buffer is believed whatever its tag says.
+    SegmentTagUnchecked = "segment-tag-unchecked",
+    /// What a vault unwraps for a segment is used whatever its check value says.
+    SegmentCheckIgnored = "segment-check-ignored",
+    /// A write-only buffer seals under one AEK for as long as the process runs.
+    SegmentNeverRenewed = "segment-never-renewed",
+    /// The key of a segment stays in memory after its time.
+    SegmentKeyKept = "segment-key-kept",
+    /// A segment's record leaves the buffer with the first of its blocks.
+    SegmentRemovedEarly = "segment-removed-early",
     /// A key is evicted after the lock under which that was decided is released.
     EvictedUnlocked = "evicted-unlocked",
     /// Who waits for the end of a round begins to listen after the lock under which it looked is released.
@@ -119,6 +129,8 @@ impl Bug {
         Self::PublicKeyNotPinned,
         Self::PublicKeyOfAnotherVersion,
         Self::HotCacheAgeIgnored,
+        Self::SegmentCheckIgnored,
+        Self::SegmentKeyKept,
     ];
 
     /// Those that show only where tasks meet in a certain order: the keyring's tests of schedules find them.

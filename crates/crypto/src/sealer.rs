@@ -228,7 +228,7 @@ impl<A: Aead> Sealer<A> {
         let commitment = place.commitment(&self.prk);
         Header {
             suite: SUITE,
-            provider: self.scope.provider,
+            provider: self.scope.provider.kind(),
             page_size: layout.page(),
             epoch: self.scope.epoch,
             salt,

@@ -148,7 +148,7 @@ fn the_header_says_what_the_block_was_sealed_with() {
     let sealer: Sealer = Sealer::with_aead(&aek(&[1; 32]), scope);
     let sealed = sealer.seal(id("b").at(V1), PageSize::MAX, b"x", &Fixed([5; 32])).unwrap();
     let header = Header::parse(&sealed).unwrap();
-    assert_eq!((header.epoch(), header.provider()), (scope.epoch, scope.provider));
+    assert_eq!((header.epoch(), header.provider()), (scope.epoch, scope.provider.kind()));
     assert_eq!((header.page_size(), *header.salt()), (PageSize::MAX, [5; 32]));
 }
 

@@ -10,7 +10,9 @@
 
 mod common;
 
-use cofferdam_crypto::{AccountId, BlockId, Epoch, KeyScope, OpenError, PageSize, Provider, Sealer, Version};
+use cofferdam_crypto::{
+    AccountId, BlockId, Epoch, KeyScope, OpenError, PageSize, Provider, Sealer, SegmentId, Version,
+};
 use common::{Fixed, aek, array, bytes, rng};
 use rand::{RngExt, rngs::StdRng};
 
@@ -32,7 +34,11 @@ impl Place {
         Self {
             account: array(rng),
             epoch: rng.random_range(1..5),
-            provider: if rng.random() { Provider::Customer } else { Provider::Service },
+            provider: match rng.random_range(0..4) {
+                0 => Provider::Customer,
+                1 => Provider::Service,
+                _ => Provider::Buffer(SegmentId::from_bytes(array(rng))),
+            },
             id: BlockId::new(bytes(rng, len)).unwrap(),
             version: rng.random_range(1..5),
             page: PageSize::new(1 << rng.random_range(12..=16)).unwrap(),
@@ -48,7 +54,15 @@ impl Place {
             "provider" => {
                 moved.provider = match self.provider {
                     Provider::Customer => Provider::Service,
-                    Provider::Service => Provider::Customer,
+                    Provider::Service if rng.random() => Provider::Customer,
+                    // Zeros: what HMAC pads a shorter salt with.
+                    Provider::Service => Provider::Buffer(SegmentId::from_bytes([0; 16])),
+                    Provider::Buffer(_) if rng.random_range(0..3) == 0 => Provider::Customer,
+                    Provider::Buffer(segment) => {
+                        let mut other = *segment.as_bytes();
+                        other[rng.random_range(0..16)] ^= 1 << rng.random_range(0..8);
+                        Provider::Buffer(SegmentId::from_bytes(other))
+                    }
                 }
             }
             "block" => {

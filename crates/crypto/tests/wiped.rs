@@ -14,79 +14,18 @@
 
 mod common;
 
-use std::{convert::Infallible, fs::File, os::unix::fs::FileExt, path::Path};
+use std::{convert::Infallible, path::Path};
 
 use cofferdam_crypto::{
     Aead, Aek, BlockId, DefaultAead, KeyCheckValue, KeyScope, PageSize, Provider, RecordKey, RustCrypto,
     Sealer, kw::Kek,
 };
 use common::{
-    Fixed, V1, scope,
+    Fixed, V1,
+    memory::{Needle, hits, key_of, needles},
+    scope,
     vectors::{BlockVector, KeyVectors},
 };
-use zeroize::Zeroize;
-
-const MASK: u8 = 0x5a;
-
-/// Half a key, masked.
-struct Needle {
-    name: String,
-    masked: [u8; 16],
-}
-
-/// The halves of a key in hex, byte by byte, so that the key is never whole anywhere.
-fn needles(name: &str, hex: &str) -> Vec<Needle> {
-    let masked: Vec<u8> =
-        (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap() ^ MASK).collect();
-    let halves = masked.chunks_exact(16).enumerate();
-    halves
-        .map(|(i, half)| Needle { name: format!("{name}, half {i}"), masked: half.try_into().unwrap() })
-        .collect()
-}
-
-/// How often each needle lies in writable memory.
-fn hits(needles: &[Needle]) -> Vec<usize> {
-    let memory = File::open("/proc/self/mem").unwrap();
-    let mut hits = vec![0; needles.len()];
-    let mut chunk = vec![0u8; 1 << 20];
-    for line in std::fs::read_to_string("/proc/self/maps").unwrap().lines() {
-        let mut fields = line.split_whitespace();
-        let (range, mode) = (fields.next().unwrap(), fields.next().unwrap());
-        if !mode.starts_with("rw") || line.ends_with("[vvar]") {
-            continue;
-        }
-        let (start, end) = range.split_once('-').unwrap();
-        let (mut at, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
-        while at < end {
-            let len = (end - at).min(chunk.len() as u64) as usize;
-            let Ok(read) = memory.read_at(&mut chunk[..len], at) else { break };
-            for (needle, hits) in needles.iter().zip(&mut hits) {
-                *hits += count(&chunk[..read], needle);
-            }
-            // Overlap, so that a needle on the seam is found.
-            at += if len as u64 == end - at { read as u64 } else { read as u64 - 15 };
-            if read == 0 {
-                break;
-            }
-        }
-    }
-    // What it found, it holds.
-    chunk.zeroize();
-    hits
-}
-
-/// Compares under the mask, so that no key is made whole by searching for it.
-fn count(memory: &[u8], needle: &Needle) -> usize {
-    let here =
-        |window: &&[u8]| window.iter().zip(&needle.masked).all(|(byte, masked)| byte ^ MASK == *masked);
-    memory.windows(needle.masked.len()).filter(here).count()
-}
-
-fn key_of(needles: &[Needle], fill: &mut [u8; 32]) {
-    for (byte, masked) in fill.iter_mut().zip(needles.iter().flat_map(|needle| &needle.masked)) {
-        *byte = masked ^ MASK;
-    }
-}
 
 /// Far down the stack, so that the search's own frames do not cover what was left there.
 #[inline(never)]
@@ -118,6 +57,42 @@ fn use_keys<A: Aead>(aek: &[Needle], kek: &[Needle], scope: KeyScope, id: &Block
     .unwrap();
     let unwrapped = kek.unwrap(&kek.wrap(&key)).unwrap();
     drop((key, unwrapped, sealer));
+}
+
+/// As `use_keys_deep`, of an RSA KEK.
+#[cfg(feature = "aws-lc")]
+#[inline(never)]
+fn use_rsa_deep(aek: &[Needle], pkcs8: &[Needle], private: &[Needle]) {
+    let pad = [0xee_u8; 100_000];
+    std::hint::black_box(&pad);
+    use_rsa(aek, pkcs8, private);
+    std::hint::black_box(&pad);
+}
+
+#[cfg(feature = "aws-lc")]
+#[inline(never)]
+fn use_rsa(aek: &[Needle], pkcs8: &[Needle], private: &[Needle]) {
+    use cofferdam_crypto::rsa::RsaKek;
+    let key = Aek::try_from_fn(|k| {
+        key_of(aek, k);
+        Ok::<_, Infallible>(())
+    })
+    .unwrap();
+    let mut der = zeroize::Zeroizing::new(vec![0; pkcs8.len() * 16]);
+    key_of(pkcs8, &mut der);
+    // The vector was padded to whole needles.
+    let len = usize::from(u16::from_be_bytes([der[2], der[3]])) + 4;
+    let kek = RsaKek::from_pkcs8(&der[..len]).unwrap();
+    drop(der);
+    let found = hits(private).iter().filter(|&&hits| hits > 0).count();
+    println!("RSA: while it is in use, {found} of {} parts of the private key are found", private.len());
+    assert!(found > 0);
+    let wrapped = kek.public_key().wrap(&key).unwrap();
+    let unwrapped = kek.unwrap(&wrapped).unwrap();
+    let again = RsaKek::from_pkcs8(&kek.to_pkcs8().unwrap()).unwrap();
+    assert!(again.unwrap(&wrapped[1..]).is_err() && again.unwrap(&vec![1; wrapped.len()]).is_err());
+    assert_eq!(again.unwrap(&wrapped).unwrap().expose(), unwrapped.expose());
+    assert!(hits(aek).iter().all(|&hits| hits > 0));
 }
 
 fn read<T: serde::de::DeserializeOwned>(name: &str) -> T {
@@ -154,5 +129,28 @@ fn no_key_is_left_in_memory_once_its_owner_is_dropped() {
             println!("{name}: {} found {hits} times", needle.name);
         }
         assert!(hits.iter().all(|&hits| hits == 0), "{name}: {hits:?}");
+    }
+    #[cfg(feature = "aws-lc")]
+    {
+        let vectors: serde_json::Value = read("rsa.json");
+        let mut hex = vectors["keys"][0]["pkcs8"].as_str().unwrap().to_owned();
+        hex.push_str(&"0".repeat((32 - hex.len() % 32) % 32));
+        let pkcs8 = needles("PKCS#8", &hex);
+        // Behind the modulus: its parts in DER, and as numbers.
+        let mut private = needles("private key", &hex[2 * 320..]);
+        private.pop();
+        let reversed: Vec<_> = private.iter().map(Needle::reversed).collect();
+        private.extend(reversed);
+        use_rsa_deep(&aek, &pkcs8, &private);
+        private.extend(needles("AEK", &vector.aek));
+        let hits = hits(&private);
+        println!("RSA: {} needles, {} found", hits.len(), hits.iter().sum::<usize>());
+        let found: Vec<_> = private
+            .iter()
+            .zip(&hits)
+            .filter(|(_, hits)| **hits > 0)
+            .map(|(needle, _)| &needle.name)
+            .collect();
+        assert!(found.is_empty(), "RSA: {found:?}");
     }
 }

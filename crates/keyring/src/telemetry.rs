@@ -137,6 +137,8 @@ const fn provider(provider: Provider) -> &'static str {
     match provider {
         Provider::Customer => "customer",
         Provider::Service => "service",
+        // None is held as one of an account's own.
+        Provider::Buffer(_) => "buffer",
     }
 }
 

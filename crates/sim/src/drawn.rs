@@ -27,6 +27,10 @@ pub(crate) struct Drawn {
     pub(crate) limit: Option<u32>,
     /// How many of a hundred KEKs are RSA.
     pub(crate) rsa: u64,
+    /// How many of a hundred accounts under an RSA KEK have a write-only buffer.
+    pub(crate) write_only: u64,
+    /// For how long a segment of one is written to.
+    pub(crate) segment_time: Duration,
     /// How many bytes the nodes' hot caches hold, each; `None` where a node has none.
     pub(crate) hot: Vec<Option<u64>>,
 }
@@ -46,7 +50,9 @@ impl Drawn {
         let rsa = scenario.rsa.unwrap_or(if cfg!(feature = "aws-lc") { 35 } else { 0 });
         let hot_cache = scenario.hot_cache.unwrap_or(35);
         let hot = (0..scenario.nodes).map(|_| dice.percent(hot_cache).then_some(HOT_BYTES)).collect();
-        Self { policy, buffer, duration, crowd, limit, rsa, hot }
+        let write_only = scenario.write_only.unwrap_or(60);
+        let segment_time = dice.millis(10_000, 60_000);
+        Self { policy, buffer, duration, crowd, limit, rsa, write_only, segment_time, hot }
     }
 
     /// What one process may ask of one customer's vault: of its share of the limit, a half.

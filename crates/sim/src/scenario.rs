@@ -106,6 +106,7 @@ pub struct Scenario {
     pub(crate) crowd: Option<usize>,
     pub(crate) vault_limit: Option<u32>,
     pub(crate) rsa: Option<u64>,
+    pub(crate) write_only: Option<u64>,
     pub(crate) hot_cache: Option<u64>,
     pub(crate) keep_trace: bool,
     pub(crate) vaults: Vaults,
@@ -137,6 +138,7 @@ impl Scenario {
             crowd: None,
             vault_limit: None,
             rsa: None,
+            write_only: None,
             hot_cache: None,
             keep_trace: false,
             vaults: Arc::new(|seed| Arc::new(MemoryVault::new(seed))),
@@ -239,6 +241,13 @@ impl Scenario {
     #[must_use]
     pub fn rsa(mut self, percent: u8) -> Self {
         self.rsa = Some(u64::from(percent));
+        self
+    }
+
+    /// How many of a hundred accounts under an RSA KEK have a write-only buffer. 60 unless set.
+    #[must_use]
+    pub fn write_only(mut self, percent: u8) -> Self {
+        self.write_only = Some(u64::from(percent));
         self
     }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, sync::PoisonError, time::Duration};
 
 use cofferdam_crypto::{KeyId, rsa::RsaSize};
-use cofferdam_store::{AccountKey, AccountName, Engine};
+use cofferdam_store::{AccountKey, AccountName, BufferMode, Engine};
 use cofferdam_vault::{KeyKind, Principal, VaultBudget};
 
 use crate::{
@@ -21,6 +21,7 @@ struct Plan {
     /// Whose vault, and which of its KEKs; `None` under the service's.
     kek: Option<(usize, KeyId)>,
     kind: KeyKind,
+    buffer: BufferMode,
     is_of_crowd: bool,
 }
 
@@ -87,13 +88,15 @@ impl Director {
         for number in 0..customers + self.scenario.services {
             let kek = (number < customers).then(|| (number, key_id(&format!("customer-{number}"), "kek")));
             let kind = self.kind();
-            plans.push(Plan { name: format!("account-{number}"), kek, kind, is_of_crowd: false });
+            let (name, buffer) = (format!("account-{number}"), self.buffer(kind));
+            plans.push(Plan { name, kek, kind, buffer, is_of_crowd: false });
         }
         let kinds: [KeyKind; KEKS_OF_CROWD] = std::array::from_fn(|_| self.kind());
         for number in 0..self.drawn.crowd {
             let of = number % KEKS_OF_CROWD;
             let kek = Some((0, key_id("customer-0", &format!("kek-{of}"))));
-            plans.push(Plan { name: format!("crowd-{number}"), kek, kind: kinds[of], is_of_crowd: true });
+            let (name, kind, buffer) = (format!("crowd-{number}"), kinds[of], self.buffer(kinds[of]));
+            plans.push(Plan { name, kek, kind, buffer, is_of_crowd: true });
         }
         plans
     }
@@ -103,13 +106,22 @@ impl Director {
         if self.dice.percent(self.drawn.rsa) { KeyKind::Rsa(RsaSize::Rsa2048) } else { KeyKind::Aes256 }
     }
 
+    /// Of an account whose KEK is of this kind: only RSA keys can be wrapped to without their vault.
+    fn buffer(&mut self, kind: KeyKind) -> BufferMode {
+        if matches!(kind, KeyKind::Rsa(_)) && self.dice.percent(self.drawn.write_only) {
+            BufferMode::WriteOnly
+        } else {
+            BufferMode::ServiceManaged
+        }
+    }
+
     async fn make(&self, engine: &Engine, plan: Plan) -> Result<Seat, String> {
         let name = AccountName::new(plan.name).map_err(said)?;
         let key = match &plan.kek {
             Some((tenant, kek)) => {
                 let (principal, house) = &self.site.tenants[*tenant];
                 house.vault.create_key(kek, plan.kind).map_err(said)?;
-                AccountKey::Customer { principal: principal.clone(), kek: kek.clone() }
+                AccountKey::Customer { principal: principal.clone(), kek: kek.clone(), buffer: plan.buffer }
             }
             None => AccountKey::Service,
         };
@@ -119,7 +131,9 @@ impl Director {
         }
         self.site.hub.note(format_args!("{name} is {id}"));
         let vault = plan.kek.as_ref().map_or(0, |(tenant, _)| self.site.tenants[*tenant].1.number);
-        Ok(Seat { name, id, kek: plan.kek.map(|(_, kek)| kek), vault, is_of_crowd: plan.is_of_crowd })
+        let writes_only = plan.kek.is_some() && plan.buffer == BufferMode::WriteOnly;
+        let kek = plan.kek.map(|(_, kek)| kek);
+        Ok(Seat { name, id, kek, vault, writes_only, is_of_crowd: plan.is_of_crowd })
     }
 }
 

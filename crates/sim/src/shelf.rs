@@ -13,10 +13,10 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cofferdam_crypto::{AccountId, BlockId, Header, Provider, Version};
+use cofferdam_crypto::{AccountId, BlockId, Header, Provider, SegmentId, Version};
 use cofferdam_store::{
     Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Catalog, FaultyFile, FileLayer, Located, Revision,
-    StoreError, StoreErrorKind, Stored,
+    SegmentRow, StoreError, StoreErrorKind, Stored,
 };
 use cofferdam_vault::{Clock, testing::TokioClock};
 
@@ -165,7 +165,7 @@ impl Shelf {
             .map_err(|e| (Check::Format, format!("block {id} of {account} has no header: {e}")))?;
         let mut state = self.hub.state();
         state.blocks.judge_salt(*header.salt(), id)?;
-        if header.epoch() != meta.epoch || header.provider() != meta.provider {
+        if header.epoch() != meta.epoch || header.provider() != meta.provider.kind() {
             return Err((Check::Format, format!("the header of block {id} is not what its meta says")));
         }
         if self.dice.lock().unwrap_or_else(PoisonError::into_inner).below(OPENED) == 0 {
@@ -307,6 +307,23 @@ impl BlockStore for Shelf {
         limit: usize,
     ) -> Result<Vec<(AccountId, BufferUsage)>, StoreError> {
         self.call(self.store.buffering(after, limit), untold).await
+    }
+
+    async fn segment(
+        &self,
+        account: AccountId,
+        segment: SegmentId,
+    ) -> Result<Option<SegmentRow>, StoreError> {
+        self.call(self.store.segment(account, segment), untold).await
+    }
+
+    async fn segments(
+        &self,
+        account: AccountId,
+        after: Option<SegmentId>,
+        limit: usize,
+    ) -> Result<Vec<(SegmentId, SegmentRow)>, StoreError> {
+        self.call(self.store.segments(account, after, limit), untold).await
     }
 
     async fn last_version(&self) -> Result<Version, StoreError> {

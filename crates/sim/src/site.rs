@@ -23,6 +23,8 @@ pub(crate) struct Seat {
     pub(crate) kek: Option<KeyId>,
     /// The vault that its KEK is in.
     pub(crate) vault: usize,
+    /// What it buffers can be read by its own vault alone.
+    pub(crate) writes_only: bool,
     /// One of many on one vault: it is kept in use, and has few blocks.
     pub(crate) is_of_crowd: bool,
 }

@@ -13,7 +13,7 @@ use std::{fmt, ops::Range, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cofferdam_crypto::{AccountId, BlockId, Epoch, PageSize, Provider, Version};
+use cofferdam_crypto::{AccountId, BlockId, Epoch, PageSize, Provider, ProviderKind, SegmentId, Version};
 
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -29,8 +29,8 @@ pub trait BlockStore: fmt::Debug + Send + Sync {
     /// never in part.
     ///
     /// # Errors
-    /// `Full`, `TooLarge`, `Conflict` (a version that another block has, or newer ones of some), `BufferFull`, `Corrupt`, `Poisoned`,
-    /// `Closed`, `Io`. Nothing of the batch was acknowledged then.
+    /// `Full`, `TooLarge`, `Conflict` (a version that another block has, or newer ones of some), `BufferFull`, `Invalid` (a
+    /// block of a segment that is not buffered, or comes without its record), `Corrupt`, `Poisoned`, `Closed`, `Io`. Nothing of the batch was acknowledged then.
     async fn commit(&self, batch: Vec<BlockOp>) -> Result<Vec<Applied>, StoreError>;
 
     /// What is known of a block's newest version without reading it.
@@ -97,6 +97,24 @@ pub trait BlockStore: fmt::Debug + Send + Sync {
         limit: usize,
     ) -> Result<Vec<(AccountId, BufferUsage)>, StoreError>;
 
+    /// The record of a segment of an account's buffer; `None` when the buffer holds no block of it.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Poisoned`, `Closed`, `Io`.
+    async fn segment(&self, account: AccountId, segment: SegmentId)
+    -> Result<Option<SegmentRow>, StoreError>;
+
+    /// The next `limit` segments of an account's buffer after this one, in the order of their ids' bytes.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Poisoned`, `Closed`, `Io`.
+    async fn segments(
+        &self,
+        account: AccountId,
+        after: Option<SegmentId>,
+        limit: usize,
+    ) -> Result<Vec<(SegmentId, SegmentRow)>, StoreError>;
+
     /// The highest version ever committed, of a put or a delete; 0 in a new store.
     ///
     /// # Errors
@@ -137,6 +155,9 @@ pub enum BlockOp {
         sealed: Bytes,
         /// What the account's buffer may hold; past it the batch is `BufferFull`.
         limit: BufferLimit,
+        /// The record of the segment that the meta's provider names; `None` where it names none. It is stored with the
+        /// segment's first block, and leaves with its last one, in the commit that stores or removes that.
+        segment: Option<Bytes>,
     },
     /// Moves a block from the buffer to the store, sealed anew. Only while the buffer holds exactly this version;
     /// else it is [`Applied::Superseded`], or [`Applied::Absent`] where no newer version is left.
@@ -193,6 +214,14 @@ impl BlockOp {
             | Self::Drain { id, .. }
             | Self::Discard { id, .. }
             | Self::Delete { id, .. } => id,
+        }
+    }
+
+    /// The record of the block's segment, of one that buffers a block of a segment.
+    pub(crate) fn segment(&self) -> Option<&Bytes> {
+        match self {
+            Self::Buffer { segment, .. } => segment.as_ref(),
+            _ => None,
         }
     }
 
@@ -274,6 +303,21 @@ pub struct BufferUsage {
     pub since: Duration,
 }
 
+/// A segment of an account's buffer, as it is stored.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SegmentRow {
+    /// How many blocks of it the buffer holds.
+    pub blocks: u64,
+    /// Its record, as it came with the first of them.
+    pub record: Bytes,
+}
+
+impl fmt::Debug for SegmentRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SegmentRow({} blocks, record of {} bytes)", self.blocks, self.record.len())
+    }
+}
+
 /// What an account's buffer may hold. It is held against what the buffer holds once the batch's earlier operations are
 /// done, and only if there is something to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -297,27 +341,32 @@ pub struct BlockMeta {
     pub stored_at: Duration,
     /// The epoch of the AEK it is sealed under.
     pub epoch: Epoch,
-    /// Whose KEK wraps that AEK.
+    /// Whose KEK wraps that AEK, and which segment's it is if it is one's.
     pub provider: Provider,
 }
 
 impl BlockMeta {
-    /// The length of its encoding.
-    pub const ENCODED_LEN: usize = 38;
-    const FORMAT: u8 = 1;
+    /// The format of a block that is of no segment, and of one that is.
+    const FORMATS: [u8; 2] = [1, 2];
+    const LEN: usize = 38;
+    const LEN_IN_SEGMENT: usize = Self::LEN + SegmentId::LEN;
 
     /// Its encoding: format byte, version, sealed length, page size, seconds, nanoseconds, epoch, provider;
-    /// integers are big-endian.
-    pub fn encode(&self) -> [u8; Self::ENCODED_LEN] {
-        let mut out = [0; Self::ENCODED_LEN];
-        out[0] = Self::FORMAT;
-        out[1..9].copy_from_slice(&self.version.number().to_be_bytes());
-        out[9..17].copy_from_slice(&self.sealed_len.to_be_bytes());
-        out[17..21].copy_from_slice(&(self.page_size.bytes() as u32).to_be_bytes());
-        out[21..29].copy_from_slice(&self.stored_at.as_secs().to_be_bytes());
-        out[29..33].copy_from_slice(&self.stored_at.subsec_nanos().to_be_bytes());
-        out[33..37].copy_from_slice(&self.epoch.number().to_be_bytes());
-        out[37] = self.provider.code();
+    /// integers are big-endian. That of a segment's block has another format byte and the segment's id at its end.
+    pub fn encode(&self) -> Vec<u8> {
+        let segment = self.provider.segment();
+        let mut out = Vec::with_capacity(Self::LEN_IN_SEGMENT);
+        out.push(Self::FORMATS[usize::from(segment.is_some())]);
+        out.extend_from_slice(&self.version.number().to_be_bytes());
+        out.extend_from_slice(&self.sealed_len.to_be_bytes());
+        out.extend_from_slice(&(self.page_size.bytes() as u32).to_be_bytes());
+        out.extend_from_slice(&self.stored_at.as_secs().to_be_bytes());
+        out.extend_from_slice(&self.stored_at.subsec_nanos().to_be_bytes());
+        out.extend_from_slice(&self.epoch.number().to_be_bytes());
+        out.push(self.provider.code());
+        if let Some(segment) = segment {
+            out.extend_from_slice(segment.as_bytes());
+        }
         out
     }
 
@@ -329,34 +378,45 @@ impl BlockMeta {
     pub fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         let corrupt =
             || StoreError::new(StoreErrorKind::Corrupt).with_detail("a block's meta does not decode");
-        match bytes.first() {
-            Some(&Self::FORMAT) => {}
-            Some(&found) if found > Self::FORMAT => {
+        let [plain, in_segment] = Self::FORMATS;
+        let (bytes, segment) = match bytes.first() {
+            Some(&format) if format == plain => (bytes, None),
+            Some(&format) if format == in_segment => {
+                let (bytes, segment) = bytes.split_last_chunk().ok_or_else(corrupt)?;
+                (bytes, Some(SegmentId::from_bytes(*segment)))
+            }
+            Some(&found) if found > in_segment => {
                 return Err(StoreError::new(StoreErrorKind::NewerFormat {
                     found: found.into(),
-                    supported: Self::FORMAT.into(),
+                    supported: in_segment.into(),
                 }));
             }
             _ => return Err(corrupt()),
-        }
-        let bytes: &[u8; Self::ENCODED_LEN] = bytes.try_into().map_err(|_| corrupt())?;
+        };
+        let bytes: &[u8; Self::LEN] = bytes.try_into().map_err(|_| corrupt())?;
         let nanos = u32::from_be_bytes(array(bytes, 29));
         if nanos >= 1_000_000_000 {
             return Err(corrupt());
         }
+        let provider = match (ProviderKind::from_code(bytes[37]), segment) {
+            (Some(ProviderKind::Customer), None) => Provider::Customer,
+            (Some(ProviderKind::Service), None) => Provider::Service,
+            (Some(ProviderKind::Buffer), Some(segment)) => Provider::Buffer(segment),
+            _ => return Err(corrupt()),
+        };
         Ok(Self {
             version: Version::new(u64::from_be_bytes(array(bytes, 1))),
             sealed_len: u64::from_be_bytes(array(bytes, 9)),
             page_size: PageSize::new(u32::from_be_bytes(array(bytes, 17)).into()).map_err(|_| corrupt())?,
             stored_at: Duration::new(u64::from_be_bytes(array(bytes, 21)), nanos),
             epoch: Epoch::new(u32::from_be_bytes(array(bytes, 33))),
-            provider: Provider::from_code(bytes[37]).ok_or_else(corrupt)?,
+            provider,
         })
     }
 }
 
 /// The `N` bytes at `from`, which the caller knows to be there.
-fn array<const N: usize>(bytes: &[u8; BlockMeta::ENCODED_LEN], from: usize) -> [u8; N] {
+fn array<const N: usize>(bytes: &[u8; BlockMeta::LEN], from: usize) -> [u8; N] {
     std::array::from_fn(|i| bytes[from + i])
 }
 
@@ -370,9 +430,13 @@ mod tests {
         #[test]
         fn meta_decodes_to_what_was_encoded(
             version: u64, sealed_len: u64, log2 in 12u32..=24, secs: u64,
-            nanos in 0u32..1_000_000_000, epoch: u32, customer: bool,
+            nanos in 0u32..1_000_000_000, epoch: u32, kind in 0..3, segment: [u8; 16],
         ) {
-            let provider = if customer { Provider::Customer } else { Provider::Service };
+            let provider = match kind {
+                0 => Provider::Customer,
+                1 => Provider::Service,
+                _ => Provider::Buffer(SegmentId::from_bytes(segment)),
+            };
             let meta = BlockMeta {
                 version: Version::new(version), sealed_len, page_size: PageSize::new(1 << log2).unwrap(),
                 stored_at: Duration::new(secs, nanos), epoch: Epoch::new(epoch), provider,
@@ -381,7 +445,7 @@ mod tests {
         }
 
         #[test]
-        fn meta_of_other_bytes_is_refused_or_encodes_to_them(bytes in prop::collection::vec(any::<u8>(), 0..48)) {
+        fn meta_of_other_bytes_is_refused_or_encodes_to_them(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             if let Ok(meta) = BlockMeta::decode(&bytes) {
                 prop_assert_eq!(&meta.encode()[..], &bytes[..]);
             }
@@ -390,7 +454,7 @@ mod tests {
 
     #[test]
     fn meta_of_a_newer_format_is_said_to_be_that() {
-        let error = BlockMeta::decode(&[2; 60]).unwrap_err();
-        assert_eq!(error.kind(), StoreErrorKind::NewerFormat { found: 2, supported: 1 });
+        let error = BlockMeta::decode(&[3; 60]).unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::NewerFormat { found: 3, supported: 2 });
     }
 }

@@ -46,6 +46,8 @@ pub enum StoreErrorKind {
     BufferFull,
     /// A range lies outside of the block or runs backwards.
     OutOfBounds,
+    /// The operation contradicts itself.
+    Invalid,
     /// The handle was closed.
     Closed,
     /// The operating system failed in some other way.
@@ -71,6 +73,7 @@ impl StoreErrorKind {
             Self::TooLarge => "split it",
             Self::BufferFull => "mend the way to the account's vault, or raise the bounds of the buffer",
             Self::OutOfBounds => "keep the range within the block",
+            Self::Invalid => "mend the caller's code",
             Self::Closed => "open the store again",
             Self::Io => "look at the cause, then try again",
         }
@@ -91,6 +94,7 @@ impl StoreErrorKind {
             Self::TooLarge => "it is too large",
             Self::BufferFull => "the account's buffer takes no more",
             Self::OutOfBounds => "the range is out of bounds",
+            Self::Invalid => "the operation contradicts itself",
             Self::Closed => "the store was closed",
             Self::Io => "an operation of the store failed",
         }

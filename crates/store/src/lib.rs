@@ -8,12 +8,14 @@ mod error;
 #[cfg(feature = "hot-cache")]
 mod hot;
 
-pub use block_store::{Applied, BlockMeta, BlockOp, BlockStore, BufferLimit, BufferUsage, Located, Place};
+pub use block_store::{
+    Applied, BlockMeta, BlockOp, BlockStore, BufferLimit, BufferUsage, Located, Place, SegmentRow,
+};
 pub use catalog::{Catalog, Revision, Stored};
 pub use embedded::{Activity, EmbeddedOptions, EmbeddedStore, FileLayer, VerifyReport};
 pub use engine::{
     Account, AccountKey, AccountKeyStatus, AccountName, AccountStatus, BlockInfo, BlockPage, BufferChange,
-    BufferEvent, BufferStatus, DrainBlocked, DrainReport, Engine, EngineBuilder, EngineError,
+    BufferEvent, BufferMode, BufferStatus, DrainBlocked, DrainReport, Engine, EngineBuilder, EngineError,
     EngineErrorKind, Moved, Outcome, PutReceipt, Trouble, TroubleKind,
 };
 pub use error::{StoreError, StoreErrorKind};

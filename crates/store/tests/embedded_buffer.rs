@@ -256,7 +256,7 @@ async fn a_length_that_is_not_that_of_the_bytes_is_refused_in_either_place() {
     let (a, limit) = (account(1), UNBOUNDED);
     let (meta, sealed) = (buffer_meta(1, 9), Bytes::from_static(b"eight by"));
     for op in [
-        BlockOp::Buffer { account: a, id: id("x"), meta, sealed: sealed.clone(), limit },
+        BlockOp::Buffer { account: a, id: id("x"), meta, sealed: sealed.clone(), limit, segment: None },
         BlockOp::Drain { account: a, id: id("x"), meta, sealed, at: time(1) },
     ] {
         assert_eq!(store.commit(vec![op]).await.unwrap_err().kind(), StoreErrorKind::OutOfBounds);

@@ -95,6 +95,20 @@ async fn an_expired_credential_is_renewed_once_and_the_vault_asked_again() {
     assert_eq!(world.counts(), (4, 2));
 }
 
+#[cfg(feature = "aws-lc")]
+#[tokio::test(start_paused = true)]
+async fn a_public_half_is_asked_for_again_too() {
+    let world = World::new();
+    let rsa = KeyId::new("test://customer/keys/rsa/1").unwrap();
+    world.vault.create_rsa_key(&rsa, cofferdam_crypto::rsa::RsaSize::Rsa2048).unwrap();
+    world.credential.turn(Token::Expired);
+    let public = world.asked.public_key(&rsa).await.unwrap();
+    assert_eq!((public.key_id, public.key.bits()), (rsa, 2048));
+    assert_eq!(world.counts(), (2, 1));
+    let error = world.asked.public_key(&kek()).await.unwrap_err();
+    assert_eq!((error.kind(), error.key_id()), (Kind::Other, Some(&kek())), "an AES key has none");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_new_credential_that_is_not_taken_either_is_an_outage() {
     let world = World::new();

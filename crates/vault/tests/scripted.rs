@@ -153,3 +153,34 @@ async fn latencies_are_drawn_from_their_range_and_repeat_from_the_seed() {
     let (least, most) = (latencies.iter().min().unwrap(), latencies.iter().max().unwrap());
     assert!(most.as_millis() - least.as_millis() > 400, "{least:?} to {most:?}");
 }
+
+#[cfg(feature = "aws-lc")]
+#[tokio::test(start_paused = true)]
+async fn an_rsa_key_follows_the_script_as_an_aes_key_does() {
+    use cofferdam_crypto::rsa::RsaSize;
+    use cofferdam_vault::KeyKind;
+    let vault = vault(7);
+    let rsa = KeyId::new("test://customer/keys/rsa/1").unwrap();
+    vault.create_rsa_key(&rsa, RsaSize::Rsa2048).unwrap();
+    assert_eq!(vault.key_properties(&rsa).await.unwrap().kind, KeyKind::Rsa(RsaSize::Rsa2048));
+    let by_aes = wrapped(&vault, 1).await;
+    let aek = vault.unwrap_key(&by_aes, &context(1)).await.unwrap();
+    let by_vault = vault.wrap_key(&rsa, &aek, &context(1)).await.unwrap();
+    let bytes = vault.public_key(&rsa).await.unwrap().key.wrap(&aek).unwrap();
+    let by_public_half = WrappedKey { bytes, ..by_vault.clone() };
+    for wrap in [&by_vault, &by_public_half] {
+        let again = vault.unwrap_key(wrap, &context(1)).await.unwrap();
+        assert_eq!(again.expose(), aek.expose());
+    }
+    let moved = WrappedKey { key_id: kek(1), ..by_vault.clone() };
+    assert_eq!(kind(&vault, &moved, 1).await, Some(Kind::Corrupt));
+    vault.answer_next([Answer::WrongKey]);
+    assert_ne!(vault.unwrap_key(&by_vault, &context(1)).await.unwrap().expose(), aek.expose());
+    vault.answer_for(&rsa, Some(Answer::Fail(Kind::KeyDisabled)));
+    assert_eq!(kind(&vault, &by_vault, 1).await, Some(Kind::KeyDisabled));
+    assert_eq!(vault.public_key(&rsa).await.unwrap_err().kind(), Kind::KeyDisabled);
+    let other = KeyId::new("test://customer/keys/rsa/2").unwrap();
+    vault.create_rsa_key(&other, RsaSize::Rsa2048).unwrap();
+    vault.answer_for(&rsa, None);
+    assert_ne!(vault.public_key(&rsa).await.unwrap().key, vault.public_key(&other).await.unwrap().key);
+}

@@ -81,8 +81,9 @@ pub(super) async fn reports(
         let account = open.engine.account(&name).await?;
         // What it brings is in the status.
         let checked = account.check_key().await;
-        let AccountStatus { provider, key, blocks, bytes, buffer, .. } = account.status().await?;
-        let status = AccountKeyStatus { provider, key, buffer };
+        let AccountStatus { provider, key, buffer_mode, blocks, bytes, buffer, .. } =
+            account.status().await?;
+        let status = AccountKeyStatus { provider, key, buffer_mode, buffer };
         let mut report = AccountReport::new(&name, status, None, &open.home.buffer_bounds());
         report.last_failure = report.last_failure.or_else(|| checked.err().map(|e| e.to_string()));
         report.blocks = blocks;

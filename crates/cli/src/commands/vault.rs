@@ -53,16 +53,16 @@ impl fmt::Display for Switched {
 #[derive(Serialize)]
 struct Listed {
     key_id: KeyId,
-    kind: String,
     state: &'static str,
     created: Time,
+    kind: String,
     recoverable: bool,
     latest: bool,
 }
 
 impl fmt::Display for Listed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {} {}", self.key_id, self.kind, self.state, self.created)?;
+        write!(f, "{} {} {} {}", self.key_id, self.state, self.created, self.kind)?;
         if self.latest {
             f.write_str(" latest")?;
         }
@@ -115,9 +115,9 @@ fn listed(key: KeyInfo) -> Vec<Listed> {
     let latest = key.versions.iter().rposition(|v| v.state != KeyState::Deleted);
     let version = |(at, version): (usize, cofferdam_vault::VersionInfo)| Listed {
         key_id: version.key_id,
-        kind: key.kind.to_string(),
         state: state_name(version.state),
         created: Time(version.created_at),
+        kind: key.kind.to_string(),
         recoverable,
         latest: Some(at) == latest,
     };

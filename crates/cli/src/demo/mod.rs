@@ -24,7 +24,7 @@ use std::{
 };
 
 use cofferdam_crypto::KeyId;
-use cofferdam_store::{Account, AccountKey, AccountName};
+use cofferdam_store::{Account, AccountKey, AccountName, BufferMode};
 use cofferdam_vault::{Clock, SystemClock};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -163,7 +163,8 @@ fn name() -> Result<AccountName, CliError> {
 }
 
 async fn create(open: &OpenHome, kek: &KeyId) -> Result<Account, CliError> {
-    let key = AccountKey::Customer { principal: principal(), kek: kek.clone() };
+    let key =
+        AccountKey::Customer { principal: principal(), kek: kek.clone(), buffer: BufferMode::default() };
     Ok(open.engine.create_account(&name()?, key).await?)
 }
 

@@ -42,6 +42,13 @@ pub(crate) struct BufferBounds {
     pub(crate) max_bytes: u64,
     /// How long a revocation is observed before what was buffered is discarded.
     pub(crate) revoked_retention_ms: u64,
+    /// How long one key of a write-only buffer is used. Homes made before there were any have the default.
+    #[serde(default = "segment_time_ms")]
+    pub(crate) segment_time_ms: u64,
+}
+
+const fn segment_time_ms() -> u64 {
+    300_000
 }
 
 impl BufferBounds {
@@ -52,6 +59,7 @@ impl BufferBounds {
             .buffer_time(ms(self.max_time_ms))
             .buffer_bytes(self.max_bytes)
             .revoked_retention(ms(self.revoked_retention_ms))
+            .segment_time(ms(self.segment_time_ms))
     }
 
     pub(crate) fn max_time(&self) -> Duration {
@@ -67,7 +75,12 @@ impl BufferBounds {
 impl Default for BufferBounds {
     fn default() -> Self {
         const HOUR: u64 = 3_600_000;
-        Self { max_time_ms: 6 * HOUR, max_bytes: 1 << 30, revoked_retention_ms: 14 * 24 * HOUR }
+        Self {
+            max_time_ms: 6 * HOUR,
+            max_bytes: 1 << 30,
+            revoked_retention_ms: 14 * 24 * HOUR,
+            segment_time_ms: segment_time_ms(),
+        }
     }
 }
 

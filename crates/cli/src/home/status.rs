@@ -6,7 +6,7 @@
 use std::{fmt, fs, path::Path, time::Duration};
 
 use cofferdam_keyring::KeyState;
-use cofferdam_store::{AccountKeyStatus, AccountName};
+use cofferdam_store::{AccountKeyStatus, AccountName, BufferMode};
 use cofferdam_vault::{Clock, SystemClock, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +67,9 @@ pub(crate) struct AccountReport {
 /// What waits for an account's key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BufferReport {
+    /// What its blocks are sealed under: `service-managed` or `write-only`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) mode: Option<String>,
     pub(crate) blocks: u64,
     /// Their sealed bytes.
     pub(crate) bytes: u64,
@@ -94,7 +97,7 @@ impl AccountReport {
         since: Option<Timestamp>,
         bounds: &BufferBounds,
     ) -> Self {
-        let AccountKeyStatus { provider, key, buffer, .. } = status;
+        let AccountKeyStatus { provider, key, buffer_mode, buffer } = status;
         let time = |at: Option<Timestamp>| at.map(|at| Time(at.wall).to_string());
         let draining = buffer.blocks > 0
             && buffer.trouble.is_none()
@@ -113,6 +116,7 @@ impl AccountReport {
             blocks: 0,
             bytes: 0,
             buffer: BufferReport {
+                mode: buffer_mode.map(|mode| mode.to_string()),
                 blocks: buffer.blocks,
                 bytes: buffer.bytes,
                 since: buffer.since.map(|since| Time(since).to_string()),
@@ -166,6 +170,9 @@ impl fmt::Display for AccountReport {
 impl fmt::Display for BufferReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { blocks, bytes, max_bytes, drained_blocks, .. } = self;
+        if self.mode.as_deref() == Some(BufferMode::WriteOnly.name()) {
+            f.write_str("; write-only buffer")?;
+        }
         if *blocks > 0 {
             write!(f, "; {blocks} blocks buffered, {} of {}", size(*bytes), size(*max_bytes))?;
             if let Some(since) = &self.since {

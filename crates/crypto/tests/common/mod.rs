@@ -8,6 +8,8 @@
     reason = "each test file uses a part of it, and counts and seeds are printed"
 )]
 
+#[cfg(target_os = "linux")]
+pub mod memory;
 pub mod spec;
 pub mod vectors;
 

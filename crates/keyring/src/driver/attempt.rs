@@ -165,6 +165,8 @@ impl Task {
                     .map_err(|e| self.of_service(e))?;
                 self.in_time(records.customer_keys(account, service.record_key())).await
             }
+            // A segment's key has no record among the account's.
+            Provider::Buffer(_) => Err(RecordError::NotFound),
         };
         let record = read.map_err(|error| match error {
             RecordError::NotFound => self.unknown_account(),
@@ -219,7 +221,9 @@ impl Task {
         let vaults = &self.shared.parts.vaults;
         let vault = match self.entry.provider {
             Provider::Service => Some(vaults.service()),
-            Provider::Customer => record.principal.as_ref().and_then(|p| vaults.customer(p)),
+            Provider::Customer | Provider::Buffer(_) => {
+                record.principal.as_ref().and_then(|p| vaults.customer(p))
+            }
         };
         let lane = self.shared.lanes.named(self.entry.provider, record.principal.as_ref());
         vault.cloned().zip(lane).ok_or_else(|| KeyError::NoVault {
@@ -406,7 +410,7 @@ impl<'a> Asked<'a> {
 }
 
 /// What a vault that is not called would have said.
-fn not_asked(throttled: Throttled) -> VaultError {
+pub(super) fn not_asked(throttled: Throttled) -> VaultError {
     let wait = throttled.retry_after.max(Policy::FIRST_RETRY);
     let message =
         format!("the vault throttles and was not asked again: it is asked in {wait:?} at the soonest");

@@ -20,6 +20,7 @@ use super::{
     agenda::Hub,
     desk::Desk,
     live::{Live, LiveKey},
+    segment::SegmentKeys,
     slot::Slot,
 };
 use crate::{
@@ -46,6 +47,8 @@ pub(super) struct Entry {
     hub: Arc<Hub>,
     pub(super) live: ArcSwapOption<Live>,
     pub(super) activity: AtomicU8,
+    /// The keys of segments that were unwrapped while this one is held.
+    pub(super) segments: SegmentKeys,
     /// The key was published for callers of whom none has looked yet.
     promised: AtomicBool,
     /// When the key was last used, in seconds since boot.
@@ -74,6 +77,7 @@ impl Entry {
             provider,
             hub,
             live: ArcSwapOption::empty(),
+            segments: SegmentKeys::new(),
             activity: AtomicU8::new(activity::UNUSED),
             promised: AtomicBool::new(false),
             used_at: AtomicU32::new(0),

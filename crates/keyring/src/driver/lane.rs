@@ -404,7 +404,7 @@ impl Lanes {
     pub(super) fn named(&self, provider: Provider, principal: Option<&Principal>) -> Option<&Arc<Lane>> {
         match provider {
             Provider::Service => self.all.first(),
-            Provider::Customer => self.customers.get(principal?),
+            Provider::Customer | Provider::Buffer(_) => self.customers.get(principal?),
         }
     }
 }

@@ -20,6 +20,7 @@ mod observed;
 #[cfg(cofferdam_planted)]
 mod planted;
 mod seats;
+mod segment;
 mod signal;
 mod slot;
 mod steps;
@@ -35,7 +36,6 @@ use cofferdam_crypto::{
 };
 use cofferdam_vault::{Clock, Entropy, Timestamp, VaultErrorKind, VaultRegistry};
 
-pub use self::live::LiveKey;
 use self::{
     agenda::Hub,
     entry::{Entry, For},
@@ -45,6 +45,7 @@ use self::{
     seats::{Claim, Claimed, Seats},
     signal::{Count, Flag},
 };
+pub use self::{live::LiveKey, segment::LiveSegment};
 use crate::{
     KeyError, KeyEvent, KeyRecords, KeyState, Policy, Salts, VaultEvent, VaultStatus,
     rt::{atomic::AtomicBool, broadcast, watch},

@@ -155,6 +155,7 @@ impl Entry {
         } else {
             self.live.store(None);
         }
+        self.segments.clear();
         desk.keys = Vec::new();
         desk.candidate = None;
         desk.seat = None;

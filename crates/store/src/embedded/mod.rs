@@ -35,7 +35,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cofferdam_crypto::{AccountId, BlockId, Version};
+use cofferdam_crypto::{AccountId, BlockId, SegmentId, Version};
 use cofferdam_vault::{Executor, Threads, executor};
 use redb::Database;
 
@@ -53,7 +53,7 @@ use self::{
     tables::{Done, Work},
 };
 use crate::{
-    block_store::{Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Located},
+    block_store::{Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Located, SegmentRow},
     catalog::{Catalog, Revision, Stored},
     error::{StoreError, StoreErrorKind},
 };
@@ -217,6 +217,8 @@ impl BlockStore for EmbeddedStore {
                 check_len(op.id(), meta, sealed)?;
                 bytes += sealed.len() as u64;
             }
+            check_segment(op)?;
+            bytes += op.segment().map_or(0, |record| record.len() as u64);
         }
         match self.inner.committer.commit(lane, bytes, Work::Blocks(batch)).await? {
             Done::Blocks(applied) => Ok(applied),
@@ -277,6 +279,23 @@ impl BlockStore for EmbeddedStore {
         self.reading(move |database| tables::buffering(database, after, limit)).await
     }
 
+    async fn segment(
+        &self,
+        account: AccountId,
+        segment: SegmentId,
+    ) -> Result<Option<SegmentRow>, StoreError> {
+        self.reading(move |database| tables::segment(database, account, segment)).await
+    }
+
+    async fn segments(
+        &self,
+        account: AccountId,
+        after: Option<SegmentId>,
+        limit: usize,
+    ) -> Result<Vec<(SegmentId, SegmentRow)>, StoreError> {
+        self.reading(move |database| tables::segments(database, account, after, limit)).await
+    }
+
     async fn last_version(&self) -> Result<Version, StoreError> {
         self.reading(tables::last_version).await
     }
@@ -335,6 +354,16 @@ fn check_len(id: &BlockId, meta: &BlockMeta, sealed: &Bytes) -> Result<(), Store
         meta.sealed_len,
         sealed.len()
     )))
+}
+
+/// A block of a segment is buffered with its segment's record, and stored under another key.
+fn check_segment(op: &BlockOp) -> Result<(), StoreError> {
+    let Some((meta, _)) = op.sealed() else { return Ok(()) };
+    if meta.provider.segment().is_some() == op.segment().is_some() {
+        return Ok(());
+    }
+    let detail = format!("{op:?} is under the key of {}, which does not go with that", meta.provider);
+    Err(StoreError::new(StoreErrorKind::Invalid).with_detail(detail))
 }
 
 #[cfg(unix)]

@@ -8,11 +8,13 @@ use cofferdam_keyring::{Fault, KeyError, KeyHandle, KeyState, KeyStatus, LiveKey
 use tokio::sync::OnceCell;
 
 use super::{
-    AccountName, EngineError, Handle,
+    AccountName, BufferMode, EngineError, Handle,
     account_record::AccountRecord,
     admission::{AccountAdmission, Admission},
     blocks::VERSION_TRIES,
     buffer::{BufferStatus, DrainReport},
+    segments::{SegmentFault, SegmentKek, Segments},
+    work_key::WorkKey,
 };
 use crate::{Applied, BlockMeta, BlockOp, Place, StoreError, StoreErrorKind};
 
@@ -41,11 +43,21 @@ impl Shared {
             key: OnceCell::new(),
         }
     }
+
+    pub(super) fn name(&self) -> &AccountName {
+        &self.name
+    }
+
+    pub(super) fn bad_record(&self, reason: impl fmt::Display) -> EngineError {
+        EngineError::BadRecord { account: self.name.clone(), reason: reason.to_string() }
+    }
 }
 
 struct CurrentKey {
     provider: Provider,
     handle: KeyHandle,
+    /// What the keys of its write-only buffer are wrapped to; none where the buffer is under the service's key.
+    segments: Option<SegmentKek>,
 }
 
 /// Where an acknowledged block is.
@@ -54,8 +66,8 @@ struct CurrentKey {
 pub enum Outcome {
     /// In the store, sealed under the account's key.
     Stored,
-    /// In the fallback buffer, sealed under the service's key for the account, whose own is unavailable. It is moved to
-    /// the store once that is back.
+    /// In the fallback buffer, sealed as the account's [`BufferMode`] says, since its own key is unavailable. It is
+    /// moved to the store once that is back.
     Buffered,
 }
 
@@ -107,6 +119,8 @@ pub struct AccountStatus {
     pub provider: Provider,
     /// The state of that key.
     pub key: KeyStatus,
+    /// What writes are sealed under that wait for it; `None` for an account under the service's key.
+    pub buffer_mode: Option<BufferMode>,
     /// How many blocks it has.
     pub blocks: u64,
     /// Their bytes, as they were put.
@@ -122,6 +136,8 @@ pub struct AccountKeyStatus {
     pub provider: Provider,
     /// The state of that key.
     pub key: KeyStatus,
+    /// What writes are sealed under that wait for it; `None` for an account under the service's key.
+    pub buffer_mode: Option<BufferMode>,
     /// What waits for it.
     pub buffer: BufferStatus,
 }
@@ -184,7 +200,7 @@ impl Account {
     /// # Errors
     /// As [`Self::list`].
     pub async fn status(&self) -> Result<AccountStatus, EngineError> {
-        let AccountKeyStatus { provider, key, buffer } = self.key_status().await?;
+        let AccountKeyStatus { provider, key, buffer_mode, buffer } = self.key_status().await?;
         let (mut blocks, mut bytes, mut after) = (0, 0, None);
         loop {
             let page = self.list(after.as_ref(), 1000).await?;
@@ -196,7 +212,7 @@ impl Account {
             }
         }
         let (name, id) = (self.shared.name.clone(), self.shared.id);
-        Ok(AccountStatus { name, id, provider, key, blocks, bytes, buffer })
+        Ok(AccountStatus { name, id, provider, key, buffer_mode, blocks, bytes, buffer })
     }
 
     /// The state of the account's key and of its buffer. Asks no vault and walks nothing: cheap.
@@ -206,9 +222,12 @@ impl Account {
     pub async fn key_status(&self) -> Result<AccountKeyStatus, EngineError> {
         self.engine.check_open()?;
         let id = self.shared.id;
-        let provider = match self.shared.key.get() {
-            Some(current) => current.provider,
-            None => self.engine.records.load(&self.shared.name).await?.unverified().provider(),
+        let (provider, buffer_mode) = match self.shared.key.get() {
+            Some(current) => (current.provider, current.buffer_mode()),
+            None => {
+                let record = self.engine.records.load(&self.shared.name).await?;
+                (record.unverified().provider(), record.unverified().buffer_mode())
+            }
         };
         let mut key = self.engine.keyring.status(id, provider);
         if key.state == KeyState::Cold && self.engine.records.is_revoked(id).await? {
@@ -223,7 +242,7 @@ impl Account {
             drained,
             trouble: trouble.filter(|_| usage.is_some()),
         };
-        Ok(AccountKeyStatus { provider, key, buffer })
+        Ok(AccountKeyStatus { provider, key, buffer_mode, buffer })
     }
 
     /// What of the account is in the hot cache; nothing where there is none. Walks over all that is in it.
@@ -256,7 +275,8 @@ impl Account {
         current.handle.sealing_key().await.map_err(|e| self.key_error(e))
     }
 
-    /// The key to seal a write under, and where the write goes.
+    /// A key to seal a write under, and where the write goes. For a write-only buffer it is the service's, which
+    /// [`Self::buffering_key`] makes another of.
     pub(super) async fn writing_key(&self) -> Result<(LiveKey, Outcome), EngineError> {
         let current = self.current_key().await?;
         let buffers = self.engine.buffer.is_on() && current.provider == Provider::Customer;
@@ -276,6 +296,7 @@ impl Account {
             Err(refusal) => refusal,
         };
         if !buffers || !may_buffer(&refusal) {
+            self.engine.segments.forget(self.shared.id);
             return Err(self.key_error(refusal));
         }
         let service = match service {
@@ -285,13 +306,33 @@ impl Account {
         Ok((service.map_err(|e| self.key_error(e))?, Outcome::Buffered))
     }
 
+    /// What a write is sealed under that is buffered.
+    pub(super) async fn buffering_key(&self, service: LiveKey) -> Result<WorkKey, EngineError> {
+        match &self.current_key().await?.segments {
+            None => Ok(WorkKey::Live(service)),
+            Some(kek) => Segments::current(&self.engine.0, &self.shared, kek, &service).map(WorkKey::Written),
+        }
+    }
+
     async fn service_key(&self) -> Result<LiveKey, KeyError> {
         self.engine.keyring.sealing_key(self.shared.id, Provider::Service).await
     }
 
-    pub(super) async fn opening_key(&self, id: &BlockId, meta: &BlockMeta) -> Result<LiveKey, EngineError> {
+    /// The key that a block was sealed under; `None` when its segment is gone, and so the block is where it was no longer.
+    pub(super) async fn opening_key(
+        &self,
+        id: &BlockId,
+        meta: &BlockMeta,
+    ) -> Result<Option<WorkKey>, EngineError> {
         let current = self.current_key().await?;
-        let key = if current.provider == meta.provider {
+        let key = if let Provider::Buffer(segment) = meta.provider {
+            match self.engine.segment_key(self.shared.id, segment).await? {
+                Ok(key) => return Ok(Some(WorkKey::Unwrapped(key))),
+                Err(SegmentFault::Gone) => return Ok(None),
+                Err(SegmentFault::Damaged(_)) => return Err(self.damaged(id)),
+                Err(SegmentFault::Key(e) | SegmentFault::ServiceKey(e)) => Err(e),
+            }
+        } else if current.provider == meta.provider {
             current.handle.opening_key(meta.epoch).await
         } else {
             self.engine.keyring.opening_key(self.shared.id, meta.provider, meta.epoch).await
@@ -299,7 +340,7 @@ impl Account {
         match key {
             // No such AEK was ever made: what claims to be sealed under it is not what was written.
             Err(KeyError::UnknownEpoch(_) | KeyError::UnknownAccount { .. }) => Err(self.damaged(id)),
-            key => key.map_err(|e| self.key_error(e)),
+            key => key.map(|key| Some(WorkKey::Live(key))).map_err(|e| self.key_error(e)),
         }
     }
 
@@ -316,7 +357,8 @@ impl Account {
         let service = self.service_key().await.map_err(|e| self.key_error(e))?;
         let record = self.engine.records.load_verified(&self.shared.name, service.record_key()).await?;
         let provider = record.provider();
-        Ok(CurrentKey { provider, handle: self.engine.keyring.handle(self.shared.id, provider) })
+        let segments = record.segment_kek().map_err(|reason| self.shared.bad_record(reason))?;
+        Ok(CurrentKey { provider, handle: self.engine.keyring.handle(self.shared.id, provider), segments })
     }
 
     pub(super) fn sealed_len(&self, len: usize) -> Result<usize, EngineError> {
@@ -380,6 +422,16 @@ impl Account {
             },
             KeyError::Closed => EngineError::Closed,
             e => EngineError::KeyUnavailable { account, source: e },
+        }
+    }
+}
+
+impl CurrentKey {
+    fn buffer_mode(&self) -> Option<BufferMode> {
+        match (self.provider, &self.segments) {
+            (Provider::Customer, Some(_)) => Some(BufferMode::WriteOnly),
+            (Provider::Customer, None) => Some(BufferMode::ServiceManaged),
+            _ => None,
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: a record is obeyed only after its tag, made under the account's service AEK, was checked and
 //! its name found to be the one it is stored under; so who can write to the catalog can't hand an account
-//! another key, though anybody may know a customer's KEK. Bytes: format (1), tag (32), JSON.
+//! another key, though anybody may know a customer's KEK, or take its buffer off write-only. Bytes: format (1), tag (32),
+//! JSON. Not under the tag is the format, which must be that of what the JSON holds.
 //!
 //! Not its job: rollback of a whole record (the store's), secrets (there are none in it).
 
@@ -14,9 +15,12 @@ use cofferdam_crypto::{
 use cofferdam_vault::Principal;
 use serde::{Deserialize, Serialize};
 
-use super::EngineError;
+use super::{BufferMode, EngineError, segments::SegmentKek};
 
+/// The format of a record that an earlier version reads as it is meant.
 const FORMAT: u8 = 1;
+/// The format of one that it would not: with a write-only buffer.
+const FORMAT_WRITE_ONLY: u8 = 2;
 const TAG_END: usize = 33;
 
 /// The name of an account: 1 to 128 characters out of a-z, A-Z, 0-9, `.`, `_` and `-`, the first a letter or
@@ -97,6 +101,13 @@ pub(crate) struct CustomerKey {
     /// The public half of the KEK where that is RSA. Records from before there were such have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) public_key: Option<PinnedKey>,
+    /// What writes are sealed under that wait for the key.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) buffer: BufferMode,
+}
+
+fn is_default(buffer: &BufferMode) -> bool {
+    *buffer == BufferMode::default()
 }
 
 impl CustomerKey {
@@ -150,10 +161,35 @@ impl AccountRecord {
         if self.customer.is_some() { Provider::Customer } else { Provider::Service }
     }
 
+    /// What writes are sealed under that wait for the customer's key.
+    pub(crate) fn buffer_mode(&self) -> Option<BufferMode> {
+        self.customer.as_ref().map(|customer| customer.buffer)
+    }
+
+    /// What the keys of its write-only buffer are wrapped to, where it has one; or what is wrong with it.
+    pub(crate) fn segment_kek(&self) -> Result<Option<SegmentKek>, &'static str> {
+        let Some(customer) = self.customer.as_ref().filter(|of| of.buffer == BufferMode::WriteOnly) else {
+            return Ok(None);
+        };
+        match &customer.public_key {
+            Some(pinned) => {
+                Ok(Some(SegmentKek { key_id: pinned.key_id.clone(), public: pinned.key.clone() }))
+            }
+            None => Err("it has a write-only buffer, and no public key to wrap to"),
+        }
+    }
+
+    fn format(&self) -> u8 {
+        match self.buffer_mode() {
+            Some(BufferMode::WriteOnly) => FORMAT_WRITE_ONLY,
+            _ => FORMAT,
+        }
+    }
+
     /// The bytes to store.
     pub(crate) fn seal(&self, key: &RecordKey) -> Result<Vec<u8>, EngineError> {
         let body = serde_json::to_vec(self).map_err(|e| self.bad(e))?;
-        Ok([&[FORMAT][..], &key.tag(&body), &body].concat())
+        Ok([&[self.format()][..], &key.tag(&body), &body].concat())
     }
 
     fn bad(&self, reason: impl fmt::Display) -> EngineError {
@@ -173,18 +209,22 @@ impl UnverifiedRecord {
     /// Parses what is stored under `name`.
     pub(crate) fn parse(name: &AccountName, bytes: &[u8]) -> Result<Self, EngineError> {
         let bad = |reason: String| EngineError::BadRecord { account: name.clone(), reason };
-        match bytes.first() {
-            Some(&FORMAT) => {}
-            Some(&found) if found > FORMAT => {
-                return Err(EngineError::NewerRecord { account: name.clone(), found, supported: FORMAT });
+        let format = match bytes.first() {
+            Some(&format @ FORMAT..=FORMAT_WRITE_ONLY) => format,
+            Some(&found) if found > FORMAT_WRITE_ONLY => {
+                let supported = FORMAT_WRITE_ONLY;
+                return Err(EngineError::NewerRecord { account: name.clone(), found, supported });
             }
             _ => return Err(bad("it is not an account record".into())),
-        }
+        };
         let tag = bytes.get(1..TAG_END).and_then(|tag| tag.try_into().ok());
         let (Some(tag), Some(body)) = (tag, bytes.get(TAG_END..)) else {
             return Err(bad(format!("it has {} bytes and ends within its tag", bytes.len())));
         };
         let record: AccountRecord = serde_json::from_slice(body).map_err(|e| bad(e.to_string()))?;
+        if record.format() != format {
+            return Err(bad(format!("it says that it has format {format}, and has {}", record.format())));
+        }
         if record.name != *name {
             return Err(bad(format!("it is that of account {}", record.name)));
         }

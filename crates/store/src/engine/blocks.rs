@@ -2,8 +2,9 @@
 //!
 //! Guarantees: a key is used only while the keyring lets it be, also by work that had to wait for a thread; a read
 //! that does not open gives nothing; a put is acknowledged only for what a later read finds. While the account's key
-//! is unavailable, and only then, a put goes to the buffer, sealed under the service's key for this account; what is
-//! there is read only while the account's own key may be used, too.
+//! is unavailable, and only then, a put goes to the buffer, sealed under the service's key for this account or, where its
+//! buffer is write-only, under the key of a segment; what is there is read only while the account's own key may be used,
+//! too.
 
 use std::{
     ops::Range,
@@ -14,21 +15,23 @@ use std::{
 use bytes::Bytes;
 use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{
-    AccountId, BlockId, BlockRef, HEADER_LEN, KeyScope, OpenError, PageSize, PageSpan, SealError, Version,
-    sealed_len,
+    AccountId, BlockId, BlockRef, HEADER_LEN, KeyScope, OpenError, PageSize, PageSpan, SealError, Sealer,
+    Version, sealed_len,
 };
 use cofferdam_keyring::LiveKey;
 use cofferdam_vault::{WorkLost, executor};
 
-use super::{Account, EngineError, Inner, Outcome, PutReceipt, admission::Admitted, telemetry};
+use super::{
+    Account, EngineError, Inner, Outcome, PutReceipt, admission::Admitted, telemetry, work_key::WorkKey,
+};
 use crate::{Applied, BlockMeta, BlockOp, BufferLimit, Located, Place, StoreError, StoreErrorKind};
 
 /// Up to this many bytes are sealed or opened where the caller runs; more is handed to a thread that may block.
 const INLINE: usize = 256 << 10;
 /// How often a write asks for a newer version while somebody else's are in its way.
 pub(super) const VERSION_TRIES: usize = 8;
-/// How often a range is looked up again because its block was replaced meanwhile.
-const RANGE_TRIES: usize = 3;
+/// How often a block is looked up that is replaced or drained each time before it is read.
+const LOOKS: usize = 3;
 /// How often a block is opened anew because a key lapsed meanwhile.
 const LAPSES: usize = 8;
 
@@ -106,8 +109,12 @@ impl Account {
     ) -> Result<Sealed, EngineError> {
         loop {
             let (key, outcome) = self.writing_key().await?;
+            let key = match outcome {
+                Outcome::Stored => WorkKey::Live(key),
+                Outcome::Buffered => self.buffering_key(key).await?,
+            };
             let (engine, account, blocks) = (self.engine.clone(), self.shared.id, blocks.clone());
-            let work = move |key: &LiveKey| {
+            let work = move |key: &WorkKey| {
                 let seal = |(id, data): &(BlockId, Bytes)| engine.seal(key, account, id, data, outcome);
                 (admitted, blocks.iter().map(seal).collect::<Result<_, SealError>>())
             };
@@ -203,14 +210,21 @@ impl Account {
     }
 
     async fn get_as_fetched(&self, id: &BlockId) -> Result<Bytes, EngineError> {
-        let (at, sealed) =
-            self.engine.blocks.fetch(self.shared.id, id).await?.ok_or_else(|| self.no_block(id))?;
-        let len = self.plaintext_len(id, &at.meta)?;
-        self.open(id, &at, len, move |key, block| {
-            let mut out = vec![0; len];
-            key.open_to(block, &sealed, &mut out).map(|_| out)
-        })
-        .await
+        for _ in 0..LOOKS {
+            let (at, sealed) =
+                self.engine.blocks.fetch(self.shared.id, id).await?.ok_or_else(|| self.no_block(id))?;
+            let len = self.plaintext_len(id, &at.meta)?;
+            let opened = self.open(id, &at, len, move |key, block| {
+                let mut out = vec![0; len];
+                key.open_to(block, &sealed, &mut out).map(|_| out)
+            });
+            // None: it was drained since it was looked up.
+            if let Some(opened) = opened.await? {
+                return Ok(opened);
+            }
+        }
+        // Each time it is there and its segment is not.
+        Err(self.damaged(id))
     }
 
     /// Some of a block's bytes; opens only the pages they are in.
@@ -222,7 +236,7 @@ impl Account {
         let _under_way = self.engine.pace.foreground();
         self.owner().await?;
         let outside = |len| EngineError::Range { block: id.clone(), range: range.clone(), len };
-        for _ in 0..RANGE_TRIES {
+        for _ in 0..LOOKS {
             let at = self.engine.blocks.stat(self.shared.id, id).await?.ok_or_else(|| self.no_block(id))?;
             let meta = at.meta;
             let len = self.plaintext_len(id, &meta)? as u64;
@@ -234,12 +248,11 @@ impl Account {
             let Some(parts) = read else { continue };
             let [header, pages] = <[Bytes; 2]>::try_from(parts).map_err(|_| self.damaged(id))?;
             let wanted = usize::try_from(range.end - range.start).map_err(|_| self.damaged(id))?;
-            let opened = self
-                .open(id, &at, pages.len(), move |key, block| {
-                    let mut out = vec![0; wanted];
-                    key.open_span(block, &header, &span, &pages, &mut out).map(|_| out)
-                })
-                .await;
+            let opened = self.open(id, &at, pages.len(), move |key, block| {
+                let mut out = vec![0; wanted];
+                key.open_span(block, &header, &span, &pages, &mut out).map(|_| out)
+            });
+            let Some(opened) = opened.await.transpose() else { continue };
             if !self.is_cache_to_blame(id, &opened) {
                 return opened;
             }
@@ -253,26 +266,26 @@ impl Account {
         }
     }
 
-    /// Opens what was read of a block under the key that sealed it.
+    /// Opens what was read of a block under the key that sealed it; `None` when the block's segment is gone.
     async fn open(
         &self,
         id: &BlockId,
         at: &Located,
         len: usize,
-        open: impl Fn(&LiveKey, BlockRef<'_>) -> Result<Vec<u8>, OpenError> + Send + Sync + 'static,
-    ) -> Result<Bytes, EngineError> {
+        open: impl Fn(&Sealer, BlockRef<'_>) -> Result<Vec<u8>, OpenError> + Send + Sync + 'static,
+    ) -> Result<Option<Bytes>, EngineError> {
         let open = Arc::new(open);
         for _ in 0..LAPSES {
-            let key = self.opening_key(id, &at.meta).await?;
+            let Some(key) = self.opening_key(id, &at.meta).await? else { return Ok(None) };
             // What is buffered is the account's all the same: without its own key, the service's opens nothing.
             let owner = match at.place {
                 Place::Store => None,
                 Place::Buffer => self.owner().await?,
             };
             let (open, id_of_block, version) = (open.clone(), id.clone(), at.meta.version);
-            let work = move |key: &LiveKey| open(key, id_of_block.at(version));
+            let work = move |key: &WorkKey| open(key, id_of_block.at(version));
             if let Used::Done(opened) = self.engine.with_keys(key, owner, len, work).await? {
-                return opened.map(Bytes::from).map_err(|_| self.damaged(id));
+                return opened.map(|bytes| Some(bytes.into())).map_err(|_| self.damaged(id));
             }
         }
         // Each time there was a key, and each time it was gone before its use: there is no room for it.
@@ -294,10 +307,10 @@ impl Inner {
     /// data's `owner`, where that is another.
     pub(super) async fn with_keys<T: Send + 'static>(
         &self,
-        key: LiveKey,
+        key: WorkKey,
         owner: Option<LiveKey>,
         len: usize,
-        work: impl FnOnce(&LiveKey) -> T + Send + 'static,
+        work: impl FnOnce(&WorkKey) -> T + Send + 'static,
     ) -> Result<Used<T>, EngineError> {
         if len <= INLINE && owner.is_none() {
             return Ok(Used::Done(work(&key)));
@@ -316,7 +329,7 @@ impl Inner {
     /// Seals one block into the operation that stores or buffers it.
     fn seal(
         &self,
-        key: &LiveKey,
+        key: &WorkKey,
         account: AccountId,
         id: &BlockId,
         data: &[u8],
@@ -331,7 +344,8 @@ impl Inner {
             Outcome::Buffered => {
                 let since = now.saturating_sub(self.buffer.max_time);
                 let limit = BufferLimit { bytes: self.buffer.max_bytes, since };
-                BlockOp::Buffer { account, id, meta, sealed, limit }
+                let segment = key.segment_record().cloned();
+                BlockOp::Buffer { account, id, meta, sealed, limit, segment }
             }
         })
     }
@@ -339,7 +353,7 @@ impl Inner {
     /// Seals a buffered block anew into the operation that drains it.
     pub(super) fn reseal(
         &self,
-        key: &LiveKey,
+        key: &Sealer,
         account: AccountId,
         id: &BlockId,
         meta: &BlockMeta,
@@ -353,7 +367,7 @@ impl Inner {
     /// Seals a block under this version, with what is known of it then.
     fn seal_as(
         &self,
-        key: &LiveKey,
+        key: &Sealer,
         id: &BlockId,
         version: Version,
         page_size: PageSize,

@@ -24,17 +24,21 @@ pub(super) struct BufferSettings {
     pub(super) max_bytes: u64,
     /// How long a revocation is observed before what was buffered is discarded.
     pub(super) revoked_retention: Duration,
+    /// How long one AEK of a write-only buffer is sealed under.
+    pub(super) segment_time: Duration,
 }
 
 impl Default for BufferSettings {
     fn default() -> Self {
-        Self { max_time: 6 * HOUR, max_bytes: 1 << 30, revoked_retention: 14 * DAY }
+        let segment_time = Duration::from_secs(5 * 60);
+        Self { max_time: 6 * HOUR, max_bytes: 1 << 30, revoked_retention: 14 * DAY, segment_time }
     }
 }
 
 impl BufferSettings {
     const MAX_TIME: Duration = Duration::from_secs(48 * 3600);
     const MIN_BYTES: u64 = 4096;
+    const SEGMENT: (Duration, Duration) = (Duration::from_secs(10), HOUR);
     const RETENTION: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3650 * 24 * 3600));
 
     pub(super) fn check(&self) -> Result<(), EngineError> {
@@ -56,6 +60,10 @@ impl BufferSettings {
                 format!("{:?}", self.revoked_retention),
                 format!("{min:?} to {max:?}"),
             );
+        }
+        let (min, max) = Self::SEGMENT;
+        if !(min..=max).contains(&self.segment_time) {
+            return refuse("segment_time", format!("{:?}", self.segment_time), format!("{min:?} to {max:?}"));
         }
         Ok(())
     }
@@ -100,6 +108,8 @@ pub enum TroubleKind {
     Store,
     /// The service's own key can't be had: the drain tries again, later and later.
     ServiceKey,
+    /// The account's vault did not unwrap the key of a segment: the drain tries again, later and later.
+    Vault,
     /// A buffered block does not open. It stays where it is, and the others are drained.
     Damaged(BlockId),
     /// The account's record was not found.
@@ -242,19 +252,21 @@ mod tests {
 
     #[test]
     fn every_setting_takes_its_bounds_and_nothing_beyond() {
-        let with = |time, bytes, retention| {
-            BufferSettings { max_time: time, max_bytes: bytes, revoked_retention: retention }.check()
+        let with = |max_time, max_bytes, revoked_retention, segment_time| {
+            BufferSettings { max_time, max_bytes, revoked_retention, segment_time }.check()
         };
-        let ms = Duration::from_millis(1);
-        with(Duration::ZERO, 4096, Duration::from_secs(60)).unwrap();
-        with(48 * HOUR, u64::MAX, 3650 * DAY).unwrap();
-        for (time, bytes, retention, setting) in [
-            (48 * HOUR + ms, 4096, DAY, "buffer_time"),
-            (HOUR, 4095, DAY, "buffer_bytes"),
-            (HOUR, 4096, Duration::from_secs(60) - ms, "revoked_retention"),
-            (HOUR, 4096, 3650 * DAY + ms, "revoked_retention"),
+        let (ms, least) = (Duration::from_millis(1), Duration::from_secs(10));
+        with(Duration::ZERO, 4096, Duration::from_secs(60), least).unwrap();
+        with(48 * HOUR, u64::MAX, 3650 * DAY, HOUR).unwrap();
+        for (time, bytes, retention, segment, setting) in [
+            (48 * HOUR + ms, 4096, DAY, HOUR, "buffer_time"),
+            (HOUR, 4095, DAY, HOUR, "buffer_bytes"),
+            (HOUR, 4096, Duration::from_secs(60) - ms, HOUR, "revoked_retention"),
+            (HOUR, 4096, 3650 * DAY + ms, HOUR, "revoked_retention"),
+            (HOUR, 4096, DAY, least - ms, "segment_time"),
+            (HOUR, 4096, DAY, HOUR + ms, "segment_time"),
         ] {
-            let error = with(time, bytes, retention).unwrap_err();
+            let error = with(time, bytes, retention, segment).unwrap_err();
             assert!(matches!(error, EngineError::BadSetting { setting: s, .. } if s == setting), "{error}");
         }
     }

@@ -17,7 +17,7 @@ use cofferdam_vault::{Clock, Entropy, Executor, SystemClock, SystemEntropy, Thre
 
 use super::{
     Admission, Engine, EngineError, Handle, Inner, Records, buffer::BufferSettings, drains::Drains,
-    pace::Pace, telemetry, written::Written,
+    pace::Pace, segments::Segments, telemetry, written::Written,
 };
 #[cfg(feature = "hot-cache")]
 use crate::hot::HotCache;
@@ -120,6 +120,14 @@ impl EngineBuilder {
         self
     }
 
+    /// How long one key of a write-only buffer is written under: what was written under an earlier one can't be read
+    /// before the customer's vault unwraps it. Each takes one call to the vault when it is drained. 5 minutes unless
+    /// set, 10 s to 1 h.
+    pub fn segment_time(mut self, time: Duration) -> Self {
+        self.buffer.segment_time = time;
+        self
+    }
+
     /// Another clock than the machine's, for tests.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -192,6 +200,7 @@ impl EngineBuilder {
             max_block_len: self.max_block_len,
             max_batch_len,
             buffer: self.buffer,
+            segments: Segments::default(),
             drains: Drains::new(&admission),
             pace: Pace::default(),
             admission,

@@ -10,10 +10,10 @@ use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{
     AccountId, Aek, Epoch, KeyId, KeyScope, Provider, RecordKey, WrapAlgorithm, WrappedAek, WrappedKey,
 };
-use cofferdam_vault::{KeyState, KeyVault, VaultError, VaultErrorKind, WrapContext};
+use cofferdam_vault::{KeyKind, KeyState, KeyVault, VaultError, VaultErrorKind, WrapContext};
 
 use super::{
-    AccountKey, AccountName, AccountRecord, EngineError, Inner,
+    AccountKey, AccountName, AccountRecord, BufferMode, EngineError, Inner,
     account_record::{CustomerKey, PinnedKey},
 };
 
@@ -33,16 +33,26 @@ pub(super) async fn create(
 
     let customer = match key {
         AccountKey::Service => None,
-        AccountKey::Customer { principal, kek } => {
+        AccountKey::Customer { principal, kek, buffer } => {
             let vault = inner.vaults.customer(&principal).ok_or_else(|| EngineError::NoVault {
                 account: name.clone(),
                 principal: Some(principal.clone()),
             })?;
-            check_kek(inner, vault, &kek).await?;
+            if buffer == BufferMode::WriteOnly && !cfg!(feature = "aws-lc") {
+                let reason = "its keys are wrapped by aws-lc: build with the feature aws-lc".into();
+                return Err(EngineError::NoWriteOnly { reason });
+            }
+            let kind = check_kek(inner, vault, &kek).await?;
+            if buffer == BufferMode::WriteOnly && !matches!(kind, KeyKind::Rsa(_)) {
+                return Err(no_write_only(&kek));
+            }
             let scope = KeyScope { account, epoch: Epoch::FIRST, provider: Provider::Customer };
             let (aek, wrapped) = new_aek(inner, vault, &kek, scope).await?;
             let public_key = public_key(inner, vault, &aek, &wrapped).await?;
-            Some(CustomerKey { principal, kek, epochs: vec![wrapped], public_key })
+            if buffer == BufferMode::WriteOnly && public_key.is_none() {
+                return Err(no_write_only(&kek));
+            }
+            Some(CustomerKey { principal, kek, epochs: vec![wrapped], public_key, buffer })
         }
     };
     let scope = KeyScope { account, epoch: Epoch::FIRST, provider: Provider::Service };
@@ -68,8 +78,8 @@ pub(super) async fn create(
     Ok(record)
 }
 
-/// Refuses a KEK that a customer could lose for good, or that can't be used now.
-async fn check_kek(inner: &Inner, vault: &Arc<dyn KeyVault>, kek: &KeyId) -> Result<(), EngineError> {
+/// Refuses a KEK that a customer could lose for good, or that can't be used now; tells its kind.
+async fn check_kek(inner: &Inner, vault: &Arc<dyn KeyVault>, kek: &KeyId) -> Result<KeyKind, EngineError> {
     let properties = ask(inner, "describe the KEK", vault.key_properties(kek)).await?;
     let unfit = |reason: String| Err(EngineError::UnfitKek { reason });
     match properties.state {
@@ -83,7 +93,14 @@ async fn check_kek(inner: &Inner, vault: &Arc<dyn KeyVault>, kek: &KeyId) -> Res
             properties.key_id
         ));
     }
-    Ok(())
+    Ok(properties.kind)
+}
+
+fn no_write_only(kek: &KeyId) -> EngineError {
+    let reason = format!(
+        "{kek} is not an RSA key, so it has no public half that could wrap without its vault: take an RSA key, or a          service-managed buffer"
+    );
+    EngineError::NoWriteOnly { reason }
 }
 
 /// A fresh AEK and its record, proved by unwrapping.

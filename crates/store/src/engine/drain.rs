@@ -1,17 +1,21 @@
 //! Moving an account's blocks from the buffer to the store once its key is back.
 //!
-//! Guarantees: a block is opened under the service's key and sealed under the account's only while both may be used, and
-//! keeps its version; it leaves the buffer in the commit that stores it, unless a newer write or a delete was
+//! Guarantees: a block is opened under the service's key, or that of its segment once that was found genuine, and sealed
+//! under the account's only while both may be used, and keeps its version; it leaves the buffer in the commit that stores it, unless a newer write or a delete was
 //! faster. A denial or an outage stops it between two blocks. A block that does not open stays and stops no other.
 //! Memory is bounded by a batch, taken from what writes may use.
 //!
 //! Not its job: which accounts have something to drain (`drains`), what is discarded (`purge`).
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use cofferdam_crypto::planted::{Bug, is_planted};
-use cofferdam_crypto::{AccountId, BlockId, Provider, SealError, Version, plaintext_len};
-use cofferdam_keyring::{KeyError, KeyState, LiveKey};
+use cofferdam_crypto::{AccountId, BlockId, Epoch, Provider, SealError, SegmentId, Version, plaintext_len};
+use cofferdam_keyring::{KeyError, KeyState, LiveKey, LiveSegment};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep},
@@ -24,6 +28,8 @@ use super::{
     buffer::{DrainBlocked, Moved, TroubleKind},
     drains::{Backoff, Phase},
     purge::Revocation,
+    segments::SegmentFault,
+    work_key::WorkKey,
 };
 use crate::{Applied, BlockMeta, BlockOp, Place, StoreError, StoreErrorKind};
 
@@ -66,6 +72,9 @@ pub(super) struct Stopped {
 }
 
 type Row = (BlockId, BlockMeta);
+
+/// The keys of segments, or what is wrong with those.
+type SegmentKeys = BTreeMap<SegmentId, Result<LiveSegment, String>>;
 
 impl Drain {
     pub(super) fn new(engine: Arc<Inner>, account: AccountId, wake: Arc<Notify>) -> Self {
@@ -158,6 +167,9 @@ impl Drain {
             _ => DrainBlocked::KeyUnavailable(message),
         };
         let revoked = matches!(blocked, DrainBlocked::Revoked(_));
+        if revoked {
+            engine.segments.forget(self.account);
+        }
         engine.drains.enter(self.account, Phase::Blocked(blocked));
         if !revoked {
             self.revocation = Revocation::default();
@@ -190,10 +202,12 @@ impl Drain {
             while !rows.is_empty() {
                 let (batch, rest) = rows.split_at(batch_len(rows));
                 rows = rest;
+                // Before its turn: a vault that hangs holds up no other account.
+                let Some(segments) = self.segments_of(key, batch).await? else { return Ok(Walk::Lapsed) };
                 let Some(_turn) = engine.drains.turn().await else { return Ok(Walk::Lapsed) };
                 // The timer's time, not the clock's: that counts a suspend as work, to be rested for.
                 let began = Instant::now();
-                let Some(done) = self.batch(key, batch).await? else { return Ok(Walk::Lapsed) };
+                let Some(done) = self.batch(key, batch, &segments).await? else { return Ok(Walk::Lapsed) };
                 drained += done.0;
                 damaged += done.1;
                 let rest = engine.pace.rest_after(began.elapsed(), &mut self.seen);
@@ -208,26 +222,31 @@ impl Drain {
 
     /// Drains these blocks in one commit. How many it drained, and how many are damaged; `None` when a key may not be
     /// used any longer.
-    async fn batch(&mut self, key: &LiveKey, rows: &[Row]) -> Result<Option<(u64, u64)>, Stopped> {
+    async fn batch(
+        &mut self,
+        key: &LiveKey,
+        rows: &[Row],
+        segments: &SegmentKeys,
+    ) -> Result<Option<(u64, u64)>, Stopped> {
         let engine = self.engine.clone();
         let largest = rows.iter().map(|(_, meta)| meta.sealed_len).max().unwrap_or_default();
         // All of them sealed anew, and one as it was sealed and in the clear.
         let bytes = rows.iter().map(|(_, meta)| meta.sealed_len).sum::<u64>() + 2 * largest;
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let _admitted = engine.admission.admit(&engine.drains.share, bytes).await?;
-        let (mut ops, mut damaged, mut service) = (Vec::new(), 0, None);
+        let (mut ops, mut damaged, mut opened_by) = (Vec::new(), 0, None);
         for (id, meta) in rows {
-            match self.reseal(key, id, meta, &mut service).await? {
+            match self.reseal(key, id, meta, segments, &mut opened_by).await? {
                 Resealed::Sealed(op) => ops.push(op),
                 Resealed::Gone => {}
-                Resealed::Damaged => {
+                Resealed::Damaged(why) => {
                     damaged += 1;
-                    self.report_damaged(id, meta.version);
+                    self.report_damaged(id, meta.version, why);
                 }
                 Resealed::Lapsed => return Ok(None),
             }
         }
-        if !key.still_usable() || service.is_some_and(|service| !service.still_usable()) {
+        if !key.still_usable() || opened_by.is_some_and(|key: WorkKey| !key.still_usable()) {
             return Ok(None);
         }
         if is_planted(Bug::DrainDeletesFirst) {
@@ -250,19 +269,46 @@ impl Drain {
         Ok(Some((moved.blocks, damaged)))
     }
 
+    /// The keys of the segments that these blocks are of; `None` when the account's key may not be used any longer.
+    async fn segments_of(&self, key: &LiveKey, rows: &[Row]) -> Result<Option<SegmentKeys>, Stopped> {
+        let mut keys = SegmentKeys::new();
+        for segment in rows.iter().filter_map(|(_, meta)| meta.provider.segment()) {
+            if keys.contains_key(&segment) {
+                continue;
+            }
+            let found = match self.engine.segment_key(self.account, segment).await? {
+                Ok(found) => Ok(found),
+                // Where a block of it is buffered still, it should be there.
+                Err(SegmentFault::Gone) => Err("it has no record".into()),
+                Err(SegmentFault::Damaged(why)) => Err(why),
+                Err(SegmentFault::Key(KeyError::Closed) | SegmentFault::ServiceKey(KeyError::Closed)) => {
+                    return Err(StoreError::new(StoreErrorKind::Closed).into());
+                }
+                Err(SegmentFault::Key(_)) if !key.still_usable() => return Ok(None),
+                Err(SegmentFault::Key(e)) => {
+                    return Err(Stopped::of(TroubleKind::Vault, &format_args!("segment {segment}: {e}")));
+                }
+                Err(SegmentFault::ServiceKey(e)) => return Err(Stopped::of(TroubleKind::ServiceKey, &e)),
+            };
+            keys.insert(segment, found);
+        }
+        Ok(Some(keys))
+    }
+
     /// Seals one block under the account's key.
     async fn reseal(
         &self,
         key: &LiveKey,
         id: &BlockId,
         meta: &BlockMeta,
-        service: &mut Option<LiveKey>,
+        segments: &SegmentKeys,
+        opened_by: &mut Option<WorkKey>,
     ) -> Result<Resealed, Stopped> {
         let engine = &self.engine;
         let (at, sealed) = match engine.blocks.fetch(self.account, id).await {
             Ok(Some(fetched)) => fetched,
             Ok(None) => return Ok(Resealed::Gone),
-            Err(e) if e.kind() == StoreErrorKind::Corrupt => return Ok(Resealed::Damaged),
+            Err(e) if e.kind() == StoreErrorKind::Corrupt => return Ok(Resealed::Damaged(None)),
             Err(e) => return Err(e.into()),
         };
         if at.place != Place::Buffer || at.meta.version != meta.version {
@@ -271,33 +317,48 @@ impl Drain {
         let meta = at.meta;
         let len =
             plaintext_len(meta.sealed_len, meta.page_size).ok().and_then(|len| usize::try_from(len).ok());
-        let Some(len) = len.filter(|_| meta.provider == Provider::Service) else {
-            return Ok(Resealed::Damaged);
+        let Some(len) = len else { return Ok(Resealed::Damaged(None)) };
+        let opening = match meta.provider {
+            Provider::Customer => return Ok(Resealed::Damaged(None)),
+            Provider::Service => match self.service_key(meta.epoch).await? {
+                Some(opening) => WorkKey::Live(opening),
+                None => return Ok(Resealed::Damaged(None)),
+            },
+            Provider::Buffer(segment) => match segments.get(&segment) {
+                Some(Ok(opening)) => WorkKey::Unwrapped(opening.clone()),
+                Some(Err(why)) => return Ok(Resealed::Damaged(Some((segment, why.clone())))),
+                None => return Ok(Resealed::Gone),
+            },
         };
-        let opening = match engine.keyring.opening_key(self.account, Provider::Service, meta.epoch).await {
-            Ok(opening) => opening,
-            // No such AEK was ever made: what claims to be sealed under it is not what was written.
-            Err(KeyError::UnknownEpoch(_)) => return Ok(Resealed::Damaged),
-            Err(KeyError::Closed) => return Err(StoreError::new(StoreErrorKind::Closed).into()),
-            Err(e) => return Err(Stopped::of(TroubleKind::ServiceKey, &e)),
-        };
-        *service = Some(opening.clone());
-        let to = if is_planted(Bug::DrainUnderServiceKey) { opening.clone() } else { key.clone() };
+        *opened_by = Some(opening.clone());
+        let own = WorkKey::Live(key.clone());
+        let to = if is_planted(Bug::DrainUnderServiceKey) { opening.clone() } else { own };
         let (inner, account, block) = (engine.clone(), self.account, id.clone());
-        let work = move |opening: &LiveKey| -> Result<BlockOp, Unsealed> {
+        let work = move |opening: &WorkKey| -> Result<BlockOp, Unsealed> {
             let mut plain = Zeroizing::new(vec![0; len]);
             opening.open_to(block.at(meta.version), &sealed, &mut plain).map_err(|_| Unsealed::Damaged)?;
             inner.reseal(&to, account, &block, &meta, &plain).map_err(Unsealed::Failed)
         };
         match engine.with_keys(opening, Some(key.clone()), len, work).await? {
             Used::Done(Ok(op)) => Ok(Resealed::Sealed(op)),
-            Used::Done(Err(Unsealed::Damaged)) => Ok(Resealed::Damaged),
+            Used::Done(Err(Unsealed::Damaged)) => Ok(Resealed::Damaged(None)),
             Used::Done(Err(Unsealed::Failed(e))) => Err(EngineError::from(e).into()),
             Used::Lapsed => Ok(Resealed::Lapsed),
         }
     }
 
-    fn report_damaged(&mut self, id: &BlockId, version: Version) {
+    /// The service's key of this epoch; `None` when no such AEK was ever made: what claims to be sealed under it is not
+    /// what was written.
+    async fn service_key(&self, epoch: Epoch) -> Result<Option<LiveKey>, Stopped> {
+        match self.engine.keyring.opening_key(self.account, Provider::Service, epoch).await {
+            Ok(key) => Ok(Some(key)),
+            Err(KeyError::UnknownEpoch(_)) => Ok(None),
+            Err(KeyError::Closed) => Err(StoreError::new(StoreErrorKind::Closed).into()),
+            Err(e) => Err(Stopped::of(TroubleKind::ServiceKey, &e)),
+        }
+    }
+
+    fn report_damaged(&mut self, id: &BlockId, version: Version, why: Option<(SegmentId, String)>) {
         let known = (id.clone(), version);
         if self.reported.contains(&known) {
             return;
@@ -305,10 +366,13 @@ impl Drain {
         if self.reported.len() < REPORTED_KEPT {
             self.reported.insert(known);
         }
-        let message = format!(
-            "buffered block {id} does not open: it is damaged, or not what was written there; write it again, \
-             or delete it"
-        );
+        let why = match why {
+            None => "it is damaged, or not what was written there".to_owned(),
+            Some((segment, why)) => {
+                format!("its segment {segment} is damaged, or not one that we made: {why}")
+            }
+        };
+        let message = format!("buffered block {id} does not open: {why}; write it again, or delete it");
         self.engine.drains.trouble(&self.engine, self.account, TroubleKind::Damaged(id.clone()), message);
     }
 
@@ -338,7 +402,8 @@ enum Resealed {
     Sealed(BlockOp),
     /// It was written anew, deleted, or drained by somebody else.
     Gone,
-    Damaged,
+    /// Where its segment is to blame, that, and what is wrong with it.
+    Damaged(Option<(SegmentId, String)>),
     /// A key may not be used any longer.
     Lapsed,
 }

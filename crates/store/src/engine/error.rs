@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
-use cofferdam_crypto::{BlockId, EntropyError, SealError};
+use cofferdam_crypto::{BlockId, EntropyError, SealError, rsa::RsaError};
 use cofferdam_keyring::{KeyError, RecordError};
 use cofferdam_vault::{Meaning, Principal, VaultError, VaultErrorKind, WorkLost};
 use thiserror::Error;
@@ -178,6 +178,20 @@ pub enum EngineError {
         /// Why, and what to do.
         reason: String,
     },
+    /// A write-only buffer was asked for that can't be had.
+    #[error("there can be no write-only buffer: {reason}")]
+    NoWriteOnly {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A write-only buffer takes nothing: no key could be wrapped for it. Nothing was kept.
+    #[error("account {account}: its key is unavailable and its write-only buffer takes nothing: {source}")]
+    Segment {
+        /// The account.
+        account: AccountName,
+        /// What failed.
+        source: RsaError,
+    },
     /// A vault refused while an account was made.
     #[error("the vault did not {action}: {source}")]
     Vault {
@@ -266,10 +280,12 @@ impl EngineError {
             | Self::Range { .. }
             | Self::BadSetting { .. }
             | Self::UnfitKek { .. }
+            | Self::NoWriteOnly { .. }
             | Self::NoVault { .. } => Kind::Invalid,
             Self::NewerRecord { .. }
             | Self::Entropy(_)
             | Self::Seal(_)
+            | Self::Segment { .. }
             | Self::WorkLost(_)
             | Self::Store(_)
             | Self::Closed => Kind::Other,

@@ -3,7 +3,8 @@
 //! Guarantees: nothing is written but sealed; a put that was acknowledged is durable; every read and write
 //! passes the keyring's check; what is under a revoked key is neither read nor added to; delete and list need
 //! no key. Writes that meet an outage of the account's vault wait in a buffer, within bounds, and are drained by
-//! themselves once the key is back, once each. The memory of writes is bounded: those under way take from one allowance, and one account from a part
+//! themselves once the key is back, once each. What went to a write-only buffer more than minutes ago can't be read by this
+//! process, or by whoever has all that the service has, before the customer's vault unwraps its key. The memory of writes is bounded: those under way take from one allowance, and one account from a part
 //! of it; how many reads are under way at once is the caller's to bound.
 //!
 //! Not its job: to keep bytes ([`BlockStore`]), to keep records ([`Catalog`]), to decide whether a key may be used
@@ -22,7 +23,10 @@ mod error;
 mod pace;
 mod purge;
 mod records;
+mod segment_record;
+mod segments;
 mod telemetry;
+mod work_key;
 mod written;
 
 use std::{
@@ -38,6 +42,7 @@ use std::{
 use cofferdam_crypto::{AccountId, BlockId, KeyId, PageSize, Version};
 use cofferdam_keyring::{KeyEvent, Keyring, Policy};
 use cofferdam_vault::{Clock, Entropy, Executor, Principal, VaultRegistry};
+use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 pub use account::{Account, AccountKeyStatus, AccountStatus, BlockInfo, BlockPage, Outcome, PutReceipt};
@@ -55,6 +60,7 @@ use buffer::BufferSettings;
 use drains::Drains;
 use pace::Pace;
 use records::Records;
+use segments::Segments;
 use written::Written;
 
 /// Which key a new account's blocks are sealed under.
@@ -68,7 +74,37 @@ pub enum AccountKey {
         principal: Principal,
         /// Which KEK; without a version, the latest now.
         kek: KeyId,
+        /// What writes are sealed under while that can't be had.
+        buffer: BufferMode,
     },
+}
+
+/// What the writes of an account are sealed under that wait in its buffer for the customer's key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BufferMode {
+    /// The account's service key: who has the service's vault can read them.
+    #[default]
+    ServiceManaged,
+    /// Keys of their own, fresh every few minutes, wrapped to the public half of the customer's KEK: nobody can read them
+    /// before the customer's vault unwraps those. Needs an RSA KEK, and the feature `aws-lc`.
+    WriteOnly,
+}
+
+impl BufferMode {
+    /// Its name, as records and command lines have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ServiceManaged => "service-managed",
+            Self::WriteOnly => "write-only",
+        }
+    }
+}
+
+impl fmt::Display for BufferMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// Accounts and their encrypted blocks. Cheap to clone; all clones are one engine.
@@ -130,6 +166,7 @@ struct Inner {
     max_batch_len: usize,
     policy: Policy,
     buffer: BufferSettings,
+    segments: Segments,
     drains: Drains,
     pace: Pace,
     admission: Admission,
@@ -169,10 +206,10 @@ impl Engine {
     /// Makes an account under the service's key or a customer's.
     ///
     /// The KEK is checked first: it must be enabled and recoverable (soft delete and purge protection), and its vault
-    /// must wrap and unwrap with it.
+    /// must wrap and unwrap with it; for a write-only buffer it must be RSA.
     ///
     /// # Errors
-    /// [`EngineError::AccountExists`], [`EngineError::UnfitKek`], [`EngineError::NoVault`],
+    /// [`EngineError::AccountExists`], [`EngineError::UnfitKek`], [`EngineError::NoWriteOnly`], [`EngineError::NoVault`],
     /// [`EngineError::Vault`], [`EngineError::Entropy`], [`EngineError::Store`].
     pub async fn create_account(&self, name: &AccountName, key: AccountKey) -> Result<Account, EngineError> {
         self.inner.check_open()?;
@@ -238,6 +275,7 @@ impl Engine {
         self.inner.drains.stop();
         self.inner.drains.ended().await;
         self.inner.admission.close().await;
+        self.inner.segments.close();
         self.inner.keyring.close().await;
         self.inner.accounts.write().unwrap_or_else(PoisonError::into_inner).clear();
         match self.inner.blocks.close().await.map_err(EngineError::from) {

@@ -42,6 +42,7 @@ pub(super) fn count(change: &BufferChange) {
             let kind = match trouble.kind {
                 TroubleKind::Store => "store",
                 TroubleKind::ServiceKey => "service_key",
+                TroubleKind::Vault => "vault",
                 TroubleKind::Damaged(_) => "damaged",
                 TroubleKind::NoAccount => "no_account",
                 TroubleKind::Other => "other",

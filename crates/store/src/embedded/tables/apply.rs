@@ -1,7 +1,7 @@
 //! The transaction that writes.
 //!
 //! Guarantees: each caller's work is applied whole, or refused before it has changed anything, so that the others of
-//! its group are left alone; an account's usage changes with what it counts.
+//! its group are left alone; an account's usage and its segments change with what they count.
 //!
 //! Not its job: what an operation means ([`super::plan`]).
 
@@ -15,12 +15,12 @@ use cofferdam_crypto::{
 use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
 
 use super::{
-    BLOCKS, BUFFER, BUFFERED, CATALOG, Done, LAST_REVISION, LAST_VERSION, META, ROW, ROWS, TRANSACTION, Work,
-    block_key,
+    BLOCKS, BUFFER, BUFFERED, CATALOG, Done, LAST_REVISION, LAST_VERSION, META, ROW, ROWS, SEGMENTS,
+    TRANSACTION, Work, block_key,
     buffer::{encode_usage, usage_in},
     meta_in, missing_row,
     plan::{Held, check_limit, usage_after},
-    records, row_key, stored_rows, too_large,
+    records, row_key, segments, stored_rows, too_large,
 };
 use crate::{
     block_store::{Applied, BlockMeta, BlockOp, BufferUsage},
@@ -83,6 +83,7 @@ struct Plan<'a> {
     blocks: BTreeMap<Vec<u8>, Held>,
     /// The buffers that change, as they are after the last step.
     usages: BTreeMap<AccountId, Option<BufferUsage>>,
+    segments: segments::Changes,
     /// Which block brings a version.
     versions: BTreeMap<Version, Vec<u8>>,
     highest: u64,
@@ -105,6 +106,7 @@ struct Places<'t> {
     buffer: Table<'t, &'static [u8], &'static [u8]>,
     rows: Table<'t, &'static [u8; 12], &'static [u8]>,
     usages: Table<'t, &'static [u8; 16], &'static [u8]>,
+    segments: Table<'t, &'static [u8; 32], &'static [u8]>,
 }
 
 impl<'t> Places<'t> {
@@ -114,6 +116,7 @@ impl<'t> Places<'t> {
             buffer: transaction.open_table(BUFFER)?,
             rows: transaction.open_table(ROWS)?,
             usages: transaction.open_table(BUFFERED)?,
+            segments: transaction.open_table(SEGMENTS)?,
         })
     }
 
@@ -167,6 +170,9 @@ impl<'t> Places<'t> {
                 return Ok(Err(full));
             }
             plan.usages.insert(op.account(), next);
+            if let Err(refused) = plan.segments.plan(&self.segments, op, &before, &after)? {
+                return Ok(Err(refused));
+            }
         }
         plan.blocks.insert(key.clone(), after);
         plan.steps.push(Step { op, key, before, after });
@@ -204,7 +210,7 @@ impl<'t> Places<'t> {
                 None => self.usages.remove(account.as_bytes())?,
             };
         }
-        Ok(())
+        plan.segments.carry_out(&mut self.segments)
     }
 
     fn remove_rows(&mut self, before: Option<&BlockMeta>, after: Option<&BlockMeta>) -> Result<(), Fault> {

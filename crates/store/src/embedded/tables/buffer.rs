@@ -10,7 +10,9 @@ use std::{ops::Bound, time::Duration};
 use cofferdam_crypto::{AccountId, BlockId, Version};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
-use super::{BLOCKS, BUFFER, BUFFERED, ROWS, corrupt, existing, read::of_account, split_key, stored_rows};
+use super::{
+    BLOCKS, BUFFER, BUFFERED, ROWS, corrupt, existing, read::of_account, segments, split_key, stored_rows,
+};
 use crate::{
     block_store::{BlockMeta, BufferUsage},
     embedded::guard::Fault,
@@ -71,11 +73,12 @@ pub(crate) fn buffering(
 }
 
 /// Checks that every row belongs to exactly one block of either place, as far as that can be told without reading
-/// them, and that each usage is what the account's buffer holds.
+/// them, and that each usage and each segment is what the account's buffer holds.
 pub(crate) fn check(database: &Database) -> Result<(), Fault> {
     let reader = database.begin_read()?;
     check_rows(&reader)?;
-    check_usages(&reader)
+    check_usages(&reader)?;
+    segments::check(&reader)
 }
 
 /// Each block's rows are met when it is read; what remains is that no two share them, and that there are no more.

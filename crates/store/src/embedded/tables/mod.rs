@@ -7,12 +7,13 @@
 //!   in one of the two places, which has exactly the rows that its meta's length says, and every row belongs to one.
 //!   Keys grow, so rows are appended.
 //! - `buffered`: account, to how many blocks and bytes of it `buffer` holds and since when; no row for none.
+//! - `segments`: account and segment, to how many blocks of it `buffer` holds and its record; no row for none.
 //! - `catalog`: key, to revision (u64, big-endian) and record.
 //! - `meta`: counters; `transaction` grows with every commit, so that after a failure one can see whether a
 //!   commit was kept.
 //! - A table that no transaction has made yet is an empty one: a store may be older than a table.
 //!
-//! A block, its rows and its account's usage change in one transaction. Transactions are durable (two-phase: pages
+//! A block, its rows, its account's usage and its segment change in one transaction. Transactions are durable (two-phase: pages
 //! first, then the header that points to them) and keep redb's allocator state (quick repair), see [`super`].
 
 mod apply;
@@ -20,6 +21,7 @@ mod buffer;
 mod plan;
 mod read;
 mod records;
+mod segments;
 
 use bytes::Bytes;
 use cofferdam_crypto::{AccountId, BlockId, Version};
@@ -30,6 +32,7 @@ pub(crate) use self::{
     buffer::{buffer_usage, buffered, buffering, check},
     read::{fetch, list, read, read_through, stat, walk},
     records::{list_records, load},
+    segments::{segment, segments},
 };
 use super::{guard::Fault, header::ROW};
 use crate::{
@@ -42,6 +45,7 @@ const BLOCKS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("blocks")
 const BUFFER: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("buffer");
 const ROWS: TableDefinition<'_, &[u8; 12], &[u8]> = TableDefinition::new("rows");
 const BUFFERED: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("buffered");
+const SEGMENTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("segments");
 const CATALOG: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("catalog");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 

@@ -94,7 +94,7 @@ async fn a_planted_last_row_makes_nobody_take_memory_that_is_not_there() {
 fn buffer(name: &str, version: u64, len: usize) -> BlockOp {
     let limit = BufferLimit { bytes: u64::MAX, since: Duration::ZERO };
     let (meta, sealed) = (meta(version, len as u64), Bytes::from(vec![version as u8; len]));
-    BlockOp::Buffer { account: account(), id: id(name), meta, sealed, limit }
+    BlockOp::Buffer { account: account(), id: id(name), meta, sealed, limit, segment: None }
 }
 
 async fn buffering_store() -> EmbeddedStore {
