@@ -12,10 +12,10 @@ use world::scale;
 
 #[test]
 fn any_interleaving_reads_what_a_model_says_through_the_cache() {
-    let (seeds, mut all) = (scale(3000, 60) as u64, Figures::default());
+    let (seeds, mut all) = (scale(1000, 12) as u64, Figures::default());
     for seed in 0..seeds {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        match runtime.block_on(hot::run(seed, 60)) {
+        match runtime.block_on(hot::run(seed, 150)) {
             Ok(figures) => all.add(&figures),
             Err(violation) => panic!("seed {seed}: {violation}"),
         }

@@ -155,7 +155,8 @@ pub(crate) async fn run(seed: u64, steps: usize) -> Result<Figures, Violation> {
         world.engine.create_account(&name(account), key).await.unwrap();
     }
     let faults = HotCacheFaults::default();
-    let mut settings = HotCacheSettings::new(MIB).age(AGE).faults(faults.clone()).fill_on_put(rng.below(4) > 0);
+    let mut settings =
+        HotCacheSettings::new(MIB).age(AGE).faults(faults.clone()).fill_on_put(rng.below(4) > 0);
     if rng.below(4) > 0 {
         settings = settings.disk(folder(&world), 2 * MIB);
     }
@@ -173,18 +174,22 @@ pub(crate) async fn run(seed: u64, steps: usize) -> Result<Figures, Violation> {
 
 impl Run {
     async fn step(&mut self) -> Result<(), Violation> {
-        let (who, block) = (self.rng.below(3) as usize, id(&format!("block-{}", self.rng.below(12))));
+        let (who, block) = (self.rng.below(3) as usize, id(&format!("block-{}", self.rng.below(6))));
+        if self.revoked && self.rng.below(4) == 0 {
+            return self.change_key().await;
+        }
         match self.rng.below(100) {
-            0..=24 => self.put(who, block).await,
-            25..=64 => self.get(who, &block).await,
+            0..=19 => self.put(who, block).await,
+            20..=64 => self.get(who, &block).await,
             65..=74 => self.get_range(who, &block).await,
-            75..=82 => self.delete(who, block).await,
-            83..=86 => {
+            75..=79 => self.delete(who, block).await,
+            80..=86 => {
                 self.cached.settle_hot_cache().await;
                 Ok(())
             }
             87..=91 => {
-                sleep(Duration::from_secs(self.rng.below(3 * 3600))).await;
+                let limit = if self.rng.below(4) == 0 { 5 * 3600 } else { 300 };
+                sleep(Duration::from_secs(self.rng.below(limit))).await;
                 Ok(())
             }
             92..=94 => self.restart().await,
@@ -237,12 +242,16 @@ impl Run {
         if self.is_revoked(who) {
             hold!(
                 matches!(&answer, Err(e) if e.kind() == EngineErrorKind::Revoked),
-                "a read under a revoked key: {:?}", answer.map(|data| data.len())
+                "a read under a revoked key: {:?}",
+                answer.map(|data| data.len())
             );
             return Ok(());
         }
         match self.model.get(&(who, block.clone())) {
-            None => hold!(matches!(&answer, Err(e) if e.kind() == EngineErrorKind::NotFound), "a read of no block"),
+            None => hold!(
+                matches!(&answer, Err(e) if e.kind() == EngineErrorKind::NotFound),
+                "a read of no block"
+            ),
             Some(stored) => {
                 let data = answer.map_err(|e| e.to_string())?;
                 hold!(data == stored.data, "a read of block {block} gave another version's bytes");
@@ -317,7 +326,10 @@ impl Run {
         for (who, account) in ACCOUNTS.iter().enumerate().filter(|(who, _)| self.is_revoked(*who)) {
             let account = self.cached.account(&name(account)).await.unwrap();
             let cached = account.hot_cached();
-            hold!(cached.memory.blocks + cached.disk.blocks == 0, "{cached:?} of account {who}, which is revoked");
+            hold!(
+                cached.memory.blocks + cached.disk.blocks == 0,
+                "{cached:?} of account {who}, which is revoked"
+            );
             let home = folder(&self.world).join(account.id().to_string());
             hold!(!home.exists(), "files of account {who} are left, which is revoked");
         }
