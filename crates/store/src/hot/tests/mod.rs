@@ -1,13 +1,17 @@
 //! What a cache does while a store is in the middle of something.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
-use cofferdam_crypto::{Epoch, PageSize, Provider};
+use async_trait::async_trait;
+use cofferdam_crypto::{Epoch, PageSize, Provider, Version};
 use cofferdam_vault::{Inline, Timestamp, testing::ManualClock, testing::SeededEntropy};
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::{EmbeddedOptions, EmbeddedStore, FaultyFile};
+use crate::{
+    Applied, BlockOp, BufferUsage, EmbeddedOptions, EmbeddedStore, FaultyFile, Located, StoreError,
+    StoreErrorKind,
+};
 
 /// Knows every account, and of no revocation.
 struct AllWell;
