@@ -18,7 +18,7 @@ use cofferdam::{
     keyring::{KeyState, Policy},
     store::{
         Account, AccountKey, AccountName, BlockStore, BufferMode, Catalog, EmbeddedOptions, EmbeddedStore,
-        Engine, EngineBuilder, EngineError, EngineErrorKind, FaultyFile, Outcome, PutReceipt,
+        Engine, EngineBuilder, EngineError, EngineErrorKind, FaultyFile, HotCacheSettings, Outcome, PutReceipt,
     },
     vault::{
         Clock, Executor, Inline, Job, KeyKind, KeyProperties, KeyVault, LocalVault, LocalVaultOptions,
@@ -178,6 +178,13 @@ impl World {
     {
         let parts = (self.vaults.clone(), &self.service_kek, &self.entropy, &self.executor);
         (self.settings)(builder(store, parts, clock)).open().await.unwrap()
+    }
+
+    /// Another engine over the same store, by the same clock, with a hot cache before it.
+    pub(crate) async fn cached(&self, settings: HotCacheSettings) -> Result<Engine, EngineError> {
+        let parts = (self.vaults.clone(), &self.service_kek, &self.entropy, &self.executor);
+        let builder = (self.settings)(builder(&self.store, parts, self.clock.clone()));
+        builder.hot_cache(settings.executor(self.executor.clone())).open().await
     }
 
     /// Another engine over the same store, with these settings.

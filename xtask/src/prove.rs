@@ -82,6 +82,22 @@ const PROOFS: &[Proof] = &[
     ),
     proof(
         "cofferdam",
+        "a_hot_cache_answers_as_the_store_does",
+        "no read through a hot cache is of another version",
+    ),
+    proof(
+        "cofferdam",
+        "a_hot_cache_obeys_a_revocation",
+        "a revocation with a full hot cache: 0 reads after, 0 files left, through kills in the middle of it",
+    ),
+    proof("cofferdam", "a_failing_hot_cache_is_a_miss", "no damage of a hot cache fails or falsifies a read"),
+    planted(
+        "cofferdam",
+        "planted_defects_of_the_hot_cache_are_found",
+        "every defect that is planted in the hot cache is found by runs that know nothing of it",
+    ),
+    proof(
+        "cofferdam",
         "writes_are_buffered_through_an_outage",
         "10,000 puts of an hour of outage are all there after it, each once, never in the clear",
     ),

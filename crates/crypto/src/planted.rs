@@ -23,6 +23,13 @@ macro_rules! bugs {
     };
 }
 
+impl Bug {
+    /// Whether it is in the hot cache, which has tests of its own that find it.
+    pub const fn is_in_hot_cache(self) -> bool {
+        matches!(self, Self::HotCacheStale | Self::HotCachePurgeForgotten | Self::HotCacheAgeIgnored)
+    }
+}
+
 bugs! {
     /// A page is sealed and opened without its block's identity as AAD.
     MissingAad = "missing-aad",
@@ -141,10 +148,6 @@ impl Bug {
         Self::RetiredUsed,
         Self::FlagLookedAtFirst,
     ];
-
-    /// Those that show only with many accounts on one vault: the keyring's tests of those find them.
-    pub const OF_BUDGETS: &[Self] =
-        &[Self::BudgetIgnored, Self::RetryAfterIgnored, Self::BudgetOpensGrace, Self::StretchUnbounded];
 }
 
 #[cfg(cofferdam_planted)]

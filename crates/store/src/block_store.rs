@@ -348,7 +348,7 @@ pub struct BlockMeta {
 impl BlockMeta {
     /// The format of a block that is of no segment, and of one that is.
     const FORMATS: [u8; 2] = [1, 2];
-    const LEN: usize = 38;
+    pub(crate) const LEN: usize = 38;
     const LEN_IN_SEGMENT: usize = Self::LEN + SegmentId::LEN;
 
     /// Its encoding: format byte, version, sealed length, page size, seconds, nanoseconds, epoch, provider;

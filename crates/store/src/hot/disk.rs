@@ -32,6 +32,8 @@ use crate::BlockMeta;
 const WAITING_BYTES: usize = 32 << 20;
 /// What a file takes is counted in this.
 const SECTOR: usize = 4096;
+/// After how many files a walk through them looks up.
+const LOOK_UP: usize = 256;
 /// How long nothing is written after a write that failed.
 const REST: Duration = Duration::from_secs(10);
 
@@ -316,7 +318,11 @@ impl Disk {
             Err(error) if error.kind() == ErrorKind::NotFound => return,
             Err(error) => return self.counts.trouble(Failed::Read, &error),
         };
-        for file in found {
+        for (n, file) in found.into_iter().enumerate() {
+            // A purge waits for no long walk: this one begins anew after it.
+            if n.is_multiple_of(LOOK_UP) && n > 0 && self.give_way(account) {
+                return;
+            }
             match file.of {
                 Some((key, meta))
                     if self.rules.admit(account, &meta) && on_disk(&meta) <= self.index.largest() =>
@@ -330,6 +336,16 @@ impl Disk {
                 }
             }
         }
+    }
+
+    /// Puts the walk through an account's files off if something more urgent waits.
+    fn give_way(&self, account: AccountId) -> bool {
+        let mut queue = self.queue();
+        let urgent = !queue.purges.is_empty();
+        if urgent {
+            queue.scan.insert(account);
+        }
+        urgent || queue.closed
     }
 
     /// Takes what is not to be kept from the index, and its files from the disk where nobody else does.

@@ -32,7 +32,7 @@ const LOCK: &str = "hot-cache.lock";
 const HALF: &str = "new";
 
 /// The length of what precedes a block in its file.
-pub(super) const HEADER_LEN: usize = 8 + 16 + 16 + BlockMeta::ENCODED_LEN;
+pub(super) const HEADER_LEN: usize = 8 + 16 + 16 + BlockMeta::LEN;
 
 #[derive(Debug)]
 pub(super) struct Files {
@@ -128,12 +128,13 @@ impl Files {
     }
 
     fn write_half(&self, path: &Path, key: &Key, meta: &BlockMeta, sealed: &[u8]) -> io::Result<()> {
+        let header = header(key, meta).ok_or(ErrorKind::InvalidInput)?;
         let mut options = OpenOptions::new();
         options.create(true).truncate(true).write(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.open(path)?;
-        file.write_all(&header(key, meta))?;
+        file.write_all(&header)?;
         #[cfg(any(test, feature = "testing"))]
         self.faults.write(sealed.len())?;
         file.write_all(sealed)
@@ -217,13 +218,15 @@ fn private_folders() -> DirBuilder {
     builder
 }
 
-fn header(key: &Key, meta: &BlockMeta) -> [u8; HEADER_LEN] {
+/// `None` for what is never here: a block of a segment is buffered.
+fn header(key: &Key, meta: &BlockMeta) -> Option<[u8; HEADER_LEN]> {
+    let meta: [u8; BlockMeta::LEN] = meta.encode().try_into().ok()?;
     let mut out = [0; HEADER_LEN];
     out[..8].copy_from_slice(MAGIC);
     out[8..24].copy_from_slice(key.account.as_bytes());
     out[24..40].copy_from_slice(&key.name.to_be_bytes());
-    out[40..].copy_from_slice(&meta.encode());
-    out
+    out[40..].copy_from_slice(&meta);
+    Some(out)
 }
 
 /// What a file says it is of, if it has the length that belongs to it.

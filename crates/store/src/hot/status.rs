@@ -118,7 +118,7 @@ pub(super) struct Counts {
     pub(super) purged_blocks: AtomicU64,
     pub(super) skipped_writes: AtomicU64,
     pub(super) troubles: AtomicU64,
-    /// Of the first five, what the recorder was told.
+    /// What the recorder was told of them.
     told: Mutex<[u64; 6]>,
 }
 
