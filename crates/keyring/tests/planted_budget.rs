@@ -24,6 +24,9 @@ use cofferdam_vault::{Clock as _, VaultBudget, VaultErrorKind as Kind, testing::
 use common::{MS, SECOND, World};
 use tokio::time::{Instant, sleep};
 
+/// What a vault that throttles asks for.
+const PAUSE: Duration = Duration::from_secs(9);
+
 /// What a run found wrong, in words.
 type Wrong = BTreeSet<&'static str>;
 
@@ -63,7 +66,7 @@ async fn run(accounts: usize, most: usize, throttled: bool) -> Wrong {
     let mut wrong = Wrong::new();
     if throttled {
         sleep(100 * SECOND).await;
-        let retry_after = Some(4 * SECOND);
+        let retry_after = Some(PAUSE);
         world.customer.answer_next([Answer::Fail(Kind::Throttled { retry_after })]);
     }
     for caller in callers {
@@ -77,7 +80,7 @@ async fn run(accounts: usize, most: usize, throttled: bool) -> Wrong {
     }
     for (n, call) in calls.iter().enumerate().filter(|(_, call)| call.is_throttled()) {
         let answered = call.ended.unwrap().0;
-        if calls[n + 1..].iter().any(|c| c.sent > answered && c.sent < answered + Duration::from_secs(4)) {
+        if calls[n + 1..].iter().any(|c| c.sent > answered && c.sent < answered + PAUSE) {
             wrong.insert("a vault is called before the time that it named");
         }
     }

@@ -277,7 +277,8 @@ impl Entry {
         }
         let before = desk.machine.reported();
         let mut work = self.feed(desk, shared, Event::Wake { wanted, used }, told);
-        if self.provider == Provider::Service && desk.machine.is_idle() && !desk.lent {
+        let is_for_record = self.provider == Provider::Service && !desk.lent;
+        if is_for_record && desk.machine.is_idle() && desk.waiting == 0 && !self.is_promised() {
             // Unwrapped to authenticate the customer's record, which is done.
             self.feed(desk, shared, Event::LetGo, told);
         }
