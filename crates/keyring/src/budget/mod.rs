@@ -127,7 +127,7 @@ impl Budget {
                 self.capped_at = self.capped_at.saturating_add(VaultBudget::PER.saturating_mul(steps));
             }
         }
-        if self.cap < self.needed() {
+        if self.cap < self.needed().min(self.settings.limit()) {
             self.short_at = Some(now);
         }
     }
