@@ -74,6 +74,14 @@ bugs! {
     BufferedWhileRevoked = "buffered-while-revoked",
     /// The bounds of the buffer are not looked at.
     BufferUnbounded = "buffer-unbounded",
+    /// A vault is called as often as anybody likes.
+    BudgetIgnored = "budget-ignored",
+    /// A vault that asked to be called later is called at once.
+    RetryAfterIgnored = "retry-after-ignored",
+    /// A refresh that has to wait for its turn counts as one that failed.
+    BudgetOpensGrace = "budget-opens-grace",
+    /// The refresh is stretched past its ceiling.
+    StretchUnbounded = "stretch-unbounded",
     /// A buffered block is read although the account's own key is unavailable.
     BufferReadWithoutKey = "buffer-read-without-key",
     /// A key is evicted after the lock under which that was decided is released.

@@ -51,7 +51,7 @@ struct Plan {
 struct Rank {
     recovery: Recovery,
     /// In seconds since boot; the key may have been used since.
-    used: u64,
+    used: u32,
     /// Names the seat.
     number: u64,
 }
@@ -159,7 +159,7 @@ impl Plan {
 pub(super) struct Claim(Arc<Seats>);
 
 impl Claim {
-    pub(super) fn sit(self, entry: Weak<Entry>, recovery: Recovery, used: u64) -> Seat {
+    pub(super) fn sit(self, entry: Weak<Entry>, recovery: Recovery, used: u32) -> Seat {
         let mut plan = self.0.plan();
         plan.last += 1;
         let rank = Rank { recovery, used, number: plan.last };
@@ -188,7 +188,7 @@ impl Seat {
         self.rank.number
     }
 
-    pub(super) fn rank(&mut self, recovery: Recovery, used: u64) {
+    pub(super) fn rank(&mut self, recovery: Recovery, used: u32) {
         let rank = Rank { recovery, used, ..self.rank };
         if rank == self.rank {
             return;

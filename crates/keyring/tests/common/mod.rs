@@ -239,6 +239,12 @@ impl World {
         self.records.change(account, |record| record.epochs = epochs);
     }
 
+    /// The vaults forget what they were asked: their lists are not what is measured.
+    pub fn forget_calls(&self) {
+        self.service.forget_calls();
+        self.customer.forget_calls();
+    }
+
     fn aek(&self) -> Aek {
         Aek::try_from_fn(|bytes| self.entropy.fill(bytes)).unwrap()
     }
