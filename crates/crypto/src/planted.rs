@@ -105,6 +105,10 @@ impl Bug {
         Self::RetiredUsed,
         Self::FlagLookedAtFirst,
     ];
+
+    /// Those that show only with many accounts on one vault: the keyring's tests of those find them.
+    pub const OF_BUDGETS: &[Self] =
+        &[Self::BudgetIgnored, Self::RetryAfterIgnored, Self::BudgetOpensGrace, Self::StretchUnbounded];
 }
 
 #[cfg(cofferdam_planted)]

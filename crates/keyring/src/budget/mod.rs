@@ -85,6 +85,8 @@ pub(crate) struct Budget {
     /// When the cap was last lowered, and last changed.
     lowered_at: Option<Duration>,
     capped_at: Duration,
+    /// When the cap last let through less than was needed.
+    short_at: Option<Duration>,
     paused_until: Option<Duration>,
     /// When the last call was sent that the vault answered by throttling.
     throttled: Option<Timestamp>,
@@ -105,6 +107,7 @@ impl Budget {
             cap: settings.limit(),
             lowered_at: None,
             capped_at: Duration::ZERO,
+            short_at: None,
             paused_until: None,
             throttled: None,
             alarm: false,
@@ -124,6 +127,9 @@ impl Budget {
                 self.capped_at = self.capped_at.saturating_add(VaultBudget::PER.saturating_mul(steps));
             }
         }
+        if self.cap < self.needed().min(self.settings.limit()) {
+            self.short_at = Some(now);
+        }
     }
 
     /// Calls within 10 s that are planned with.
@@ -137,18 +143,23 @@ impl Budget {
         u32::try_from(calls.div_ceil(self.ceiling.as_nanos().max(1))).unwrap_or(u32::MAX)
     }
 
+    /// Calls within 10 s that would be let through if the vault did not throttle.
+    fn wanted(&self) -> u32 {
+        let (budget, limit) = (self.settings.budget(), self.settings.limit());
+        if self.alarm { self.needed().clamp(budget, limit) } else { budget }
+    }
+
     /// Calls within 10 s that are let through.
     pub(crate) fn allowed(&self) -> u32 {
         if is_planted(Bug::BudgetIgnored) {
             return u32::MAX;
         }
-        let planned = self.planned();
-        if self.alarm { self.needed().clamp(planned, self.cap.max(planned)) } else { planned }
+        self.wanted().min(self.cap).max(1)
     }
 
     /// How often keys are refreshed.
     pub(crate) fn pace(&self) -> Duration {
-        if self.alarm {
+        if self.alarm && !is_planted(Bug::StretchUnbounded) {
             return self.ceiling;
         }
         let calls = u128::from(self.in_use) * VaultBudget::PER.as_nanos();
@@ -219,14 +230,19 @@ impl Budget {
         // Once for each window: what was under way is answered alike.
         if self.lowered_at.is_none_or(|at| now.saturating_sub(at) >= VaultBudget::PER) {
             let (limit, allowed) = (self.settings.limit(), self.allowed());
-            self.cap = (allowed - allowed.div_ceil(10).saturating_mul(3)).clamp((limit / 100).max(1), limit);
+            let less = allowed.saturating_sub(allowed.div_ceil(10).saturating_mul(3));
+            self.cap = less.clamp((limit / 100).max(1), limit);
             (self.lowered_at, self.capped_at) = (Some(now), now);
         }
+        self.pass(now);
     }
 
-    /// When the last call was sent that the vault throttled, if that is less than `within` ago.
-    pub(crate) fn throttled_within(&self, within: Duration, now: Timestamp) -> Option<Timestamp> {
-        self.throttled.filter(|sent| now.since(sent) < within)
+    /// Whether the vault throttles: it did less than `within` ago, or what it left was less than is needed within the
+    /// last ceiling, so that there are keys still that missed their turn for it.
+    pub(crate) fn throttles(&mut self, within: Duration, now: Timestamp) -> bool {
+        self.pass(now.boot);
+        self.throttled.is_some_and(|sent| now.since(&sent) < within)
+            || self.short_at.is_some_and(|at| now.boot.saturating_sub(at) < self.ceiling)
     }
 
     /// How long the vault asked not to be called.

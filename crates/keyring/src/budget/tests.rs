@@ -48,7 +48,7 @@ fn a_burst_takes_the_whole_budget_and_the_next_comes_when_the_window_has_passed(
 fn refreshes_that_nobody_waits_for_are_sent_evenly() {
     let mut budget = budget(200, 100);
     let sent: Vec<usize> =
-        (0..30).map(|n| send_all(&mut budget, Kind::Behind, (100 + n) * SECOND + MS * n as u32)).collect();
+        (0..30).map(|n| send_all(&mut budget, Kind::Behind, (100 + n) * SECOND + MS * n)).collect();
     assert!(sent.iter().all(|&sent| sent <= 10), "{sent:?}");
     assert!(sent.iter().sum::<usize>() >= 260, "{sent:?}");
 }
@@ -103,14 +103,20 @@ fn a_vault_that_throttles_is_not_called_before_the_time_it_named_and_less_often_
     budget.throttle(at(100 * SECOND), 101 * SECOND, Some(3 * SECOND));
     assert_eq!(budget.reserve(Kind::Held, true, 108 * SECOND - MS), Err(Wait::Until(108 * SECOND)));
     assert_eq!(send_all(&mut budget, Kind::Held, 108 * SECOND), 700);
-    assert!(budget.throttled_within(35 * SECOND, at(134 * SECOND)).is_some());
-    assert!(budget.throttled_within(35 * SECOND, at(135 * SECOND)).is_none());
+    budget.pass(200 * SECOND);
+    assert_eq!(budget.allowed(), 1_000);
+    assert!(!budget.throttles(35 * SECOND, at(200 * SECOND)));
+    budget.use_by(6_000, 0);
+    budget.throttle(at(200 * SECOND), 200 * SECOND, None);
+    budget.pass(250 * SECOND);
+    assert!(budget.throttles(35 * SECOND, at(250 * SECOND)), "what it left is less than is needed still");
     // It goes on: less still. It stops: more again, little by little.
-    budget.throttle(at(110 * SECOND), 111 * SECOND, None);
-    assert_eq!(budget.pause(111 * SECOND), SECOND);
-    assert_eq!(budget.allowed(), 518, "seven tenths of 740");
-    budget.pass(131 * SECOND);
-    assert_eq!(budget.allowed(), 598);
+    assert_eq!(budget.allowed(), 900);
+    budget.throttle(at(250 * SECOND), 251 * SECOND, None);
+    assert_eq!(budget.pause(251 * SECOND), SECOND);
+    assert_eq!(budget.allowed(), 630);
+    budget.pass(271 * SECOND);
+    assert_eq!(budget.allowed(), 710);
     budget.pass(1_000 * SECOND);
     assert_eq!((budget.allowed(), budget.cap), (1_000, 2_000));
     // Longer than the longest wait between two tries is not obeyed: an answer that is wrong must not last.

@@ -49,6 +49,10 @@ impl<F, B> Turns<F, B> {
         self.held.is_empty() && self.cold.is_empty()
     }
 
+    pub(crate) fn is_behind_waiting(&self) -> bool {
+        !self.behind.is_empty()
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         self.held.len() + self.cold.len() + self.behind.len()
     }

@@ -149,7 +149,9 @@ impl Entry {
                 crate::rt::spawn(task::Task::extra(shared.clone(), self.clone()).ask_alone());
             }
             if is_planted(Bug::ListensLate) {
-                self.round_ended.notified().await;
+                drop(round_ended);
+                let late = self.desk().round_ended();
+                late.notified().await;
             } else {
                 round_ended.await;
             }

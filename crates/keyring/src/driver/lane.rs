@@ -99,6 +99,13 @@ impl Lane {
             if pause > self.patience && !is_planted(Bug::RetryAfterIgnored) {
                 return Err(Throttled { retry_after: pause });
             }
+            // What turns a throttling vault has are for those that have waited for longer.
+            if kind == Kind::Held
+                && plan.turns.is_behind_waiting()
+                && plan.budget.throttles(self.evidence, now)
+            {
+                return Err(Throttled { retry_after: pause });
+            }
             let number = plan.turns.come(kind, place.clone(), now.boot);
             self.release_front(&mut plan, now);
             Waiting { lane: self, kind, number, place: &place, over: false }
@@ -119,7 +126,7 @@ impl Lane {
                 None => {}
             }
             let now = self.hub.now();
-            let throttles = self.plan().budget.throttled_within(self.evidence, now).is_some();
+            let throttles = self.plan().budget.throttles(self.evidence, now);
             if kind == Kind::Held && (throttles || is_planted(Bug::BudgetOpensGrace)) {
                 let pause = self.plan().budget.pause(now.boot);
                 return Err(Throttled { retry_after: pause });
@@ -200,7 +207,7 @@ impl Lane {
 
     /// Whether the vault throttles, so that a key without a turn is known to be out of reach.
     pub(super) fn throttles(&self, now: Timestamp) -> bool {
-        self.plan().budget.throttled_within(self.evidence, now).is_some()
+        self.plan().budget.throttles(self.evidence, now)
     }
 
     /// How often its keys are refreshed.

@@ -4,7 +4,7 @@ mod credential;
 mod script;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fmt,
     ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use cofferdam_crypto::{AccountId, Aek, KeyId, WrapAlgorithm, WrappedKey, kw::Kek};
 use tokio::time::Instant;
 
-use self::script::{Flapping, Script};
+use self::script::{Flapping, Limit, Script};
 pub use self::{
     credential::{ScriptedCredential, Token, TokenService},
     script::{Answer, Call, Outcome},
@@ -26,7 +26,7 @@ use crate::{Entropy, KeyKind, KeyProperties, KeyVault, VaultError, VaultErrorKin
 /// An in-memory vault with real AES KEKs that does what a test scripts, and keeps count.
 ///
 /// The answer to a call is settled when the call is sent; the latency passes after that. Where several things
-/// that a test said apply, it is the first of: the next answers, what is said of the account, flapping, the
+/// that a test said apply, it is the first of: the next answers, what is said of the account, flapping, a limit, the
 /// credential, every n-th call, chance, what is said of the KEK, what is said of all.
 pub struct ScriptedVault {
     entropy: SeededEntropy,
@@ -111,6 +111,17 @@ impl ScriptedVault {
     /// From now on, of a hundred calls about so many are answered so, drawn from the seed. `None` ends that.
     pub fn answer_by_chance(&self, chance: Option<(u32, Answer)>) {
         self.lock().script.chance = chance;
+    }
+
+    /// From now on, the vault answers by throttling where more calls than this came within that time, the call
+    /// included, and names this time. `None` ends that.
+    pub fn throttle_above(&self, limit: Option<(usize, Duration, Option<Duration>)>) {
+        self.lock().script.limit = limit.map(|(most, within, retry_after)| Limit {
+            most,
+            within,
+            retry_after,
+            sent: VecDeque::new(),
+        });
     }
 
     /// From now on, the vault looks at this credential first, as its client presents it.
