@@ -1,9 +1,9 @@
-//! Defects planted on purpose, so that the simulator can show that it would find them.
+//! Defects planted on purpose, so that the simulator and the tests of schedules can show that they would find them.
 //!
 //! Guarantees: without `--cfg cofferdam_planted` there is none: [`is_planted`] is `false` when it is compiled, and
 //! what it guards is not in the program. With it, one defect at a time is active, on the thread that planted it.
 //!
-//! Not its job: to be used by anything but the simulator. A site is one line: `if is_planted(Bug::X) { .. }`.
+//! Not its job: to be used by anything but those. A site is one line: `if is_planted(Bug::X) { .. }`.
 
 macro_rules! bugs {
     ($($(#[doc = $doc:literal])* $bug:ident = $name:literal,)*) => {
@@ -74,6 +74,14 @@ bugs! {
     BufferedWhileRevoked = "buffered-while-revoked",
     /// The bounds of the buffer are not looked at.
     BufferUnbounded = "buffer-unbounded",
+    /// A vault is called as often as anybody likes.
+    BudgetIgnored = "budget-ignored",
+    /// A vault that asked to be called later is called at once.
+    RetryAfterIgnored = "retry-after-ignored",
+    /// A refresh that has to wait for its turn counts as one that failed.
+    BudgetOpensGrace = "budget-opens-grace",
+    /// The refresh is stretched past its ceiling.
+    StretchUnbounded = "stretch-unbounded",
     /// A buffered block is read although the account's own key is unavailable.
     BufferReadWithoutKey = "buffer-read-without-key",
     /// AEKs are wrapped under RSA KEKs by OAEP with SHA-1.
@@ -94,6 +102,16 @@ bugs! {
     SegmentKeyKept = "segment-key-kept",
     /// A segment's record leaves the buffer with the first of its blocks.
     SegmentRemovedEarly = "segment-removed-early",
+    /// A key is evicted after the lock under which that was decided is released.
+    EvictedUnlocked = "evicted-unlocked",
+    /// Who waits for the end of a round begins to listen after the lock under which it looked is released.
+    ListensLate = "listens-late",
+    /// Seats are counted under one lock and taken under another.
+    SeatsCountedEarly = "seats-counted-early",
+    /// An entry that was put out of use is used by who found it just before.
+    RetiredUsed = "retired-used",
+    /// Who waits for a flag begins to listen after it has looked.
+    FlagLookedAtFirst = "flag-looked-at-first",
 }
 
 impl Bug {
@@ -109,6 +127,19 @@ impl Bug {
         Self::SegmentKeyKept,
         Self::SegmentRemovedEarly,
     ];
+
+    /// Those that show only where tasks meet in a certain order: the keyring's tests of schedules find them.
+    pub const INTERLEAVED: &[Self] = &[
+        Self::EvictedUnlocked,
+        Self::ListensLate,
+        Self::SeatsCountedEarly,
+        Self::RetiredUsed,
+        Self::FlagLookedAtFirst,
+    ];
+
+    /// Those that show only with many accounts on one vault: the keyring's tests of those find them.
+    pub const OF_BUDGETS: &[Self] =
+        &[Self::BudgetIgnored, Self::RetryAfterIgnored, Self::BudgetOpensGrace, Self::StretchUnbounded];
 }
 
 #[cfg(cofferdam_planted)]

@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
-use cofferdam_crypto::{AccountId, Epoch, RecordKey, WrappedAek};
+use cofferdam_crypto::{AccountId, RecordKey, WrappedAek};
 use cofferdam_vault::Principal;
 use thiserror::Error;
 
@@ -16,13 +16,6 @@ pub struct KeyRecord {
     pub epochs: Vec<WrappedAek>,
     /// Whether the customer's key was found to be revoked.
     pub revoked: bool,
-}
-
-impl KeyRecord {
-    /// Whether it has a wrap of this epoch.
-    pub(crate) fn has(&self, epoch: Epoch) -> bool {
-        self.epochs.iter().any(|of| of.scope.epoch == epoch)
-    }
 }
 
 /// The account records, as a keyring needs them. A store implements it.

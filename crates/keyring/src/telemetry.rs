@@ -13,7 +13,7 @@ use cofferdam_vault::{VaultError, VaultErrorKind};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use crate::{
-    KeyEvent, What,
+    KeyEvent, What, WhatOfVault,
     machine::{Alarm, KeyState, Why},
 };
 
@@ -24,6 +24,10 @@ const ALARMS: &str = "cofferdam_key_alarms_total";
 const HELD: &str = "cofferdam_keys_held";
 const CALLS: &str = "cofferdam_vault_calls_total";
 const CALL_SECONDS: &str = "cofferdam_vault_call_seconds";
+const TURN_SECONDS: &str = "cofferdam_vault_turn_seconds";
+const REFRESH_CALLS: &str = "cofferdam_vault_calls_per_refresh";
+const OVER_BUDGET: &str = "cofferdam_vaults_over_budget";
+const BUDGET_ALARMS: &str = "cofferdam_vault_budget_alarms_total";
 
 /// Describes every metric to the recorder that is installed.
 pub(crate) fn describe() {
@@ -34,6 +38,17 @@ pub(crate) fn describe() {
     describe_gauge!(HELD, "Keys held, by provider and state");
     describe_counter!(CALLS, "Calls to a vault to unwrap a key, by provider and outcome");
     describe_histogram!(CALL_SECONDS, Unit::Seconds, "What those calls took, by provider and outcome");
+    describe_histogram!(
+        TURN_SECONDS,
+        Unit::Seconds,
+        "How long callers' calls waited for their turn, by provider"
+    );
+    describe_gauge!(REFRESH_CALLS, "Calls that refresh every account in use once, by provider");
+    describe_gauge!(OVER_BUDGET, "Vaults whose accounts in use need more calls than the budget, by provider");
+    describe_counter!(
+        BUDGET_ALARMS,
+        "Times that a vault came to need more calls than its budget, by provider"
+    );
 }
 
 /// Counts what has happened.
@@ -64,6 +79,30 @@ pub(crate) fn count_call<T>(of: Provider, took: Duration, answer: &Result<T, Vau
     let outcome = answer.as_ref().map_or_else(|failed| failed.kind().name(), |_| "verified");
     counter!(CALLS, "provider" => provider(of), "outcome" => outcome).increment(1);
     histogram!(CALL_SECONDS, "provider" => provider(of), "outcome" => outcome).record(took);
+}
+
+/// Counts a turn at a vault that callers waited for.
+pub(crate) fn count_turn(of: Provider, waited: Duration) {
+    histogram!(TURN_SECONDS, "provider" => provider(of)).record(waited);
+}
+
+/// Notes that accounts came into use, or went out of it.
+pub(crate) fn in_use(of: Provider, more: u32, fewer: u32) {
+    let gauge = gauge!(REFRESH_CALLS, "provider" => provider(of));
+    gauge.increment(f64::from(more));
+    gauge.decrement(f64::from(fewer));
+}
+
+/// Counts that a vault's alarm began, or ended.
+pub(crate) fn count_vault(of: Provider, what: WhatOfVault) {
+    let over = gauge!(OVER_BUDGET, "provider" => provider(of));
+    match what {
+        WhatOfVault::OverBudget => {
+            over.increment(1.0);
+            counter!(BUDGET_ALARMS, "provider" => provider(of)).increment(1);
+        }
+        WhatOfVault::WithinBudget => over.decrement(1.0),
+    }
 }
 
 /// A key that counts as held in a state until this is dropped.
@@ -129,7 +168,19 @@ mod tests {
             .lines()
             .filter_map(|line| line.strip_prefix("| `cofferdam_")?.split_once('`').map(|(name, _)| name))
             .collect();
-        let counted = [STATE_CHANGES, REFRESHES, EVICTIONS, ALARMS, HELD, CALLS, CALL_SECONDS];
+        let counted = [
+            STATE_CHANGES,
+            REFRESHES,
+            EVICTIONS,
+            ALARMS,
+            HELD,
+            CALLS,
+            CALL_SECONDS,
+            TURN_SECONDS,
+            REFRESH_CALLS,
+            OVER_BUDGET,
+            BUDGET_ALARMS,
+        ];
         let counted: Vec<&str> = counted.iter().map(|name| name.trim_start_matches("cofferdam_")).collect();
         for name in counted {
             assert!(documented.contains(&name), "{name} is not in docs/metrics.md");

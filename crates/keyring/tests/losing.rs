@@ -30,12 +30,13 @@ fn drain(events: &mut Receiver<KeyEvent>) -> Vec<What> {
     std::iter::from_fn(|| events.try_recv().ok()).map(|event| event.what).collect()
 }
 
+/// The changes of customers' keys.
 fn changes(events: &mut Receiver<KeyEvent>) -> Vec<(KeyState, KeyState, Why)> {
-    let changed = |what| match what {
-        What::Changed { from, to, why } => Some((from, to, why)),
+    let changed = |event: KeyEvent| match event.what {
+        What::Changed { from, to, why } if event.provider == Provider::Customer => Some((from, to, why)),
         _ => None,
     };
-    drain(events).into_iter().filter_map(changed).collect()
+    std::iter::from_fn(|| events.try_recv().ok()).filter_map(changed).collect()
 }
 
 async fn active(world: &World) -> AccountId {
@@ -380,7 +381,8 @@ async fn a_denial_whose_record_can_not_be_read_stops_serving_and_is_settled_late
     assert_eq!(world.state(account), KeyState::Unavailable);
     assert!(matches!(world.key(account).await.unwrap_err(), KeyError::Record(_)));
     world.records.broken.store(false, Ordering::Relaxed);
-    world.use_for(account, 35 * SECOND, SECOND).await;
+    // One poll for the service's key, which the record is authenticated by, and one for its own.
+    world.use_for(account, 65 * SECOND, SECOND).await;
     assert_eq!(world.state(account), KeyState::Revoked);
 }
 

@@ -141,6 +141,7 @@ async fn live(figures: &Figures) -> BTreeMap<String, u64> {
     world.customer.answer(Answer::Work);
     world.use_for(account, 40 * SECOND, SECOND).await;
     assert_eq!(world.state(account), KeyState::Active);
+    world.keyring.sealing_key(account, Provider::Service).await.unwrap();
     world.service.answer(Answer::Fail(Kind::AccessDenied));
     for _ in 0..100 {
         world.keyring.sealing_key(account, Provider::Service).await.unwrap();

@@ -64,6 +64,13 @@ async fn shows(bug: Bug) -> bool {
         Bug::BufferUnbounded => {
             store.commit(vec![buffer_within(limit, a, "x", 1, bytes_of(1, 11))]).await.is_ok()
         }
+        Bug::SegmentRemovedEarly => {
+            let two = vec![buffer(a, "x", 1, bytes_of(1, 10)), buffer(a, "y", 2, bytes_of(2, 10))];
+            store.commit(two).await.unwrap();
+            store.commit(vec![drain(a, "x", 1, bytes_of(1, 10), 3)]).await.unwrap();
+            let gone = store.segments(a, None, 9).await.unwrap().is_empty();
+            gone && !store.verify().await.unwrap().is_sound()
+        }
         other => panic!("{other:?} is not planted in the embedded store"),
     }
 }
@@ -78,6 +85,7 @@ async fn each_planted_defect_shows_and_only_while_it_is_planted() {
         Bug::BufferReadLast,
         Bug::DeleteMissesBuffer,
         Bug::BufferUnbounded,
+        Bug::SegmentRemovedEarly,
     ] {
         plant(Some(bug));
         let shown = shows(bug).await;

@@ -6,6 +6,7 @@
 //!
 //! Not its job: caching, retrying, deciding what a failure costs: that is `cofferdam-keyring`'s.
 
+mod budget;
 mod clock;
 mod entropy;
 mod error;
@@ -17,6 +18,7 @@ mod registry;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use budget::{BudgetError, VaultBudget};
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use entropy::{AwsLcRsaKeys, Entropy, RsaKeySource, SystemEntropy};
 pub use error::{Meaning, VaultError, VaultErrorKind};
@@ -29,4 +31,4 @@ pub use local::{
     VersionInfo,
 };
 pub use reauthenticate::{Credential, CredentialError, KNOWN_GOOD_FOR, Reauthenticating};
-pub use registry::{Principal, VaultRegistry};
+pub use registry::{Principal, VaultRegistry, is_same_vault};

@@ -2,12 +2,15 @@
 //!
 //! Guarantees: an account reaches only the vault that the service registered for its principal, so one tenant
 //! can't name another's KEK.
+//!
+//! Two principals share a vault where they were registered with the same `Arc`: its budget is one then. Two `Arc`s are
+//! two vaults, whatever they lead to.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::KeyVault;
+use crate::{KeyVault, VaultBudget};
 
 /// Who an account belongs to, as the service names it: a tenant, a managed identity.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -37,12 +40,19 @@ impl fmt::Display for Principal {
 pub struct VaultRegistry {
     service: Arc<dyn KeyVault>,
     customers: BTreeMap<Principal, Arc<dyn KeyVault>>,
+    budgets: Vec<(Arc<dyn KeyVault>, VaultBudget)>,
+}
+
+/// Whether both are the same vault: see the module.
+pub fn is_same_vault(one: &Arc<dyn KeyVault>, other: &Arc<dyn KeyVault>) -> bool {
+    // By address alone: the same vault can have two tables of functions.
+    std::ptr::addr_eq(Arc::as_ptr(one), Arc::as_ptr(other))
 }
 
 impl VaultRegistry {
     /// A registry of the service's own vault.
     pub fn new(service: Arc<dyn KeyVault>) -> Self {
-        Self { service, customers: BTreeMap::new() }
+        Self { service, customers: BTreeMap::new(), budgets: Vec::new() }
     }
 
     /// The same with this principal's vault.
@@ -50,6 +60,25 @@ impl VaultRegistry {
     pub fn with_customer(mut self, principal: Principal, vault: Arc<dyn KeyVault>) -> Self {
         self.customers.insert(principal, vault);
         self
+    }
+
+    /// The same where this vault, whoever shares it, is called so often. [`VaultBudget::default`] for all others.
+    #[must_use]
+    pub fn with_budget(mut self, vault: &Arc<dyn KeyVault>, budget: VaultBudget) -> Self {
+        self.budgets.retain(|(of, _)| !is_same_vault(of, vault));
+        self.budgets.push((vault.clone(), budget));
+        self
+    }
+
+    /// How often this vault may be called.
+    pub fn budget(&self, vault: &Arc<dyn KeyVault>) -> VaultBudget {
+        let set = self.budgets.iter().find(|(of, _)| is_same_vault(of, vault));
+        set.map_or_else(VaultBudget::default, |&(_, budget)| budget)
+    }
+
+    /// Every principal with its vault, in the order of their names.
+    pub fn customers(&self) -> impl Iterator<Item = (&Principal, &Arc<dyn KeyVault>)> {
+        self.customers.iter()
     }
 
     /// The service's own vault.
@@ -118,5 +147,21 @@ mod tests {
         for stranger in ["", "ACME", "acme ", "service"] {
             assert!(registry.customer(&Principal::new(stranger)).is_none(), "{stranger}");
         }
+    }
+
+    #[test]
+    fn principals_with_one_vault_share_its_budget() {
+        let shared: Arc<dyn KeyVault> = Arc::new(Named("shared"));
+        let own: Arc<dyn KeyVault> = Arc::new(Named("own"));
+        let few = VaultBudget::of_limit(std::num::NonZeroU32::MIN);
+        let registry = VaultRegistry::new(Arc::new(Named("service")))
+            .with_customer(Principal::new("acme"), shared.clone())
+            .with_customer(Principal::new("globex"), shared.clone())
+            .with_customer(Principal::new("initech"), own.clone())
+            .with_budget(&shared, few);
+        let of = |name| registry.customer(&Principal::new(name)).unwrap();
+        assert!(is_same_vault(of("acme"), of("globex")) && !is_same_vault(of("acme"), of("initech")));
+        assert_eq!(registry.budget(of("globex")), few);
+        assert_eq!(registry.budget(of("initech")), VaultBudget::default());
     }
 }

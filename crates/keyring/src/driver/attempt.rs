@@ -3,40 +3,50 @@
 //! Guarantees: nothing that a vault answers is used before its check value is found right; every KEK of the
 //! record is asked, each once; a call takes at most the policy's time-out. Not its job: what a failure means.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError},
+};
 
 use cofferdam_crypto::{
     AccountId, Epoch, KeyId, Provider, WrappedAek, WrappedKey,
     planted::{Bug, is_planted},
 };
-use cofferdam_vault::{KeyVault, Meaning, VaultError, VaultErrorKind, WrapContext};
+use cofferdam_vault::{KeyVault, Meaning, Timestamp, VaultError, VaultErrorKind, WrapContext};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::time::timeout;
 
-use super::{desk::Ticket, live::Material, seats::Claim, task::Task};
+use super::{
+    desk::Ticket,
+    entry::For,
+    kept::Kept,
+    lane::{Lane, Throttled, Turn},
+    live::Material,
+    seats::Claim,
+    task::Task,
+};
 use crate::{
-    Fault, KeyError, KeyRecord, RecordError, What,
+    Fault, KeyError, KeyRecord, Policy, RecordError, What,
+    budget::Kind,
     machine::{Alarm, Attempt, Effect, Event},
+    rt::{Mutex, timeout},
     telemetry,
 };
 
 impl Task {
     pub(super) async fn attempt(&self, attempt: Attempt, reread: bool, generation: Ticket) -> Option<Effect> {
-        let known = {
+        let (known, turn, kind) = {
             let mut desk = self.entry.desk();
             desk.unknown.clear();
-            desk.record.clone()
+            let kind = if desk.machine.holds_key() { Kind::Held } else { Kind::Cold };
+            (desk.record.clone(), desk.turn.take(), kind)
         };
+        let (account, provider) = (self.entry.account, self.entry.provider);
         let record = match known {
-            Some(known) if !reread => known,
+            Some(known) if !reread => known.record(account, provider),
             known => match self.read().await {
                 Ok(record) => {
-                    let changed = known.is_none_or(|known| !same_wraps(&known, &record));
-                    let event = Event::Record { revoked: record.revoked, changed };
-                    let record = Arc::new(record);
-                    let kept = record.clone();
                     // Within an attempt the machine asks for nothing in answer to a record.
-                    self.conclude(generation, event, |desk| desk.adopt(kept));
+                    self.note_record(generation, known.as_deref(), &record);
                     record
                 }
                 Err(error) => return self.record_failed(generation, error),
@@ -44,16 +54,19 @@ impl Task {
         };
         let vault = self.vault(&record);
         #[cfg(cofferdam_planted)]
-        let vault = vault.map(|vault| self.outliving(vault, attempt, &record.epochs));
+        let vault = vault.map(|(vault, lane)| (self.outliving(vault, attempt, &record.epochs), lane));
         let unwrapped = match vault {
-            Ok(vault) => self.unwrap_all(&*vault, &record, generation).await,
+            Ok((vault, lane)) => {
+                let asked = Asked { vault: &*vault, lane, kind, turn: Mutex::new(turn) };
+                self.unwrap_all(&asked, &record, generation).await
+            }
             Err(error) => return self.record_failed(generation, error),
         };
-        let jitter = self.jitter();
         match unwrapped {
-            Ok(keys) => {
+            Ok((keys, sent)) => {
                 let claim = self.claim().await;
-                self.conclude(generation, Event::Verified { attempt, jitter }, |desk| {
+                // Its age counts from when the vault was asked, not from when there was no turn yet.
+                self.verified(generation, Attempt { sent: sent.unwrap_or(attempt.sent), ..attempt }, |desk| {
                     desk.claim = claim;
                     for key in &keys {
                         desk.wanted.remove(&key.epoch());
@@ -61,10 +74,11 @@ impl Task {
                     desk.candidate = Some(keys);
                 })
             }
-            Err(failed) => {
+            Err((failed, sent)) => {
                 let kind = failed.kind();
                 let error = self.unavailable(failed);
-                let at = self.entry.now();
+                let (at, jitter) = (self.entry.now(), self.jitter());
+                let attempt = Attempt { sent, ..attempt };
                 self.conclude(generation, Event::Failed { attempt, kind, jitter }, |desk| {
                     desk.wanted.clear();
                     desk.note_failure(error, at);
@@ -73,14 +87,21 @@ impl Task {
         }
     }
 
+    /// Takes note of a record that was just read, and of whether its wraps are others than those known.
+    fn note_record(&self, generation: Ticket, known: Option<&Kept>, record: &KeyRecord) -> Option<Effect> {
+        let known = known.map(|known| known.record(self.entry.account, self.entry.provider));
+        let changed = known.is_none_or(|known| !same_wraps(&known, record));
+        let event = Event::Record { revoked: record.revoked, changed };
+        let kept = Arc::new(Kept::new(record, &self.shared.names));
+        self.conclude(generation, event, |desk| desk.adopt(kept))
+    }
+
     /// Reads the record that decides whether a denial is a revocation.
     pub(super) async fn read_after_denial(&self, generation: Ticket) -> Option<Effect> {
         match self.read().await {
             Ok(record) => {
                 let known = self.entry.desk().record.clone();
-                let changed = known.is_none_or(|known| !same_wraps(&known, &record));
-                let event = Event::Record { revoked: record.revoked, changed };
-                self.conclude(generation, event, |desk| desk.adopt(Arc::new(record)))
+                self.note_record(generation, known.as_deref(), &record)
             }
             Err(error) => self.record_failed(generation, error),
         }
@@ -139,7 +160,7 @@ impl Task {
             Provider::Customer => {
                 let service = self
                     .shared
-                    .key(account, Provider::Service, None)
+                    .key(account, Provider::Service, None, For::Record)
                     .await
                     .map_err(|e| self.of_service(e))?;
                 self.in_time(records.customer_keys(account, service.record_key())).await
@@ -196,28 +217,32 @@ impl Task {
         }
     }
 
-    pub(super) fn vault(&self, record: &KeyRecord) -> Result<Arc<dyn KeyVault>, KeyError> {
+    pub(super) fn vault(&self, record: &KeyRecord) -> Result<(Arc<dyn KeyVault>, &Arc<Lane>), KeyError> {
         let vaults = &self.shared.parts.vaults;
-        if self.entry.provider == Provider::Service {
-            return Ok(vaults.service().clone());
-        }
-        let vault = record.principal.as_ref().and_then(|principal| vaults.customer(principal));
-        vault.cloned().ok_or_else(|| KeyError::NoVault {
+        let vault = match self.entry.provider {
+            Provider::Service => Some(vaults.service()),
+            Provider::Customer | Provider::Buffer(_) => {
+                record.principal.as_ref().and_then(|p| vaults.customer(p))
+            }
+        };
+        let lane = self.shared.lanes.named(self.entry.provider, record.principal.as_ref());
+        vault.cloned().zip(lane).ok_or_else(|| KeyError::NoVault {
             account: self.entry.account,
             principal: record.principal.clone(),
         })
     }
 
-    /// Unwraps what is missing, and something by every KEK of the record. Returns all keys, by epoch.
+    /// Unwraps what is missing, and something by every KEK of the record. Returns all keys, by epoch, and the time as
+    /// of which every KEK has said yes.
     ///
     /// KEKs are asked at the same time, so that an attempt takes one time-out however many there are; each KEK
     /// is asked for one epoch after the other. A denial ends it at once, whatever the others would say.
     pub(super) async fn unwrap_all(
         &self,
-        vault: &dyn KeyVault,
+        asked: &Asked<'_>,
         record: &KeyRecord,
         generation: Ticket,
-    ) -> Result<Vec<Arc<Material>>, VaultError> {
+    ) -> Result<(Vec<Arc<Material>>, Option<Timestamp>), Failed> {
         let (held, wanted) = {
             let desk = self.entry.desk();
             (desk.keys.clone(), desk.wanted.clone())
@@ -225,13 +250,19 @@ impl Task {
         let mut keys: Vec<Arc<Material>> =
             held.into_iter().filter(|key| record.epochs.iter().any(|of| key.is_of(of))).collect();
         let questions = questions(record, &keys, &wanted);
-        let ask = |question| self.ask(vault, record, question, generation);
+        let ask = |question| self.ask(asked, record, question, generation);
         let mut answers: FuturesUnordered<_> = questions.iter().map(ask).collect();
-        let mut outage = None;
+        let mut outage: Option<Failed> = None;
+        let mut first: Option<Timestamp> = None;
         while let Some(answer) = answers.next().await {
             match answer {
-                Ok(unwrapped) => keys.extend(unwrapped),
-                Err(failed) if failed.kind().meaning() == Meaning::Outage => outage = outage.or(Some(failed)),
+                Ok((unwrapped, sent)) => {
+                    keys.extend(unwrapped);
+                    first = [first, sent].into_iter().flatten().min_by_key(|sent| sent.boot);
+                }
+                Err(failed) if failed.0.kind().meaning() == Meaning::Outage => {
+                    outage = outage.or(Some(failed))
+                }
                 Err(denied) => return Err(denied),
             }
         }
@@ -240,43 +271,64 @@ impl Task {
         }
         keys.sort_by_key(|key| key.epoch());
         keys.dedup_by_key(|key| key.epoch());
-        Ok(keys)
+        Ok((keys, first))
     }
 
-    /// Asks one KEK for each of its epochs.
+    /// Asks one KEK for each of its epochs. Returns also when the last of the calls was sent that it said yes to: that
+    /// one renews the others.
     async fn ask(
         &self,
-        vault: &dyn KeyVault,
+        asked: &Asked<'_>,
         record: &KeyRecord,
         question: &Question<'_>,
         generation: Ticket,
-    ) -> Result<Vec<Arc<Material>>, VaultError> {
-        let mut keys = Vec::new();
+    ) -> Result<(Vec<Arc<Material>>, Option<Timestamp>), Failed> {
+        let (mut keys, mut last) = (Vec::new(), None);
         for of in question.epochs() {
-            match self.unwrap(vault, of).await {
-                Ok(key) => keys.push(key),
+            match self.unwrap(asked, of).await {
+                Ok((key, sent)) => {
+                    keys.push(key);
+                    last = Some(sent);
+                }
                 // One old wrap is damaged: that says nothing of the KEK.
-                Err(failed) if failed.kind() == VaultErrorKind::Corrupt && !is_newest(of, record) => {
+                Err((failed, _)) if failed.kind() == VaultErrorKind::Corrupt && !is_newest(of, record) => {
                     self.old_wrap_is_corrupt(generation, of.scope.epoch, failed);
                 }
                 Err(failed) => return Err(failed),
             }
         }
-        Ok(keys)
+        Ok((keys, last))
     }
 
-    async fn unwrap(&self, vault: &dyn KeyVault, of: &WrappedAek) -> Result<Arc<Material>, VaultError> {
+    async fn unwrap(&self, asked: &Asked<'_>, of: &WrappedAek) -> Result<(Arc<Material>, Timestamp), Failed> {
+        let malformed = |message: String| VaultError::new(VaultErrorKind::Corrupt, message);
         let Some(wrapped) = of.wraps.first() else {
-            return Err(VaultError::new(VaultErrorKind::Corrupt, "the record has no wrap of the key"));
+            return Err((malformed("the record has no wrap of the key".into()), self.entry.now()));
         };
         if !wrapped.algorithm.accepts_len(wrapped.bytes.len()) {
             let message = format!("a wrapped key can't have {} bytes", wrapped.bytes.len());
-            return Err(VaultError::new(VaultErrorKind::Corrupt, message).about(&wrapped.key_id));
+            return Err((malformed(message).about(&wrapped.key_id), self.entry.now()));
         }
+        let given = asked.take_turn();
+        let mut turn = match given {
+            Some(turn) => turn,
+            None => match asked.lane.turn(asked.kind).await {
+                Ok(turn) => turn,
+                Err(throttled) => {
+                    return Err((not_asked(throttled).about(&wrapped.key_id), self.entry.now()));
+                }
+            },
+        };
         let sent = self.entry.now();
-        let answer = self.call(vault, wrapped, of).await;
+        turn.send(sent);
+        let answer = self.call(asked.vault, wrapped, of).await;
         telemetry::count_call(self.entry.provider, self.entry.now().since(&sent), &answer);
-        answer
+        asked.lane.answered(sent, answer.as_ref().err().map(VaultError::kind));
+        drop(turn);
+        match answer {
+            Ok(key) => Ok((key, sent)),
+            Err(failed) => Err((failed, sent)),
+        }
     }
 
     /// One call, and what it brings verified.
@@ -324,6 +376,39 @@ impl Task {
         };
         self.shared.tell(vec![event]);
     }
+}
+
+/// A failure, and when the call was sent that it is of.
+pub(super) type Failed = (VaultError, Timestamp);
+
+/// The vault that an attempt asks.
+pub(super) struct Asked<'a> {
+    vault: &'a dyn KeyVault,
+    lane: &'a Arc<Lane>,
+    kind: Kind,
+    /// For the first call.
+    turn: Mutex<Option<Turn>>,
+}
+
+impl<'a> Asked<'a> {
+    #[cfg(cofferdam_planted)]
+    pub(super) fn new(vault: &'a dyn KeyVault, lane: &'a Arc<Lane>) -> Self {
+        Self { vault, lane, kind: Kind::Cold, turn: Mutex::new(None) }
+    }
+
+    fn take_turn(&self) -> Option<Turn> {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // The record may have moved the account to another vault since.
+        turn.filter(|turn| turn.is_of(self.lane))
+    }
+}
+
+/// What a vault that is not called would have said.
+pub(super) fn not_asked(throttled: Throttled) -> VaultError {
+    let wait = throttled.retry_after.max(Policy::FIRST_RETRY);
+    let message =
+        format!("the vault throttles and was not asked again: it is asked in {wait:?} at the soonest");
+    VaultError::new(VaultErrorKind::Throttled { retry_after: Some(wait) }, message)
 }
 
 /// What one KEK is asked for.

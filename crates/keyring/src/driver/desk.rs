@@ -1,4 +1,4 @@
-//! What the task of an entry and the slow path share.
+//! What the tasks of an entry and the slow path share.
 //!
 //! Invariants: it is read and changed under its lock alone; a result is delivered only while the desk admits its
 //! ticket. Not its job: to step the machine (`steps`).
@@ -13,18 +13,25 @@ use cofferdam_vault::{Meaning, Timestamp};
 
 use super::{
     LastFailure,
+    kept::Kept,
+    lane::{InUse, Turn},
     live::Material,
     seats::{Claim, Seat},
 };
-use crate::{Fault, KeyError, KeyRecord, machine::State, telemetry::HeldIn};
+use crate::{
+    Fault, KeyError, KeyState,
+    machine::State,
+    rt::{Notify, watch},
+    telemetry::HeldIn,
+};
 
 /// How many epochs are remembered as unknown; the oldest make way.
 const UNKNOWN_KEPT: usize = 64;
 
-/// What the task and the slow path share.
+/// What the tasks and the slow path share. Most of it is about what is under way or fails: `slot` keeps the rest.
 pub(super) struct Desk {
     pub(super) machine: State,
-    pub(super) record: Option<Arc<KeyRecord>>,
+    pub(super) record: Option<Arc<Kept>>,
     /// What is live, by epoch.
     pub(super) keys: Vec<Arc<Material>>,
     /// The AEK of the newest epoch that was verified.
@@ -58,9 +65,23 @@ pub(super) struct Desk {
     pub(super) waiting: usize,
     /// Used since the last verified attempt.
     pub(super) used: bool,
+    /// The key was asked for by somebody else than a record since it was unwrapped.
+    pub(super) lent: bool,
     pub(super) last_used: Timestamp,
-    pub(super) running: bool,
+    /// Wakes the task there is.
+    pub(super) running: Option<Arc<Notify>>,
     pub(super) retired: bool,
+    /// Wakes those who wait, in the order of waiting, when a round ends.
+    pub(super) round_ended: Option<Arc<Notify>>,
+    pub(super) watch: Option<Box<watch::Sender<KeyState>>>,
+    /// Counts the account as in use at its vault.
+    pub(super) in_use: Option<InUse>,
+    /// For the next call, given by the agenda.
+    pub(super) turn: Option<Turn>,
+    /// It waits at its vault for a turn that nobody else waits for.
+    pub(super) queued: bool,
+    /// The soonest time at which the agenda looks at it, in nanoseconds since boot.
+    pub(super) timer: Option<u64>,
 }
 
 /// What is under way is delivered to who still waits for it: a result is dropped once the account was forgotten,
@@ -95,10 +116,27 @@ impl Desk {
             asked: false,
             waiting: 0,
             used: false,
+            lent: false,
             last_used: now,
-            running: false,
+            running: None,
             retired: false,
+            round_ended: None,
+            watch: None,
+            in_use: None,
+            turn: None,
+            queued: false,
+            timer: None,
         }
+    }
+
+    /// Whether somebody watches the state.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.receiver_count() > 0)
+    }
+
+    /// What wakes who waits for the end of this round.
+    pub(super) fn round_ended(&mut self) -> Arc<Notify> {
+        self.round_ended.get_or_insert_default().clone()
     }
 
     /// For what is about the key.
@@ -117,7 +155,7 @@ impl Desk {
     }
 
     /// Keeps a record that was just read.
-    pub(super) fn adopt(&mut self, record: Arc<KeyRecord>) {
+    pub(super) fn adopt(&mut self, record: Arc<Kept>) {
         self.unknown.retain(|&epoch| !record.has(epoch));
         self.record = Some(record);
     }
@@ -166,16 +204,15 @@ impl Desk {
 
     /// Whether the record's newest AEK was verified since the account was last forgotten.
     pub(super) fn is_proven(&self) -> bool {
-        let newest = self.record.as_ref().and_then(|record| record.epochs.last());
+        let newest = self.record.as_ref().and_then(|record| record.newest());
         match (&self.proven, newest) {
-            (Some((epoch, check)), Some(newest)) => *epoch == newest.scope.epoch && *check == newest.check,
+            (Some(proven), Some(newest)) => *proven == newest,
             (proven, None) => proven.is_some(),
             (None, _) => false,
         }
     }
 
     pub(super) fn key_id(&self) -> Option<KeyId> {
-        let newest = self.record.as_ref()?.epochs.last()?;
-        newest.wraps.first().map(|wrap| wrap.key_id.clone())
+        self.record.as_ref()?.key_id().cloned()
     }
 }

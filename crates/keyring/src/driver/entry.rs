@@ -1,59 +1,67 @@
 //! One account's keys under one provider.
 //!
 //! Invariants: `live` is what the machine says may be served, set and cleared under the desk's lock, in the step
-//! that decides it; no lock is held across an await; a retired entry has no task and leaves the map; one that
+//! that decides it; no lock is held across an await; an entry has a task only while something is under way; a retired
+//! one has none and leaves the map; one that
 //! somebody holds and has found in use is not retired: who retires it counts its holders, under the desk's lock.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-    atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+use std::sync::Arc;
+
+use cofferdam_crypto::{
+    AccountId, Epoch, KeyScope, Provider,
+    planted::{Bug, is_planted},
 };
+use cofferdam_vault::Timestamp;
 
-use arc_swap::ArcSwapOption;
 #[cfg(cofferdam_planted)]
-use cofferdam_crypto::planted::{Bug, is_planted};
-use cofferdam_crypto::{AccountId, Epoch, KeyScope, Provider};
-use cofferdam_vault::{Clock, Timestamp};
-use tokio::sync::{Notify, watch};
-
+use super::task;
 use super::{
     KeyStatus, Shared,
+    agenda::Hub,
     desk::Desk,
     live::{Live, LiveKey},
     segment::SegmentKeys,
-    task,
+    slot::Slot,
 };
 use crate::{
     Fault, KeyError,
     machine::{Event, KeyState, Serving, step},
+    rt::{
+        ArcSwapOption, Mutex,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+        watch,
+    },
 };
 
-/// Whether the key was used since the task last looked.
+/// Whether the key was used since it was last looked at.
 pub(super) mod activity {
     pub(in crate::driver) const UNUSED: u8 = 0;
     pub(in crate::driver) const USED: u8 = 1;
-    /// Unused, and the task has let a refresh go by: who uses the key wakes it.
+    /// Unused, and a refresh was let go by: who uses the key has it looked at.
     pub(in crate::driver) const ASLEEP: u8 = 2;
 }
 
 pub(super) struct Entry {
     pub(super) account: AccountId,
     pub(super) provider: Provider,
-    clock: Arc<dyn Clock>,
+    hub: Arc<Hub>,
     pub(super) live: ArcSwapOption<Live>,
     pub(super) activity: AtomicU8,
     /// The keys of segments that were unwrapped while this one is held.
     pub(super) segments: SegmentKeys,
-    /// When the key was last used, in seconds since boot.
-    used_at: AtomicU64,
     /// The key was published for callers of whom none has looked yet.
     promised: AtomicBool,
-    pub(super) state: watch::Sender<KeyState>,
-    /// Wakes those who wait, in the order of waiting, when a round ends.
-    pub(super) round_ended: Notify,
-    /// Wakes the task.
-    pub(super) wake: Notify,
-    desk: Mutex<Desk>,
+    /// When the key was last used, in seconds since boot.
+    used_at: AtomicU32,
+    pub(super) slot: Mutex<Slot>,
+}
+
+/// Who asks for a key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum For {
+    Caller,
+    /// The customer's record of the same account, which is authenticated under it: no use that keeps the key.
+    Record,
 }
 
 enum Verdict {
@@ -62,37 +70,36 @@ enum Verdict {
 }
 
 impl Entry {
-    pub(super) fn new(account: AccountId, provider: Provider, clock: Arc<dyn Clock>) -> Self {
-        let desk = Desk::new(provider, clock.now());
+    pub(super) fn new(account: AccountId, provider: Provider, hub: Arc<Hub>) -> Self {
+        let desk = Desk::new(provider, hub.now());
         Self {
             account,
             provider,
-            clock,
+            hub,
             live: ArcSwapOption::empty(),
-            segments: SegmentKeys::default(),
+            segments: SegmentKeys::new(),
             activity: AtomicU8::new(activity::UNUSED),
-            used_at: AtomicU64::new(0),
             promised: AtomicBool::new(false),
-            state: watch::Sender::new(KeyState::Cold),
-            round_ended: Notify::new(),
-            wake: Notify::new(),
-            desk: Mutex::new(desk),
+            used_at: AtomicU32::new(0),
+            slot: Mutex::new(Slot::Stands(Box::new(desk))),
         }
     }
 
     /// The key, if it may be used now without a question. The hot path: no lock, no allocation.
-    pub(super) fn current(&self, epoch: Option<Epoch>) -> Option<LiveKey> {
+    pub(super) fn current(self: &Arc<Self>, epoch: Option<Epoch>, whose: For) -> Option<LiveKey> {
         let live = self.live.load_full()?;
-        let now = self.clock.now();
-        if !live.bounds.serves(now) {
+        let now = self.hub.now();
+        if !live.serves(now) {
             return None;
         }
-        self.note_use(now);
+        if whose == For::Caller {
+            self.note_use(now);
+        }
         LiveKey::of(live, epoch)
     }
 
-    fn note_use(&self, now: Timestamp) {
-        let second = now.boot.as_secs();
+    fn note_use(self: &Arc<Self>, now: Timestamp) {
+        let second = second(now);
         // Read mostly: threads that use one key write once a second.
         if self.used_at.load(Ordering::Relaxed) != second {
             self.used_at.store(second, Ordering::Relaxed);
@@ -102,7 +109,7 @@ impl Entry {
             activity::UNUSED => self.activity.store(activity::USED, Ordering::Relaxed),
             _ => {
                 if self.activity.swap(activity::USED, Ordering::Relaxed) == activity::ASLEEP {
-                    self.wake.notify_one();
+                    self.hub.agenda.call(Arc::downgrade(self));
                 }
             }
         }
@@ -113,54 +120,69 @@ impl Entry {
         self: &Arc<Self>,
         shared: &Arc<Shared>,
         epoch: Option<Epoch>,
+        whose: For,
     ) -> Result<LiveKey, KeyError> {
         let mut waiting: Option<Waiting<'_>> = None;
         loop {
-            let (verdict, round_ended) = {
+            let notify;
+            let round_ended = {
                 let mut desk = self.desk();
                 let round = desk.round;
                 let since = waiting.as_ref().map_or(round, |waiting| waiting.since);
-                let verdict = self.judge(&mut desk, shared, epoch, since);
-                let waits = matches!(verdict, Verdict::Wait);
-                if waits && waiting.is_none() {
-                    desk.waiting += 1;
-                    waiting = Some(Waiting { entry: self, shared, since: round });
-                } else if waiting.is_some() {
+                let verdict = self.judge(&mut desk, shared, epoch, since, whose);
+                if waiting.is_some() {
                     self.keep_promise(shared);
                 }
-                let is_due = !shared.is_closing() && !desk.machine.is_at_rest();
-                // A task that was cut short left something due.
-                if !desk.running && (waits || is_due) {
-                    desk.running = true;
-                    task::spawn(shared.clone(), self.clone());
+                if let Verdict::Answer(answer) = verdict {
+                    drop(desk);
+                    // The runtime that did what is due may have ended.
+                    shared.keep_agenda();
+                    return answer;
+                }
+                if waiting.is_none() {
+                    desk.waiting += 1;
+                    waiting = Some(Waiting { entry: self, shared, since: round });
                 }
                 // Made under the lock that ends rounds: told of the end of this one.
-                (verdict, self.round_ended.notified())
+                notify = desk.round_ended();
+                notify.notified()
             };
-            match verdict {
-                Verdict::Answer(answer) => return answer,
-                Verdict::Wait => self.wake.notify_one(),
-            }
+            shared.attend(self);
             #[cfg(cofferdam_planted)]
             if is_planted(Bug::NoSingleFlight) {
-                tokio::spawn(task::Task::extra(shared.clone(), self.clone()).ask_alone());
+                crate::rt::spawn(task::Task::extra(shared.clone(), self.clone()).ask_alone());
             }
-            round_ended.await;
+            if is_planted(Bug::ListensLate) {
+                drop(round_ended);
+                let late = self.desk().round_ended();
+                late.notified().await;
+            } else {
+                round_ended.await;
+            }
         }
     }
 
     /// What a caller gets who waits since round `since`.
-    fn judge(&self, desk: &mut Desk, shared: &Shared, epoch: Option<Epoch>, since: u64) -> Verdict {
+    fn judge(
+        self: &Arc<Self>,
+        desk: &mut Desk,
+        shared: &Shared,
+        epoch: Option<Epoch>,
+        since: u64,
+        whose: For,
+    ) -> Verdict {
         if shared.is_closing() {
             return Verdict::Answer(Err(KeyError::Closed));
         }
-        let now = self.clock.now();
-        desk.used = true;
+        let now = self.hub.now();
+        if whose == For::Caller {
+            (desk.used, desk.lent) = (true, true);
+        }
         desk.last_used = now;
-        self.used_at.store(now.boot.as_secs(), Ordering::Relaxed);
+        self.used_at.store(second(now), Ordering::Relaxed);
         match desk.machine.serving(now, &shared.parts.policy) {
             Serving::Use => {
-                if let Some(key) = self.current(epoch) {
+                if let Some(key) = self.current(epoch, whose) {
                     return Verdict::Answer(Ok(key));
                 }
                 let Some(epoch) = epoch else { return Verdict::Wait };
@@ -215,19 +237,6 @@ impl Entry {
         }
     }
 
-    pub(super) fn desk(&self) -> MutexGuard<'_, Desk> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The desk, if nobody is at it.
-    pub(super) fn try_desk(&self) -> Option<MutexGuard<'_, Desk>> {
-        match self.desk.try_lock() {
-            Ok(desk) => Some(desk),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
-    }
-
     /// Keeps the key, or not, until a caller who waits for it has looked.
     pub(super) fn promise(&self, promised: bool) {
         self.promised.store(promised, Ordering::Relaxed);
@@ -243,12 +252,16 @@ impl Entry {
         }
     }
 
-    pub(super) fn used_at(&self) -> u64 {
+    pub(super) fn used_at(&self) -> u32 {
         self.used_at.load(Ordering::Relaxed)
     }
 
     pub(super) fn now(&self) -> Timestamp {
-        self.clock.now()
+        self.hub.now()
+    }
+
+    pub(super) fn hub(&self) -> &Hub {
+        &self.hub
     }
 
     /// Whether it is out of use: the account is to be looked up again. The desk's lock, taken while the caller
@@ -260,15 +273,16 @@ impl Entry {
     /// Called while the entry is held, and in use.
     pub(super) fn watch(&self) -> watch::Receiver<KeyState> {
         // Seen by whoever retires next.
-        let _desk = self.desk();
-        self.state.subscribe()
+        let mut desk = self.desk();
+        let state = desk.machine.reported();
+        desk.watch.get_or_insert_with(|| Box::new(watch::Sender::new(state))).subscribe()
     }
 
     pub(super) fn status(&self, shared: &Shared) -> KeyStatus {
         let policy = &shared.parts.policy;
         let desk = self.desk();
         let look = Event::Wake { wanted: false, used: false };
-        let (machine, _) = step(desk.machine.clone(), look, self.clock.now(), policy);
+        let (machine, _) = step(desk.machine.clone(), look, self.now(), policy);
         let bounds = machine.bounds(policy);
         KeyStatus {
             state: machine.reported(),
@@ -284,6 +298,11 @@ impl Entry {
     pub(super) fn scope(&self, epoch: Epoch) -> KeyScope {
         KeyScope { account: self.account, epoch, provider: self.provider }
     }
+}
+
+/// In seconds since boot: a machine is up for less than a century.
+fn second(now: Timestamp) -> u32 {
+    u32::try_from(now.boot.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// Counts a caller as waiting until it is dropped.

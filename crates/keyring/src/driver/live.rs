@@ -10,15 +10,20 @@ use std::{
 };
 
 use cofferdam_crypto::{Aek, Epoch, KeyCheckValue, KeyScope, RecordKey, Sealer, WrappedAek};
+use cofferdam_vault::Timestamp;
 
-use super::entry::Entry;
-use crate::machine::Bounds;
+use super::entry::{Entry, For};
+use crate::{
+    machine::{Bounds, Moment},
+    rt::Counted,
+};
 
 /// What is kept of an AEK: never the AEK itself.
 pub(super) struct Material {
     sealer: Sealer,
     record_key: RecordKey,
     check: KeyCheckValue,
+    _counted: Counted,
 }
 
 impl Material {
@@ -28,6 +33,7 @@ impl Material {
             sealer: Sealer::new(aek, record.scope),
             record_key: RecordKey::derive(aek, &record.scope),
             check: record.check,
+            _counted: Counted::new(),
         }
     }
 
@@ -48,12 +54,48 @@ impl Material {
 /// What an entry serves now.
 pub(super) struct Live {
     /// By epoch; the newest is the last.
-    pub(super) keys: Vec<Arc<Material>>,
-    pub(super) bounds: Bounds,
+    pub(super) keys: Box<[Arc<Material>]>,
+    bounds: LiveBounds,
     pub(super) entry: Weak<Entry>,
 }
 
+/// What of [`Bounds`] says whether a key serves, in few bytes.
+struct LiveBounds {
+    unasked_until: Moment,
+    usable_until: Moment,
+    retried_until: Option<Moment>,
+}
+
+impl LiveBounds {
+    /// `None` beyond the year 2554.
+    fn new(bounds: &Bounds) -> Option<Self> {
+        let retried_until = match bounds.retried_until {
+            Some(until) => Some(Moment::pack(until)?),
+            None => None,
+        };
+        let unasked_until = Moment::pack(bounds.unasked_until)?;
+        let usable_until = Moment::pack(bounds.usable_until)?;
+        Some(Self { unasked_until, usable_until, retried_until })
+    }
+
+    /// The same as [`Bounds::serves`].
+    fn serves(&self, now: Moment) -> bool {
+        !self.unasked_until.is_reached(now)
+            || (self.retried_until.is_some_and(|until| !until.is_reached(now))
+                && !self.usable_until.is_reached(now))
+    }
+}
+
 impl Live {
+    pub(super) fn new(keys: &[Arc<Material>], bounds: &Bounds, entry: Weak<Entry>) -> Option<Self> {
+        Some(Self { keys: keys.into(), bounds: LiveBounds::new(bounds)?, entry })
+    }
+
+    /// Whether the keys may be used now, without waiting for anything.
+    pub(super) fn serves(&self, now: Timestamp) -> bool {
+        Moment::pack(now).is_some_and(|now| self.bounds.serves(now))
+    }
+
     fn position(&self, epoch: Option<Epoch>) -> Option<usize> {
         match epoch {
             None => self.keys.len().checked_sub(1),
@@ -93,7 +135,7 @@ impl LiveKey {
     pub fn still_usable(&self) -> bool {
         let Some(entry) = self.live.entry.upgrade() else { return false };
         entry
-            .current(Some(self.scope().epoch))
+            .current(Some(self.scope().epoch), For::Caller)
             .is_some_and(|now| now.material().check == self.material().check)
     }
 

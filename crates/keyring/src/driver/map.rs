@@ -5,13 +5,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
-use arc_swap::ArcSwap;
 use cofferdam_crypto::{AccountId, Provider};
 
 use super::entry::Entry;
+use crate::rt::{ArcSwap, Mutex};
 
 const SHARDS: usize = 256;
 
@@ -61,6 +61,13 @@ impl Entries {
 
     pub(super) fn all(&self) -> Vec<Arc<Entry>> {
         self.shards.iter().flat_map(|shard| shard.load().values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// How many entries are so, in one step.
+    #[cfg(cofferdam_shuttle)]
+    pub(super) fn count(&self, is: impl Fn(&Entry) -> bool) -> usize {
+        let count = |shard: &Shard| shard.peek().values().filter(|entry| is(entry)).count();
+        self.shards.iter().map(count).sum()
     }
 
     fn shard(&self, (account, provider): &Key) -> &Shard {

@@ -1,21 +1,28 @@
 //! The driver: keeps keys, calls vaults, and lets the machine decide.
 //!
-//! Guarantees: the hot path takes no lock and allocates nothing; one task for each account and provider does
-//! all its calls, one after another, so nothing is asked twice; a caller who gives up cancels nothing; time
-//! comes from the [`Clock`] alone, and every use of a key asks it, so bounds hold even if no timer runs.
+//! Guarantees: the hot path takes no lock and allocates nothing; while something is under way for an account and
+//! provider, one task does all its calls, one after another, so nothing is asked twice; a caller who gives up cancels
+//! nothing; time comes from the [`Clock`] alone, and every use of a key asks it, so bounds hold even if no timer runs.
+//! Keys that rest share one task (`agenda`), and each vault has one queue for its calls (`lane`).
 //!
 //! Not its job: to decide what an event means: that is [`crate::machine`]'s.
 
+mod agenda;
 mod attempt;
 mod desk;
 mod entry;
+mod kept;
+mod lane;
 mod live;
 mod map;
+#[cfg(cofferdam_shuttle)]
+mod observed;
 #[cfg(cofferdam_planted)]
 mod planted;
 mod seats;
 mod segment;
 mod signal;
+mod slot;
 mod steps;
 mod task;
 #[cfg(test)]
@@ -23,18 +30,27 @@ mod tests;
 
 use std::{fmt, sync::Arc};
 
-use cofferdam_crypto::{AccountId, Epoch, KeyId, Provider, SaltSource};
+use cofferdam_crypto::{
+    AccountId, Epoch, KeyId, Provider, SaltSource,
+    planted::{Bug, is_planted},
+};
 use cofferdam_vault::{Clock, Entropy, Timestamp, VaultErrorKind, VaultRegistry};
-use tokio::sync::{broadcast, watch};
 
 use self::{
-    entry::Entry,
+    agenda::Hub,
+    entry::{Entry, For},
+    kept::Names,
+    lane::Lanes,
     map::Entries,
     seats::{Claim, Claimed, Seats},
     signal::{Count, Flag},
 };
 pub use self::{live::LiveKey, segment::LiveSegment};
-use crate::{KeyError, KeyEvent, KeyRecords, KeyState, Policy, Salts, telemetry};
+use crate::{
+    KeyError, KeyEvent, KeyRecords, KeyState, Policy, Salts, VaultEvent, VaultStatus,
+    rt::{atomic::AtomicBool, broadcast, watch},
+    telemetry,
+};
 
 /// How many events a slow listener can be behind before it misses some.
 const EVENTS_KEPT: usize = 1024;
@@ -69,8 +85,14 @@ pub(super) struct Shared {
     salts: Salts,
     entries: Entries,
     seats: Arc<Seats>,
+    hub: Arc<Hub>,
+    lanes: Lanes,
+    names: Names,
     events: broadcast::Sender<KeyEvent>,
+    vault_events: broadcast::Sender<VaultEvent>,
     closing: Flag,
+    /// What was to be persisted at the end is being persisted.
+    left: AtomicBool,
     /// How many tasks there are.
     tasks: Count,
     /// Held across calls by a planted defect alone.
@@ -84,13 +106,19 @@ impl Keyring {
         #[cfg(cofferdam_planted)]
         let parts = KeyringParts { clock: planted::Monotonic::over(parts.clock), ..parts };
         telemetry::describe();
+        let hub = Hub::new(parts.clock.clone());
         let shared = Arc::new(Shared {
+            lanes: Lanes::new(&parts.vaults, &parts.policy, &hub),
+            hub,
+            names: Names::default(),
             salts: Salts::new(parts.entropy.clone(), parts.clock.clone()),
             seats: Seats::new(parts.policy.max_keys()),
             parts,
             entries: Entries::new(),
             events: broadcast::Sender::new(EVENTS_KEPT),
+            vault_events: broadcast::Sender::new(EVENTS_KEPT),
             closing: Flag::default(),
+            left: AtomicBool::new(false),
             tasks: Count::default(),
             #[cfg(cofferdam_planted)]
             one_call: tokio::sync::Mutex::default(),
@@ -103,7 +131,7 @@ impl Keyring {
     /// # Errors
     /// [`KeyError`]: why there is none to use now.
     pub async fn sealing_key(&self, account: AccountId, provider: Provider) -> Result<LiveKey, KeyError> {
-        self.shared.key(account, provider, None).await
+        self.shared.key(account, provider, None, For::Caller).await
     }
 
     /// The key of one epoch, to open with.
@@ -116,7 +144,7 @@ impl Keyring {
         provider: Provider,
         epoch: Epoch,
     ) -> Result<LiveKey, KeyError> {
-        self.shared.key(account, provider, Some(epoch)).await
+        self.shared.key(account, provider, Some(epoch), For::Caller).await
     }
 
     /// A short way to the keys of one account, for who asks often. It lasts as long as the keyring, through idle
@@ -148,6 +176,17 @@ impl Keyring {
         self.shared.events.subscribe()
     }
 
+    /// How the calls to each vault stand: the service's own first, then the customers'. Only calls of this keyring count,
+    /// to unwrap keys.
+    pub fn vaults(&self) -> Vec<VaultStatus> {
+        self.shared.lanes.all().iter().map(|lane| lane.status()).collect()
+    }
+
+    /// Everything that happens from now on to the calls to vaults.
+    pub fn subscribe_vaults(&self) -> broadcast::Receiver<VaultEvent> {
+        self.shared.vault_events.subscribe()
+    }
+
     /// The state of one account's key. While somebody watches, a key that is unavailable or revoked and was
     /// asked for is tried again, whether or not it is asked for still.
     pub fn watch(&self, account: AccountId, provider: Provider) -> watch::Receiver<KeyState> {
@@ -169,6 +208,7 @@ impl Keyring {
     /// [`KeyError::Closed`], and so does whoever asks later.
     pub async fn close(&self) {
         self.shared.shut();
+        self.shared.leave_all();
         self.shared.tasks.wait_for_none().await;
     }
 }
@@ -185,20 +225,22 @@ impl Shared {
         account: AccountId,
         provider: Provider,
         epoch: Option<Epoch>,
+        whose: For,
     ) -> Result<LiveKey, KeyError> {
-        if let Some(key) = self.entries.with((account, provider), |entry| entry.current(epoch)).flatten() {
+        let current = self.entries.with((account, provider), |entry| entry.current(epoch, whose));
+        if let Some(key) = current.flatten() {
             return Ok(key);
         }
-        self.entry(account, provider).ask(self, epoch).await
+        self.entry(account, provider).ask(self, epoch, whose).await
     }
 
     /// The account's entry, in use: it is not retired for as long as it is held.
     fn entry(&self, account: AccountId, provider: Provider) -> Arc<Entry> {
         let key = (account, provider);
         loop {
-            let new = || Arc::new(Entry::new(account, provider, self.parts.clock.clone()));
+            let new = || Arc::new(Entry::new(account, provider, self.hub.clone()));
             let entry = self.entries.ensure(key, new);
-            if !entry.is_retired() {
+            if !entry.is_retired() || is_planted(Bug::RetiredUsed) {
                 return entry;
             }
             // Who retired it is about to do the same.
@@ -267,10 +309,10 @@ impl KeyHandle {
     }
 
     async fn key(&self, epoch: Option<Epoch>) -> Result<LiveKey, KeyError> {
-        if let Some(key) = self.entry.current(epoch) {
+        if let Some(key) = self.entry.current(epoch, For::Caller) {
             return Ok(key);
         }
-        self.entry.ask(&self.keyring.shared, epoch).await
+        self.entry.ask(&self.keyring.shared, epoch, For::Caller).await
     }
 }
 

@@ -10,8 +10,8 @@ use cofferdam_crypto::{
 use cofferdam_vault::{Clock, KeyProperties, KeyVault, PublicKeyAnswer, Timestamp, VaultError, WrapContext};
 use tokio::time::Instant;
 
-use super::{Shared, entry::Entry, live::Material, task::Task};
-use crate::machine::{Attempt, Event, Jitter};
+use super::{Shared, attempt::Asked, entry::Entry, live::Material, task::Task};
+use crate::{machine::Attempt, rt::spawn};
 
 /// A clock that stops while the machine is suspended: [`Bug::MonotonicClock`].
 #[derive(Debug)]
@@ -66,9 +66,9 @@ impl Task {
     pub(super) fn ask_alone(self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             let Ok(record) = self.read().await else { return };
-            let Ok(vault) = self.vault(&record) else { return };
+            let Ok((vault, lane)) = self.vault(&record) else { return };
             let generation = self.entry.desk().ticket();
-            drop(self.unwrap_all(&*vault, &record, generation).await);
+            drop(self.unwrap_all(&Asked::new(&*vault, lane), &record, generation).await);
         })
     }
 }
@@ -98,7 +98,7 @@ impl KeyVault for Outliving {
             attempt: self.attempt,
             of: self.of.iter().find(|of| of.scope == context.scope).cloned(),
         };
-        tokio::spawn(async move {
+        spawn(async move {
             let answer = vault.unwrap_key(&wrapped, &context).await;
             if let Err(Ok(aek)) = give.send(answer) {
                 late.deliver(&aek).await;
@@ -132,8 +132,7 @@ impl Late {
         let key = Arc::new(Material::new(aek, &of));
         let generation = self.task.entry.desk().ticket();
         let claim = self.task.claim().await;
-        let event = Event::Verified { attempt: self.attempt, jitter: Jitter::default() };
-        let work = self.task.conclude(generation, event, |desk| {
+        let work = self.task.verified(generation, self.attempt, |desk| {
             desk.claim = claim;
             desk.candidate = Some(vec![key]);
         });

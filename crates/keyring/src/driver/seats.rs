@@ -15,13 +15,16 @@
 use std::{
     collections::BTreeMap,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, PoisonError, Weak},
 };
 
-use tokio::sync::{Notify, futures::Notified};
-
 use super::entry::Entry;
-use crate::machine::Recovery;
+use cofferdam_crypto::planted::{Bug, is_planted};
+
+use crate::{
+    machine::Recovery,
+    rt::{Mutex, MutexGuard, Notified, Notify},
+};
 
 /// How many keys are looked at for one seat, at most: those were used since they were ranked, and are ranked
 /// anew. So the work for one seat is bounded, also where every key is in use all the time.
@@ -48,7 +51,7 @@ struct Plan {
 struct Rank {
     recovery: Recovery,
     /// In seconds since boot; the key may have been used since.
-    used: u64,
+    used: u32,
     /// Names the seat.
     number: u64,
 }
@@ -79,6 +82,10 @@ impl Seats {
                 None => return Claimed::Later,
             }
         };
+        if is_planted(Bug::SeatsCountedEarly) {
+            drop(plan);
+            plan = self.plan();
+        }
         plan.claimed += 1;
         drop(plan);
         let claim = Claim(self.clone());
@@ -152,7 +159,7 @@ impl Plan {
 pub(super) struct Claim(Arc<Seats>);
 
 impl Claim {
-    pub(super) fn sit(self, entry: Weak<Entry>, recovery: Recovery, used: u64) -> Seat {
+    pub(super) fn sit(self, entry: Weak<Entry>, recovery: Recovery, used: u32) -> Seat {
         let mut plan = self.0.plan();
         plan.last += 1;
         let rank = Rank { recovery, used, number: plan.last };
@@ -181,7 +188,7 @@ impl Seat {
         self.rank.number
     }
 
-    pub(super) fn rank(&mut self, recovery: Recovery, used: u64) {
+    pub(super) fn rank(&mut self, recovery: Recovery, used: u32) {
         let rank = Rank { recovery, used, ..self.rank };
         if rank == self.rank {
             return;

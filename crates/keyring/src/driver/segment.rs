@@ -12,7 +12,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     ops::Deref,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
 use cofferdam_crypto::{
@@ -20,10 +20,20 @@ use cofferdam_crypto::{
     planted::{Bug, is_planted},
 };
 use cofferdam_vault::{KeyVault, Meaning, VaultError, VaultErrorKind, WrapContext};
-use tokio::time::timeout;
 
-use super::{Keyring, LiveKey, Shared, entry::Entry, signal::Flag, task};
-use crate::{Fault, KeyError, telemetry};
+use super::{
+    Keyring, LiveKey, Shared,
+    attempt::not_asked,
+    entry::{Entry, For},
+    lane::Lane,
+    signal::Flag,
+};
+use crate::{
+    Fault, KeyError,
+    budget::Kind,
+    rt::{self, Mutex, MutexGuard, timeout},
+    telemetry,
+};
 
 /// How many segments' keys an account keeps; those used longest ago make way. A few hundred bytes each.
 const KEPT: usize = 1024;
@@ -78,7 +88,7 @@ impl Keyring {
         account: AccountId,
         segment: SegmentId,
     ) -> Result<Option<LiveSegment>, KeyError> {
-        let owner = self.shared.key(account, Provider::Customer, None).await?;
+        let owner = self.shared.key(account, Provider::Customer, None, For::Caller).await?;
         let entry = self.shared.entry(account, Provider::Customer);
         Ok(entry.segments.kept(segment).map(|sealer| LiveSegment { owner, sealer }))
     }
@@ -93,19 +103,19 @@ impl Keyring {
         let Some(segment) = of.scope.provider.segment() else {
             return Err(KeyError::UnknownEpoch(of.scope));
         };
-        let owner = self.shared.key(account, Provider::Customer, None).await?;
+        let owner = self.shared.key(account, Provider::Customer, None, For::Caller).await?;
         let entry = self.shared.entry(account, Provider::Customer);
         let flight = match entry.segments.join(segment) {
             Joined::Kept(sealer) => return Ok(LiveSegment { owner, sealer }),
             Joined::UnderWay(flight) => flight,
             Joined::Begun(flight) => {
                 let call = Call::new(self.shared.clone(), entry, flight.clone(), owner.clone(), of.clone());
-                tokio::spawn(call.run(segment));
+                rt::spawn(call.run(segment));
                 flight
             }
         };
         flight.landed.wait().await;
-        let sealer = flight.answer.get().cloned().unwrap_or_else(|| {
+        let sealer = flight.answer().clone().unwrap_or_else(|| {
             let retry = self.shared.parts.policy.retry_max();
             let (provider, fault) = (Provider::Customer, Fault::Panicked);
             Err(KeyError::Unavailable { account, provider, fault, proven: true, retry })
@@ -114,9 +124,8 @@ impl Keyring {
     }
 }
 
-/// What an entry keeps of its account's segments.
-#[derive(Default)]
-pub(super) struct SegmentKeys(Mutex<Inner>);
+/// What an entry keeps of its account's segments: nothing, for most.
+pub(super) struct SegmentKeys(Mutex<Option<Box<Inner>>>);
 
 #[derive(Default)]
 struct Inner {
@@ -135,8 +144,14 @@ struct Kept {
 #[derive(Default)]
 struct Flight {
     /// Set before it lands; never if it panicked.
-    answer: OnceLock<Result<Arc<Sealer>, KeyError>>,
+    answer: Mutex<Option<Result<Arc<Sealer>, KeyError>>>,
     landed: Flag,
+}
+
+impl Flight {
+    fn answer(&self) -> MutexGuard<'_, Option<Result<Arc<Sealer>, KeyError>>> {
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 enum Joined {
@@ -146,18 +161,25 @@ enum Joined {
 }
 
 impl SegmentKeys {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
     /// Wipes all, but for who works with one: that one goes when the work ends.
     pub(super) fn clear(&self) {
-        // What is under way is told to who waits for it, and not kept.
-        std::mem::take(&mut self.inner().kept);
+        if let Some(inner) = &mut *self.inner() {
+            // What is under way is told to who waits for it, and not kept.
+            inner.kept.clear();
+        }
     }
 
     fn kept(&self, segment: SegmentId) -> Option<Arc<Sealer>> {
-        self.inner().touch(segment)
+        self.inner().as_mut()?.touch(segment)
     }
 
     fn join(&self, segment: SegmentId) -> Joined {
         let mut inner = self.inner();
+        let inner = inner.get_or_insert_default();
         if let Some(sealer) = inner.touch(segment) {
             return Joined::Kept(sealer);
         }
@@ -176,6 +198,7 @@ impl SegmentKeys {
         if !owner.still_usable() {
             return;
         }
+        let inner = inner.get_or_insert_default();
         if inner.kept.len() >= KEPT {
             let oldest = inner.kept.iter().min_by_key(|(_, kept)| kept.used).map(|(segment, _)| *segment);
             oldest.and_then(|oldest| inner.kept.remove(&oldest));
@@ -186,10 +209,16 @@ impl SegmentKeys {
     }
 
     fn land(&self, segment: SegmentId) {
-        self.inner().flights.remove(&segment);
+        let mut inner = self.inner();
+        if let Some(at) = &mut *inner {
+            at.flights.remove(&segment);
+            if at.flights.is_empty() && at.kept.is_empty() {
+                *inner = None;
+            }
+        }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, Option<Box<Inner>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -233,23 +262,22 @@ impl Call {
         if let Ok(sealer) = &answer {
             self.entry.segments.keep(segment, sealer, &self.owner);
         }
-        // Nobody else sets it.
-        let _ = self.flight.answer.set(answer);
+        *self.flight.answer() = Some(answer);
     }
 
     async fn ask(&self) -> Result<Arc<Sealer>, KeyError> {
         let account = self.of.scope.account;
         let record = self.entry.desk().record.clone();
-        let principal = record.and_then(|record| record.principal.clone());
-        let vault = principal.as_ref().and_then(|principal| self.shared.parts.vaults.customer(principal));
-        let Some(vault) = vault.cloned() else { return Err(KeyError::NoVault { account, principal }) };
-        let sent = self.entry.now();
-        let answer = self.unwrap(&*vault).await;
-        telemetry::count_call(Provider::Customer, self.entry.now().since(&sent), &answer);
-        answer.map_err(|failed| self.failed(&failed))
+        let principal = record.and_then(|record| record.principal().cloned());
+        let found = principal.as_ref().and_then(|principal| {
+            let lane = self.shared.lanes.named(Provider::Customer, Some(principal))?;
+            Some((self.shared.parts.vaults.customer(principal)?.clone(), lane.clone()))
+        });
+        let Some((vault, lane)) = found else { return Err(KeyError::NoVault { account, principal }) };
+        self.unwrap(&*vault, &lane).await.map_err(|failed| self.failed(&failed))
     }
 
-    async fn unwrap(&self, vault: &dyn KeyVault) -> Result<Arc<Sealer>, VaultError> {
+    async fn unwrap(&self, vault: &dyn KeyVault, lane: &Arc<Lane>) -> Result<Arc<Sealer>, VaultError> {
         let Some(wrapped) = self.of.wraps.first() else {
             return Err(VaultError::new(VaultErrorKind::Corrupt, "the segment has no wrap of its key"));
         };
@@ -257,7 +285,14 @@ impl Call {
             let message = format!("a wrapped key can't have {} bytes", wrapped.bytes.len());
             return Err(VaultError::new(VaultErrorKind::Corrupt, message).about(&wrapped.key_id));
         }
-        self.call(vault, wrapped).await
+        let throttled = |throttled| not_asked(throttled).about(&wrapped.key_id);
+        let mut turn = lane.turn(Kind::Cold).await.map_err(throttled)?;
+        let sent = self.entry.now();
+        turn.send(sent);
+        let answer = self.call(vault, wrapped).await;
+        telemetry::count_call(Provider::Customer, self.entry.now().since(&sent), &answer);
+        lane.answered(sent, answer.as_ref().err().map(VaultError::kind));
+        answer
     }
 
     /// One call, and what it brings verified. The AEK is wiped before this returns.
@@ -283,7 +318,7 @@ impl Call {
 
     fn failed(&self, failed: &VaultError) -> KeyError {
         if failed.kind().meaning() != Meaning::Outage {
-            self.entry.doubt(&self.shared);
+            self.shared.doubt(&self.entry);
         }
         KeyError::Unavailable {
             account: self.of.scope.account,
@@ -310,19 +345,14 @@ impl Drop for Call {
     }
 }
 
-impl Entry {
+impl Shared {
     /// Lets the vault be asked for the account's key at once: it denied another of its keys.
-    fn doubt(self: &Arc<Self>, shared: &Arc<Shared>) {
+    fn doubt(self: &Arc<Self>, entry: &Arc<Entry>) {
         {
-            let mut desk = self.desk();
-            let newest =
-                desk.record.as_ref().and_then(|record| record.epochs.last()).map(|of| of.scope.epoch);
-            desk.wanted.extend(newest);
-            if !desk.running {
-                desk.running = true;
-                task::spawn(shared.clone(), self.clone());
-            }
+            let mut desk = entry.desk();
+            let newest = desk.record.as_ref().and_then(|record| record.newest());
+            desk.wanted.extend(newest.map(|(epoch, _)| epoch));
         }
-        self.wake.notify_one();
+        self.attend(entry);
     }
 }

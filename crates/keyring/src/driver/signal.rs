@@ -3,9 +3,12 @@
 //! Guarantees: who waits misses nothing, and is woken in the order of waiting, so that a run under a simulator
 //! repeats: `tokio::sync::watch` would wake in a random order.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use cofferdam_crypto::planted::{Bug, is_planted};
 
-use tokio::sync::Notify;
+use crate::rt::{
+    Notify,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
 
 /// Is raised once and stays up.
 #[derive(Default)]
@@ -25,6 +28,12 @@ impl Flag {
     }
 
     pub(super) async fn wait(&self) {
+        if is_planted(Bug::FlagLookedAtFirst) {
+            if !self.is_up() {
+                self.raised.notified().await;
+            }
+            return;
+        }
         // Made before the look: told of whatever is raised after it.
         let raised = self.raised.notified();
         if !self.is_up() {

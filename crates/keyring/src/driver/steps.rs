@@ -3,37 +3,39 @@
 //! Invariants: `live` follows the machine in the same step, under the desk's lock; events are told once the lock
 //! is released.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use cofferdam_crypto::{
-    Epoch,
+    Epoch, Provider,
     planted::{Bug, is_planted},
 };
 
 use super::{
     Shared,
+    agenda::LONGEST_SLEEP,
     desk::{Desk, Ticket},
     entry::{Entry, activity},
+    kept::{Kept, Names},
+    lane::{InUse, Lane, Turn},
     live::Live,
     task,
 };
 use crate::{
-    KeyError, KeyEvent, KeyRecord, What,
+    KeyError, KeyEvent, KeyRecord, VaultEvent, What, WhatOfVault,
+    budget::News,
     machine::{Bounds, Effect, Event, step},
+    rt::{self, atomic::Ordering},
     telemetry::{self, HeldIn},
 };
 
-/// What the task is to do next.
+/// What is to be done for an entry now.
 #[derive(Debug)]
 pub(super) enum Work {
     Do(Effect),
     /// Read the record: these epochs are asked for, and what is known of it lacks them.
     Look(BTreeSet<Epoch>),
-    Sleep(Duration),
+    /// Nothing until then.
+    Rest(Duration),
     End,
 }
 
@@ -76,7 +78,9 @@ impl Entry {
                 }
                 Effect::Alarm(alarm) => What::Alarm(alarm),
                 Effect::Announce { from, to, why } => {
-                    self.state.send_replace(to);
+                    if let Some(watch) = &desk.watch {
+                        watch.send_replace(to);
+                    }
                     What::Changed { from, to, why }
                 }
                 Effect::Refreshed => What::Refreshed,
@@ -88,7 +92,24 @@ impl Entry {
         }
         desk.claim = None;
         self.note_held(desk);
+        self.note_in_use(desk, shared);
         work
+    }
+
+    /// Whether the account counts as in use at its vault.
+    fn note_in_use(&self, desk: &mut Desk, shared: &Shared) {
+        // A service's key that only a record was authenticated by is not refreshed.
+        let is_needed = desk.lent || self.provider == Provider::Customer;
+        let record = desk.record.as_ref().filter(|_| is_needed && desk.machine.is_polled());
+        let of = record.and_then(|record| Some((shared.lanes.of(self.provider, record)?, record.keks())));
+        match of {
+            None => desk.in_use = None,
+            Some((lane, calls)) if desk.in_use.as_ref().is_some_and(|known| known.is_of(lane, calls)) => {}
+            Some((lane, calls)) => {
+                let in_use = InUse::new(lane.clone(), calls);
+                desk.in_use = Some(in_use);
+            }
+        }
     }
 
     /// Where and as what the keys are held now.
@@ -112,8 +133,9 @@ impl Entry {
         if let Some(keys) = desk.candidate.take() {
             desk.proven = keys.last().map(|newest| (newest.epoch(), newest.check()));
             desk.keys = keys;
-            desk.used = desk.waiting > 0;
-            self.promise(desk.used);
+            let waited_for = desk.waiting > 0;
+            desk.used = waited_for && desk.lent;
+            self.promise(waited_for);
             desk.failure = None;
             desk.denied = None;
             desk.denial = None;
@@ -122,25 +144,34 @@ impl Entry {
             let (who, recovery) = (Arc::downgrade(self), desk.machine.recovery());
             desk.seat = Some(claim.sit(who, recovery, self.used_at()));
         }
-        let live = Live { keys: desk.keys.clone(), bounds, entry: Arc::downgrade(self) };
-        self.live.store(Some(Arc::new(live)));
+        let live = Live::new(&desk.keys, &bounds, Arc::downgrade(self));
+        self.live.store(live.map(Arc::new));
     }
 
-    fn evict(&self, desk: &mut Desk) {
-        self.live.store(None);
+    fn evict(self: &Arc<Self>, desk: &mut Desk) {
+        if is_planted(Bug::EvictedUnlocked) {
+            let entry = self.clone();
+            rt::spawn(async move { entry.live.store(None) });
+        } else {
+            self.live.store(None);
+        }
         self.segments.clear();
-        desk.keys.clear();
+        desk.keys = Vec::new();
         desk.candidate = None;
         desk.seat = None;
         desk.held = None;
+        desk.lent = false;
     }
 
     /// Lets everybody who waits look again.
     pub(super) fn end_round(&self, desk: &mut Desk) {
         desk.asked = false;
         desk.round += 1;
-        self.round_ended.notify_waiters();
+        if let Some(round_ended) = &desk.round_ended {
+            round_ended.notify_waiters();
+        }
         if desk.waiting == 0 {
+            desk.round_ended = None;
             desk.said = None;
             desk.said_of.clear();
         }
@@ -163,12 +194,13 @@ impl Entry {
         generation: Ticket,
         lacking: &BTreeSet<Epoch>,
         read: Result<KeyRecord, KeyError>,
+        names: &Names,
     ) {
         let mut desk = self.desk();
         if !desk.admits(generation) {
             return;
         }
-        let read = read.map(Arc::new);
+        let read = read.map(|record| Arc::new(Kept::new(&record, names)));
         if let Ok(record) = &read {
             desk.adopt(record.clone());
         }
@@ -204,14 +236,112 @@ impl Entry {
         due.map_or(Ticked::GoOn, Ticked::Due)
     }
 
-    /// What the task is to do now.
-    pub(super) fn next(self: &Arc<Self>, shared: &Shared) -> Work {
+    /// What the entry's task, if it `is_task`, or else a new one, is to do now. Without work there is none, and the agenda
+    /// looks again when time has brought some.
+    pub(super) fn next(self: &Arc<Self>, shared: &Shared, is_task: bool) -> Option<Work> {
         let mut told = Vec::new();
         let mut desk = self.desk();
+        if !is_task && desk.running.is_some() {
+            return None;
+        }
         let work = self.decide(&mut desk, shared, &mut told);
+        if !matches!(work, Work::Do(Effect::Attempt { .. })) {
+            desk.turn = None;
+        }
+        match work {
+            Work::Do(_) | Work::Look(_) => {
+                desk.running.get_or_insert_default();
+            }
+            Work::Rest(time) => {
+                desk.running = None;
+                self.set_timer(&mut desk, time);
+            }
+            Work::End => desk.running = None,
+        }
         drop(desk);
         shared.tell(told);
-        work
+        Some(work)
+    }
+
+    /// Has the agenda look at the entry after this time, or before.
+    fn set_timer(self: &Arc<Self>, desk: &mut Desk, time: Duration) {
+        let at = self.now().boot.saturating_add(time.min(LONGEST_SLEEP));
+        let at = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
+        // One that comes sooner sets the next.
+        if desk.timer.is_none_or(|timer| at < timer) {
+            desk.timer = Some(at);
+            self.hub().agenda.at(at, Arc::downgrade(self));
+        }
+    }
+
+    /// Whether this timer is the one that was set last; it is no longer.
+    pub(super) fn is_timer(&self, at: u64) -> bool {
+        let mut desk = self.desk();
+        let is_timer = desk.timer == Some(at);
+        if is_timer {
+            desk.timer = None;
+        }
+        is_timer
+    }
+
+    /// Its turn has come at its vault.
+    pub(super) fn take_turn(&self, turn: Turn) {
+        let mut desk = self.desk();
+        desk.queued = false;
+        if desk.running.is_none() {
+            desk.turn = Some(turn);
+        }
+    }
+
+    /// An attempt that nobody waits for is put off until there is a turn for it at its vault; returns for how long at
+    /// the most, unless it is its turn.
+    fn put_off(
+        self: &Arc<Self>,
+        desk: &mut Desk,
+        shared: &Shared,
+        told: &mut Vec<KeyEvent>,
+    ) -> Option<Duration> {
+        let (now, policy) = (self.now(), &shared.parts.policy);
+        if !desk.machine.is_attempt_due(now) {
+            return None;
+        }
+        let lane = shared.lanes.of(self.provider, desk.record.as_ref()?)?.clone();
+        // First of all later, if there are more accounts than when it was verified. Lets time pass in any case.
+        let pace = lane.pace().max(desk.machine.pace(policy));
+        self.feed(desk, shared, Event::Paced(pace), told);
+        if !desk.machine.is_attempt_due(now) || desk.turn.is_some() {
+            return None;
+        }
+        if let Some(turn) = lane.turn_behind(now) {
+            desk.turn = Some(turn);
+            return None;
+        }
+        if is_planted(Bug::BudgetOpensGrace) {
+            return None;
+        }
+        let deadline = self.deadline(desk, shared);
+        if deadline.is_some_and(|deadline| deadline <= now.boot) && lane.throttles(now) {
+            // It need not be asked to know the answer, which lets the key serve within its grace.
+            return None;
+        }
+        self.queue(desk, &lane, deadline.unwrap_or(now.boot + policy.ceiling()));
+        let until = deadline.map(|deadline| deadline.saturating_sub(now.boot));
+        let until = until.filter(|until| !until.is_zero()).unwrap_or(LONGEST_SLEEP);
+        let bound = desk.machine.next_wake_but_due(now, policy).unwrap_or(LONGEST_SLEEP);
+        Some(until.min(bound))
+    }
+
+    fn queue(self: &Arc<Self>, desk: &mut Desk, lane: &Lane, deadline: Duration) {
+        if !std::mem::replace(&mut desk.queued, true) {
+            lane.wait_behind(self, deadline);
+        }
+    }
+
+    /// When callers begin to wait for the key that is held, as time since boot.
+    fn deadline(&self, desk: &Desk, shared: &Shared) -> Option<Duration> {
+        let bounds = desk.machine.bounds(&shared.parts.policy)?;
+        let unasked = bounds.unasked_until.boot;
+        Some(bounds.retried_until.map_or(unasked, |until| until.boot.max(unasked)))
     }
 
     /// What is to be persisted although the keyring closes: a revocation that is known.
@@ -231,7 +361,7 @@ impl Entry {
         let policy = &shared.parts.policy;
         let now = self.now();
         if self.activity.swap(activity::UNUSED, Ordering::Relaxed) == activity::USED {
-            desk.used = true;
+            (desk.used, desk.lent) = (true, true);
             desk.last_used = now;
         }
         let before = desk.machine.reported();
@@ -239,9 +369,23 @@ impl Entry {
         let used = if desk.machine.holds_key() {
             desk.used
         } else {
-            self.state.receiver_count() > 0 || now.since(&desk.last_used) < policy.usable_for()
+            desk.is_watched() || now.since(&desk.last_used) < policy.usable_for()
         };
+        if used && !wanted && desk.waiting == 0 {
+            let put_off = self.put_off(desk, shared, told);
+            if desk.machine.reported() != before {
+                self.end_round(desk);
+            }
+            if let Some(time) = put_off {
+                return Work::Rest(time);
+            }
+        }
+        let before = desk.machine.reported();
         let mut work = self.feed(desk, shared, Event::Wake { wanted, used }, told);
+        if self.provider == Provider::Service && desk.machine.is_idle() && !desk.lent {
+            // Unwrapped to authenticate the customer's record, which is done.
+            self.feed(desk, shared, Event::LetGo, told);
+        }
         let lacking = if desk.machine.holds_key() { desk.lacking() } else { BTreeSet::new() };
         if work.is_none() && lacking.is_empty() && !desk.wanted.is_empty() {
             work = self.feed(desk, shared, Event::Fetch, told);
@@ -263,16 +407,16 @@ impl Entry {
             let (from, to) = (activity::UNUSED, activity::ASLEEP);
             let _ = self.activity.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
             if self.activity.load(Ordering::Relaxed) == activity::USED {
-                return Work::Sleep(Duration::ZERO);
+                return Work::Rest(Duration::ZERO);
             }
         }
-        Work::Sleep(desk.machine.next_wake(now, policy).unwrap_or(task::LONGEST_SLEEP))
+        Work::Rest(desk.machine.next_wake(now, policy).unwrap_or(LONGEST_SLEEP))
     }
 
-    /// Ends the task; frees the entry if nobody holds it.
+    /// Frees the entry if nobody holds it.
     fn rest(self: &Arc<Self>, desk: &mut Desk, shared: &Shared) {
-        desk.running = false;
-        // The map's and the task's own.
+        desk.running = None;
+        // The map's, and that of who looks at it.
         if self.retire(desk, 2) {
             shared.entries.remove((self.account, self.provider), self);
         }
@@ -281,8 +425,9 @@ impl Entry {
     /// Puts the entry out of use if it rests and only `holders` hold it. Who looks it up from now on finds it
     /// retired.
     fn retire(self: &Arc<Self>, desk: &mut Desk, holders: usize) -> bool {
-        let unused = Arc::strong_count(self) <= holders && self.state.receiver_count() == 0;
-        desk.retired |= unused && !desk.running && desk.machine.is_at_rest();
+        rt::point();
+        let unused = Arc::strong_count(self) <= holders && !desk.is_watched();
+        desk.retired |= unused && desk.running.is_none() && desk.machine.is_at_rest();
         desk.retired
     }
 
@@ -295,11 +440,12 @@ impl Entry {
     pub(super) fn abandon(self: &Arc<Self>, shared: &Shared) {
         let mut told = Vec::new();
         let mut desk = self.desk();
-        if desk.running {
-            desk.running = false;
+        if desk.running.take().is_some() {
             self.feed(&mut desk, shared, Event::Abandoned, &mut told);
             if shared.is_closing() {
                 self.evict(&mut desk);
+            } else {
+                self.set_timer(&mut desk, Duration::ZERO);
             }
             self.end_round(&mut desk);
         }
@@ -322,8 +468,11 @@ impl Entry {
         desk.denial = None;
         self.feed(&mut desk, shared, Event::Forgotten, &mut told);
         self.end_round(&mut desk);
+        match &desk.running {
+            Some(task) => task.notify_one(),
+            None => self.hub().agenda.call(Arc::downgrade(self)),
+        }
         drop(desk);
-        self.wake.notify_one();
         shared.tell(told);
     }
 
@@ -342,19 +491,47 @@ impl Entry {
         desk.failure = None;
         desk.denial = None;
         self.end_round(&mut desk);
+        match &desk.running {
+            Some(task) => task.notify_one(),
+            None => self.hub().agenda.call(Arc::downgrade(self)),
+        }
         drop(desk);
-        self.wake.notify_one();
         shared.tell(told);
     }
 
-    pub(super) fn shut(&self) {
+    pub(super) fn shut(self: &Arc<Self>) {
         let mut desk = self.desk();
         self.evict(&mut desk);
+        desk.in_use = None;
         self.end_round(&mut desk);
     }
 }
 
 impl Shared {
+    /// Does for an entry what is to be done now: by a task, if anything.
+    pub(super) fn attend(self: &Arc<Self>, entry: &Arc<Entry>) {
+        if !self.is_closing()
+            && let Some(work @ (Work::Do(_) | Work::Look(_))) = entry.next(self, false)
+        {
+            task::spawn(self.clone(), entry.clone(), work);
+        }
+        self.keep_agenda();
+    }
+
+    /// Tells and logs what happened to a vault's calls.
+    pub(super) fn tell_of_vault(&self, lane: &Lane, news: News) {
+        let what = match news {
+            News::Over => WhatOfVault::OverBudget,
+            News::Within => WhatOfVault::WithinBudget,
+        };
+        let event =
+            VaultEvent { vault: lane.name().clone(), at: self.hub.now(), what, status: lane.status() };
+        event.log();
+        telemetry::count_vault(lane.provider(), what);
+        // Nobody may be listening.
+        let _ = self.vault_events.send(event);
+    }
+
     /// Tells and logs events, with no lock held.
     pub(super) fn tell(&self, events: Vec<KeyEvent>) {
         for event in events {

@@ -16,20 +16,19 @@ use std::{
 };
 
 use cofferdam_crypto::Epoch;
-use tokio::time::sleep;
 
 use super::{
     Shared,
+    agenda::LONGEST_SLEEP,
     desk::{Desk, Ticket},
     entry::Entry,
     steps::{Ticked, Work},
 };
 use crate::{
     Fault, KeyError, KeyEvent,
-    machine::{Effect, Event, Jitter},
+    machine::{Attempt, Effect, Event, Jitter},
+    rt::{self, atomic::Ordering, sleep},
 };
-
-pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
 pub(super) struct Task {
     pub(super) shared: Arc<Shared>,
@@ -38,22 +37,15 @@ pub(super) struct Task {
     ended: bool,
 }
 
-/// Starts the task; the caller has marked the entry as running.
-pub(super) fn spawn(shared: Arc<Shared>, entry: Arc<Entry>) {
+/// Starts the task with this to do first; the caller has marked the entry as running.
+pub(super) fn spawn(shared: Arc<Shared>, entry: Arc<Entry>, first: Work) {
     shared.tasks.add();
-    tokio::spawn(run(Task { shared, entry, ended: false }));
-}
-
-#[cfg(test)]
-pub(super) fn size_of_task(shared: Arc<Shared>, entry: Arc<Entry>) -> usize {
-    let mut task = Task { shared, entry, ended: true };
-    task.shared.tasks.add();
-    size_of_val(&task.run())
+    rt::spawn(run(Task { shared, entry, ended: false }, first));
 }
 
 /// Boxed, because a task can start another: a customer key's record needs the service key.
-fn run(mut task: Task) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(async move { task.run().await })
+fn run(mut task: Task, first: Work) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move { task.run(first).await })
 }
 
 impl Task {
@@ -64,29 +56,30 @@ impl Task {
         Self { shared, entry, ended: true }
     }
 
-    async fn run(&mut self) {
+    async fn run(&mut self, first: Work) {
+        let mut next = Some(first);
         let mut work = None;
         while !self.shared.is_closing() {
-            let next = match work.take() {
-                Some(effect) => Work::Do(effect),
-                None => self.entry.next(&self.shared),
+            let todo = match (work.take(), next.take()) {
+                (Some(effect), _) => Work::Do(effect),
+                (None, Some(todo)) => todo,
+                (None, None) => match self.entry.next(&self.shared, true) {
+                    Some(todo) => todo,
+                    None => Work::End,
+                },
             };
-            match next {
+            match todo {
                 Work::Do(effect) => work = self.perform(effect).await,
                 Work::Look(lacking) => work = self.look(&lacking).await,
-                Work::Sleep(time) => {
-                    tokio::select! {
-                        biased;
-                        () = self.shared.closing.wait() => {}
-                        () = self.entry.wake.notified() => {}
-                        () = sleep(time.min(LONGEST_SLEEP)) => {}
-                    }
-                }
-                Work::End => {
+                Work::Rest(_) | Work::End => {
                     self.ended = true;
+                    self.shared.keep_agenda();
                     return;
                 }
             }
+        }
+        if let (None, Some(Work::Do(effect))) = (&work, next) {
+            work = Some(effect);
         }
         self.leave(work).await;
     }
@@ -135,7 +128,7 @@ impl Task {
             Err(Ended::Displaced(by)) => return Some(by),
             Err(Ended::Panicked) => Err(self.error_of_panic()),
         };
-        self.entry.settle(generation, lacking, read);
+        self.entry.settle(generation, lacking, read, &self.shared.names);
         None
     }
 
@@ -163,6 +156,8 @@ impl Task {
     /// What the work brings, unless the keyring closes or what it is about is forgotten meanwhile.
     async fn during<T>(&self, generation: Ticket, work: impl Future<Output = T>) -> Result<T, Ended> {
         let mut work = std::pin::pin!(unless_it_panics(work));
+        // There while there is a task; a task beside it hears of nothing.
+        let wake = self.entry.desk().running.clone().unwrap_or_default();
         loop {
             let wait = self.until_next_wake();
             tokio::select! {
@@ -170,7 +165,7 @@ impl Task {
                 // First: an answer that is there counts, also when the keyring closes.
                 done = &mut work => return done.ok_or(Ended::Panicked),
                 () = self.shared.closing.wait() => return Err(Ended::GivenUp),
-                () = self.entry.wake.notified() => {
+                () = wake.notified() => {
                     if !self.entry.desk().admits(generation) {
                         return Err(Ended::GivenUp);
                     }
@@ -189,6 +184,36 @@ impl Task {
     fn until_next_wake(&self) -> Duration {
         let wake = self.entry.desk().machine.next_wake(self.entry.now(), &self.shared.parts.policy);
         wake.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
+    }
+
+    /// The attempt's keys were verified: the same as [`Self::conclude`], at the pace of their vault, and spread if many
+    /// may have been verified at once.
+    pub(super) fn verified(
+        &self,
+        generation: Ticket,
+        attempt: Attempt,
+        prepare: impl FnOnce(&mut Desk),
+    ) -> Option<Effect> {
+        let (jitter, share) = (self.jitter(), self.jitter());
+        let mut told: Vec<KeyEvent> = Vec::new();
+        let mut desk = self.entry.desk();
+        if !desk.admits(generation) {
+            return None;
+        }
+        let lane = desk.record.as_ref().and_then(|record| self.shared.lanes.of(self.entry.provider, record));
+        let pace = lane.map_or(Duration::ZERO, |lane| lane.pace());
+        let is_one_of_many = desk.machine.is_one_of_many();
+        let mut work = self.entry.feed(&mut desk, &self.shared, Event::Paced(pace), &mut told);
+        prepare(&mut desk);
+        work =
+            self.entry.feed(&mut desk, &self.shared, Event::Verified { attempt, jitter }, &mut told).or(work);
+        if is_one_of_many {
+            work = self.entry.feed(&mut desk, &self.shared, Event::Spread(share), &mut told).or(work);
+        }
+        self.entry.end_round(&mut desk);
+        drop(desk);
+        self.shared.tell(told);
+        work
     }
 
     /// Feeds an event that concludes something, unless what it is about was forgotten meanwhile.
@@ -236,6 +261,23 @@ async fn unless_it_panics<T>(work: impl Future<Output = T>) -> Option<T> {
         Err(_) => Poll::Ready(None),
     })
     .await
+}
+
+impl Shared {
+    /// Persists what is known and not persisted yet, as the keyring closes: once.
+    pub(super) fn leave_all(self: &Arc<Self>) {
+        if self.left.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        for entry in self.entries.all() {
+            let mut desk = entry.desk();
+            if desk.running.is_none() && desk.machine.is_unpersisted() {
+                desk.running = Some(Arc::default());
+                drop(desk);
+                spawn(self.clone(), entry, Work::End);
+            }
+        }
+    }
 }
 
 impl Drop for Task {

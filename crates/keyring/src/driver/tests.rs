@@ -75,7 +75,7 @@ async fn a_handle_made_while_its_entry_is_retired_gets_another_and_serves_withou
     assert!(!Arc::ptr_eq(&handle.entry, &retiring));
     assert!(is_in_map(&handle));
     handle.sealing_key().await.unwrap();
-    assert!(handle.entry.current(None).is_some());
+    assert!(handle.entry.current(None, For::Caller).is_some());
 
     handle.entry.desk().retired = true;
     let watch = keyring.watch(account(), Provider::Service);
@@ -93,7 +93,7 @@ async fn a_handle_keeps_its_entry_through_idleness_and_serves_without_a_lock_aft
         assert!(handle.entry.live.load().is_none(), "its key was dropped");
         assert_eq!(keyring.shared.tasks.now(), 0, "its task has ended");
         handle.sealing_key().await.unwrap();
-        assert!(handle.entry.current(None).is_some());
+        assert!(handle.entry.current(None, For::Caller).is_some());
         assert!(is_in_map(&handle));
     }
     let freed = Arc::downgrade(&handle.entry);
@@ -134,23 +134,28 @@ async fn a_displaced_key_is_dropped_from_memory_and_its_handle_serves_again() {
     // As if another account needed the seat.
     drop(keyring.shared.make_room().await);
     assert!(material.upgrade().is_none(), "nothing holds the key");
-    assert!(handle.entry.desk().keys.is_empty() && handle.entry.current(None).is_none());
+    assert!(handle.entry.desk().keys.is_empty() && handle.entry.current(None, For::Caller).is_none());
     assert_eq!(keyring.held_keys(), 0);
-    assert_eq!(*handle.entry.state.borrow(), KeyState::Cold);
-    sleep(Duration::from_secs(1)).await;
-    assert_eq!(keyring.shared.tasks.now(), 0, "its task has ended");
+    assert_eq!(handle.entry.desk().machine.reported(), KeyState::Cold);
+    sleep(agenda::LONGEST_SLEEP).await;
+    assert_eq!(keyring.shared.tasks.now(), 0, "nothing is due any longer");
 
     handle.sealing_key().await.unwrap();
-    assert!(is_in_map(&handle) && handle.entry.current(None).is_some());
+    assert!(is_in_map(&handle) && handle.entry.current(None, For::Caller).is_some());
     assert_eq!(keyring.held_keys(), 1);
 }
 
-#[tokio::test]
-async fn an_account_takes_about_what_the_policy_says() {
+#[tokio::test(start_paused = true)]
+async fn a_desk_rests_once_nothing_is_under_way_and_stands_as_it_was() {
     let keyring = keyring().await;
-    let entry = keyring.shared.entry(account(), Provider::Service);
-    let task = task::size_of_task(keyring.shared.clone(), entry);
-    let sizes = [size_of::<Entry>(), size_of::<live::Material>(), size_of::<live::Live>(), task];
-    println!("entry, material, live, task: {sizes:?}");
-    assert!((1500..5000).contains(&sizes.iter().sum::<usize>()), "{sizes:?}");
+    let handle = keyring.handle(account(), Provider::Service);
+    handle.sealing_key().await.unwrap();
+    sleep(Duration::from_millis(1)).await;
+    assert!(matches!(*handle.entry.slot.lock().unwrap(), slot::Slot::Rests(_)));
+    let sizes =
+        [size_of::<Entry>(), size_of::<live::Material>(), size_of::<live::Live>(), size_of::<desk::Desk>()];
+    println!("entry, material, live, desk that stands: {sizes:?}");
+    let desk = handle.entry.desk();
+    assert!(desk.machine.holds_key() && desk.keys.len() == 1 && desk.is_proven() && desk.lent);
+    assert!(desk.seat.is_some() && desk.in_use.is_some() && desk.timer.is_some());
 }

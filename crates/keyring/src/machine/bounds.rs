@@ -41,7 +41,8 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    pub(crate) fn new(verified: Attempt, failed: Option<Timestamp>, policy: &Policy) -> Self {
+    /// Of a key that is refreshed every `pace`.
+    pub(crate) fn new(verified: Attempt, failed: Option<Timestamp>, pace: Duration, policy: &Policy) -> Self {
         let mut grace_from = verified.sent;
         if is_planted(Bug::GraceFromFailure) {
             // When a refresh of it fails first.
@@ -49,10 +50,10 @@ impl Bounds {
         }
         Self {
             verified,
-            unasked_until: after(verified.sent, policy.unasked_for()),
+            unasked_until: after(verified.sent, pace + policy.call_timeout()),
             fresh_until: after(verified.sent, policy.fresh_for()),
             usable_until: after(grace_from, policy.usable_for()),
-            retried_until: failed.map(|sent| after(sent, policy.failure_window())),
+            retried_until: failed.map(|sent| after(sent, policy.failure_window_at(pace))),
         }
     }
 

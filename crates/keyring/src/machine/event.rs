@@ -11,7 +11,8 @@ use super::{Bounds, KeyState};
 pub struct Attempt {
     /// Grows by one with each attempt, so that which of two began first needs no clock.
     pub number: u64,
-    /// When it was begun.
+    /// When it was begun, and in its result when its vault was asked: it may have had to wait for its record, and for
+    /// its turn.
     pub sent: Timestamp,
 }
 
@@ -23,6 +24,11 @@ impl Jitter {
     /// The wait, shortened by up to a quarter.
     pub(crate) fn shorten(self, wait: Duration) -> Duration {
         wait - wait / 4 * u32::from(self.0) / u32::from(u16::MAX)
+    }
+
+    /// The wait, shortened to anything down to `least`.
+    pub(crate) fn spread(self, wait: Duration, least: Duration) -> Duration {
+        wait - wait.saturating_sub(least) * u32::from(self.0) / u32::from(u16::MAX)
     }
 }
 
@@ -37,6 +43,14 @@ pub enum Event {
         /// The key was used since it was verified, or asked for of late.
         used: bool,
     },
+    /// A scheduler refreshes the keys of this vault so often, from the target to the ceiling: from here on, and for
+    /// the key that is held. Said before [`Self::Verified`], and when a refresh is due.
+    Paced(Duration),
+    /// The key was verified for the first time, or again after its vault had failed, perhaps together with many
+    /// others: its first refresh comes earlier by a random share, so that theirs are spread.
+    Spread(Jitter),
+    /// Nobody needs the key that is held any longer.
+    LetGo,
     /// A caller needs an epoch that is not unwrapped, of a key that is held.
     Fetch,
     /// The account's record was read.

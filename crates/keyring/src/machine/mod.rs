@@ -9,6 +9,7 @@
 
 mod bounds;
 mod event;
+mod packed;
 mod policy;
 mod state;
 mod step;
@@ -17,6 +18,7 @@ mod tests;
 
 pub use bounds::Bounds;
 pub use event::{Alarm, Attempt, Effect, Event, Jitter, Why};
+pub(crate) use packed::{Moment, Packed};
 pub use policy::{Policy, PolicyError};
 pub use state::{KeyState, Recovery, Serving, State};
 pub use step::step;

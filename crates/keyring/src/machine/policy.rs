@@ -22,7 +22,7 @@ pub struct Policy {
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Five times the accounts that one vault of the largest can keep verified within its limits, in about 160 MiB.
+/// Five times the accounts that one vault of the largest can keep verified within its limits, in about 30 MiB.
 const MAX_KEYS: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
 
 impl Default for Policy {
@@ -117,7 +117,7 @@ impl Policy {
 
     /// How many keys are held at once: one for each account and provider, with all its epochs in use. Beyond it
     /// the least recently used go, those whose vault fails last; an account whose key went asks its vault again
-    /// at its next use. Default 32,768: one takes about 5 KiB with its task and record.
+    /// at its next use. Default 32,768: one takes less than 1 KiB with its record.
     #[must_use]
     pub fn with_max_keys(mut self, max_keys: NonZeroUsize) -> Self {
         self.max_keys = max_keys;
@@ -185,6 +185,12 @@ impl Policy {
     /// as late as the backoff allows, has failed too. 35 s by default.
     pub fn failure_window(&self) -> Duration {
         self.retry_max + self.call_timeout
+    }
+
+    /// The same while a scheduler stretches the refresh to `pace`, and with it the wait between two tries.
+    pub(crate) fn failure_window_at(&self, pace: Duration) -> Duration {
+        let retry = if pace > self.refresh { self.retry_max.max(pace) } else { self.retry_max };
+        retry + self.call_timeout
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use cofferdam_crypto::Provider;
+use cofferdam_crypto::{
+    Provider,
+    planted::{Bug, is_planted},
+};
 use cofferdam_vault::{Timestamp, VaultErrorKind};
 
 use super::{
@@ -136,6 +139,8 @@ pub struct State {
     pub(super) due: Option<Timestamp>,
     /// An attempt was due and nobody had used the key.
     pub(super) idle: bool,
+    /// How often the key is refreshed, where that was stretched.
+    pub(super) pace: Duration,
 }
 
 impl State {
@@ -155,6 +160,7 @@ impl State {
             persisting: false,
             due: None,
             idle: false,
+            pace: Duration::ZERO,
         }
     }
 
@@ -175,7 +181,7 @@ impl State {
     pub fn bounds(&self, policy: &Policy) -> Option<Bounds> {
         match self.phase {
             Phase::Held { verified, .. } => {
-                Some(Bounds::new(verified, self.failure.map(|f| f.asked), policy))
+                Some(Bounds::new(verified, self.failure.map(|f| f.asked), self.pace(policy), policy))
             }
             _ => None,
         }
@@ -187,7 +193,8 @@ impl State {
         match self.phase {
             Phase::Cold | Phase::Doubted { .. } => Serving::Wait,
             Phase::Held { verified, .. } => {
-                let bounds = Bounds::new(verified, self.failure.map(|f| f.asked), policy);
+                let failed_at = self.failure.map(|f| f.asked);
+                let bounds = Bounds::new(verified, failed_at, self.pace(policy), policy);
                 match (bounds.serves(now), failed) {
                     (true, _) => Serving::Use,
                     (false, true) => Serving::Refuse,
@@ -203,17 +210,23 @@ impl State {
 
     /// How long until time alone changes something; `None` if it never does.
     pub fn next_wake(&self, now: Timestamp, policy: &Policy) -> Option<Duration> {
+        let due = if self.idle || self.is_busy() { None } else { self.due };
+        let due = due.map(|deadline| remaining(deadline, now));
+        [self.next_wake_but_due(now, policy), due].into_iter().flatten().min()
+    }
+
+    /// The same where an attempt that is due is put off.
+    pub fn next_wake_but_due(&self, now: Timestamp, policy: &Policy) -> Option<Duration> {
         let bound = match self.phase {
             Phase::Held { verified, grace } => {
-                let bounds = Bounds::new(verified, None, policy);
+                let bounds = Bounds::new(verified, None, self.pace(policy), policy);
                 let turns_grace = !grace && self.failure.is_some();
                 Some(if turns_grace { bounds.fresh_until } else { bounds.usable_until })
             }
             Phase::Doubted { since } => Some(after(since, Policy::CONFIRM_WITHIN)),
             Phase::Cold | Phase::Unavailable | Phase::Revoked(_) => None,
         };
-        let due = if self.idle || self.is_busy() { None } else { self.due };
-        [bound, due].into_iter().flatten().map(|deadline| remaining(deadline, now)).min()
+        bound.map(|deadline| remaining(deadline, now))
     }
 
     /// Whether there is nothing to do until somebody asks: no key held, nothing under way, nothing due.
@@ -260,6 +273,37 @@ impl State {
 
     /// Whether an attempt begun within the failure window has failed.
     pub fn failed_of_late(&self, now: Timestamp, policy: &Policy) -> bool {
-        self.failure.is_some_and(|f| !reached(after(f.asked, policy.failure_window()), now))
+        self.failure
+            .is_some_and(|f| !reached(after(f.asked, policy.failure_window_at(self.pace(policy))), now))
+    }
+
+    /// How often the key is refreshed: as the policy says, or as a scheduler stretched it.
+    pub fn pace(&self, policy: &Policy) -> Duration {
+        if is_planted(Bug::StretchUnbounded) {
+            return self.pace.max(policy.refresh());
+        }
+        self.pace.clamp(policy.refresh(), policy.ceiling())
+    }
+
+    /// Whether time alone begins an attempt now, which may be put off: nobody waits for it, as for one that confirms a
+    /// denial.
+    pub fn is_attempt_due(&self, now: Timestamp) -> bool {
+        let may_wait = match self.phase {
+            Phase::Cold | Phase::Held { .. } | Phase::Unavailable => true,
+            Phase::Doubted { .. } => false,
+            Phase::Revoked(revocation) => revocation.persisted,
+        };
+        may_wait && !self.is_busy() && self.due.is_some_and(|due| reached(due, now))
+    }
+
+    /// Whether attempts go on by themselves.
+    pub fn is_polled(&self) -> bool {
+        !self.idle && (self.due.is_some() || self.flight.is_some())
+    }
+
+    /// Whether the vault failed, or was not asked yet, since the key was last verified: many keys may be like that at
+    /// one time.
+    pub fn is_one_of_many(&self) -> bool {
+        self.failure.is_some() || !self.holds_key()
     }
 }

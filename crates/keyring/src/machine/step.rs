@@ -45,6 +45,13 @@ impl Step<'_> {
     fn apply(&mut self, event: Event) {
         match event {
             Event::Wake { wanted, used } => self.wake(wanted, used),
+            Event::Paced(refresh) => self.paced(refresh),
+            Event::Spread(jitter) => self.spread(jitter),
+            Event::LetGo => {
+                if self.held {
+                    self.start_over(Why::Idle);
+                }
+            }
             Event::Fetch => self.fetch(),
             Event::Record { revoked, changed } => self.record(revoked, changed),
             Event::RecordUnreadable => self.record_unreadable(),
@@ -66,7 +73,7 @@ impl Step<'_> {
     fn expire(&mut self) {
         match self.state.phase {
             Phase::Held { verified, grace } => {
-                let bounds = Bounds::new(verified, None, self.policy);
+                let bounds = Bounds::new(verified, None, self.state.pace(self.policy), self.policy);
                 if reached(bounds.usable_until, self.now) {
                     if self.state.idle {
                         self.why = Why::Idle;
@@ -125,6 +132,30 @@ impl Step<'_> {
                     }
                 }
             }
+        }
+    }
+
+    fn paced(&mut self, refresh: Duration) {
+        let before = self.state.pace(self.policy);
+        self.state.pace = refresh;
+        let now = self.state.pace(self.policy);
+        let Phase::Held { verified, .. } = self.state.phase else { return };
+        if now > before
+            && self.state.failure.is_none()
+            && let Some(due) = self.state.due
+        {
+            // The same share of a longer time, so that keys stay spread.
+            let share = due.since(&verified.sent).as_secs_f64() / before.as_secs_f64();
+            self.state.due = Some(after(verified.sent, now.mul_f64(share.clamp(0.0, 1.0))));
+        }
+    }
+
+    fn spread(&mut self, jitter: Jitter) {
+        if let Phase::Held { verified, .. } = self.state.phase
+            && self.state.failure.is_none()
+        {
+            let refresh = jitter.spread(self.state.pace(self.policy), Policy::MIN_REFRESH);
+            self.state.due = Some(after(verified.sent, refresh));
         }
     }
 
@@ -221,12 +252,16 @@ impl Step<'_> {
         self.state.phase = Phase::Held { verified: attempt, grace: false };
         self.state.absent.clear();
         self.state.idle = false;
+        self.state.asked = None;
         if self.state.failure.is_some_and(|failure| failure.attempt.number > attempt.number) {
             return;
         }
         self.state.failure = None;
         self.state.failures = 0;
-        let refresh = jitter.shorten(self.policy.refresh()).max(Policy::MIN_REFRESH);
+        let pace = self.state.pace(self.policy);
+        // A refresh that is stretched has no room for less.
+        let jitter = if pace > self.policy.refresh() { Jitter::default() } else { jitter };
+        let refresh = jitter.shorten(pace).max(Policy::MIN_REFRESH);
         self.state.due = Some(after(attempt.sent, refresh));
     }
 
@@ -358,8 +393,8 @@ impl Step<'_> {
 
     fn start_over(&mut self, why: Why) {
         self.why = why;
-        let State { provider, last, persisting, .. } = self.state;
-        self.state = State { last, barred: last, persisting, ..State::new(provider) };
+        let State { provider, last, persisting, pace, .. } = self.state;
+        self.state = State { last, barred: last, persisting, pace, ..State::new(provider) };
     }
 
     fn abandoned(&mut self) {
@@ -376,7 +411,7 @@ impl Step<'_> {
     }
 
     fn land(&mut self, attempt: Attempt) {
-        if self.state.flight == Some(attempt) {
+        if self.state.flight.is_some_and(|flight| flight.number == attempt.number) {
             self.state.flight = None;
         }
     }
@@ -384,8 +419,8 @@ impl Step<'_> {
     fn note_failure(&mut self, attempt: Attempt, kind: Option<VaultErrorKind>) {
         self.state.failures = self.state.failures.saturating_add(1);
         if self.state.failure.is_none_or(|failure| failure.attempt.number <= attempt.number) {
-            let asked =
-                self.state.asked.filter(|_| attempt.number == self.state.last).unwrap_or(attempt.sent);
+            let read = self.state.asked.filter(|_| attempt.number == self.state.last);
+            let asked = read.filter(|read| read.boot > attempt.sent.boot).unwrap_or(attempt.sent);
             self.state.failure = Some(Failure { attempt, asked, kind });
         }
     }

@@ -15,7 +15,7 @@ use cofferdam_keyring::{
     KeyError, KeyRecord, KeyRecords, KeyState, Keyring, KeyringParts, LiveKey, Policy, RecordError,
 };
 use cofferdam_vault::{
-    Entropy, KeyVault, Principal, Reauthenticating, VaultRegistry, WrapContext,
+    Entropy, KeyVault, Principal, Reauthenticating, VaultBudget, VaultRegistry, WrapContext,
     testing::{ScriptedCredential, ScriptedVault, SeededEntropy, TokioClock},
 };
 use tokio::time::{Instant, sleep};
@@ -146,6 +146,7 @@ pub struct World {
     pub keyring: Keyring,
     /// What the customer's vault is asked with, where its client authenticates once more.
     pub credential: Option<Arc<ScriptedCredential>>,
+    pub budget: VaultBudget,
     entropy: Arc<SeededEntropy>,
 }
 
@@ -173,6 +174,11 @@ impl World {
     }
 
     pub fn with(policy: Policy) -> Self {
+        Self::budgeted(policy, VaultBudget::default())
+    }
+
+    /// One whose vaults may each be called so often.
+    pub fn budgeted(policy: Policy, budget: VaultBudget) -> Self {
         let (service, customer) =
             (Arc::new(ScriptedVault::new(SEED)), Arc::new(ScriptedVault::new(SEED + 1)));
         service.create_key(&service_kek()).unwrap();
@@ -180,8 +186,26 @@ impl World {
         let records = Arc::new(Records::default());
         let clock = Arc::new(TokioClock::new());
         let entropy = Arc::new(SeededEntropy::new(SEED + 2));
-        let keyring = keyring(&service, customer.clone(), &records, &clock, &entropy, &policy);
-        Self { service, customer, records, clock, policy, keyring, credential: None, entropy }
+        let keyring = keyring(&service, customer.clone(), &records, &clock, &entropy, &policy, budget);
+        Self { service, customer, records, clock, policy, keyring, credential: None, budget, entropy }
+    }
+
+    /// One whose customers `tenant` and `another` share a vault.
+    pub fn shared(budget: VaultBudget) -> Self {
+        let mut world = Self::budgeted(Policy::default(), budget);
+        let customer: Arc<dyn KeyVault> = world.customer.clone();
+        let vaults = VaultRegistry::new(world.service.clone())
+            .with_customer(Principal::new("tenant"), customer.clone())
+            .with_customer(Principal::new("another"), customer.clone())
+            .with_budget(&customer, budget);
+        world.keyring = Keyring::new(KeyringParts {
+            vaults,
+            records: world.records.clone(),
+            clock: world.clock.clone(),
+            entropy: world.entropy.clone(),
+            policy: world.policy.clone(),
+        });
+        world
     }
 
     /// The process starts anew: what is persisted stays.
@@ -192,7 +216,7 @@ impl World {
             None => customer,
         };
         let (s, r) = (&self.service, &self.records);
-        self.keyring = keyring(s, customer, r, &self.clock, &self.entropy, &self.policy);
+        self.keyring = keyring(s, customer, r, &self.clock, &self.entropy, &self.policy, self.budget);
     }
 
     /// A new account with this many epochs under the first KEK.
@@ -239,6 +263,12 @@ impl World {
         self.records.change(account, |record| record.epochs = epochs);
     }
 
+    /// The vaults forget what they were asked: their lists are not what is measured.
+    pub fn forget_calls(&self) {
+        self.service.forget_calls();
+        self.customer.forget_calls();
+    }
+
     fn aek(&self) -> Aek {
         Aek::try_from_fn(|bytes| self.entropy.fill(bytes)).unwrap()
     }
@@ -272,9 +302,14 @@ fn keyring(
     clock: &Arc<TokioClock>,
     entropy: &Arc<SeededEntropy>,
     policy: &Policy,
+    budget: VaultBudget,
 ) -> Keyring {
+    let service: Arc<dyn KeyVault> = service.clone();
     Keyring::new(KeyringParts {
-        vaults: VaultRegistry::new(service.clone()).with_customer(Principal::new("tenant"), customer),
+        vaults: VaultRegistry::new(service.clone())
+            .with_customer(Principal::new("tenant"), customer.clone())
+            .with_budget(&service, budget)
+            .with_budget(&customer, budget),
         records: records.clone(),
         clock: clock.clone(),
         entropy: entropy.clone(),

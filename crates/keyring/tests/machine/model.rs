@@ -32,6 +32,8 @@ pub(super) struct Model {
     failed: Option<(Attempt, Timestamp)>,
     /// When the attempt under way had read its record.
     asked: Option<Timestamp>,
+    /// How far the refresh was stretched.
+    pace: Duration,
 }
 
 impl Model {
@@ -51,6 +53,7 @@ impl Model {
             verified: None,
             failed: None,
             asked: None,
+            pace: Duration::ZERO,
         }
     }
 
@@ -64,6 +67,9 @@ impl Model {
             Event::Fetch,
             Event::Forgotten,
             Event::Displaced,
+            Event::LetGo,
+            Event::Spread(jitter),
+            Event::Paced(Duration::from_secs(45)),
         ];
         if let Some(attempt) = self.flight {
             events.push(Event::Verified { attempt, jitter });
@@ -101,7 +107,7 @@ impl Model {
     }
 
     fn feed(&mut self, event: Event, policy: &Policy) -> Result<(), String> {
-        self.observe(event);
+        self.observe(event, policy);
         let before = self.announced;
         let (state, effects) = step(self.state.clone(), event, self.now, policy);
         self.state = state;
@@ -126,7 +132,7 @@ impl Model {
     }
 
     /// Notes the truth, before the machine hears of it.
-    fn observe(&mut self, event: Event) {
+    fn observe(&mut self, event: Event, policy: &Policy) {
         let last = self.last;
         match event {
             Event::Verified { attempt, .. } => {
@@ -170,12 +176,13 @@ impl Model {
                 self.denied_through = last;
                 self.verified = None;
             }
-            Event::Displaced if self.published.is_some() => {
+            Event::Displaced | Event::LetGo if self.published.is_some() => {
                 self.flight = None;
                 self.denied_through = last;
                 self.verified = None;
             }
-            Event::Wake { .. } | Event::Fetch | Event::Displaced => {}
+            Event::Paced(pace) => self.pace = pace.clamp(policy.refresh(), policy.ceiling()),
+            Event::Wake { .. } | Event::Fetch | Event::Displaced | Event::LetGo | Event::Spread(_) => {}
             unknown => panic!("{unknown:?} is not modelled"),
         }
     }
@@ -242,8 +249,16 @@ impl Model {
         if served && self.now.since(&bounds.verified.sent) >= policy.usable_for() {
             return Err("serves past its bound".into());
         }
-        let retried = self.failed.is_some_and(|(_, asked)| self.now.since(&asked) < policy.failure_window());
-        if served && self.now.since(&bounds.verified.sent) >= policy.unasked_for() && !retried {
+        let pace = self.pace.max(policy.refresh());
+        // A refresh that is stretched stretches the wait between two tries.
+        let retry = if pace > policy.refresh() { policy.retry_max().max(pace) } else { policy.retry_max() };
+        let window = retry + policy.call_timeout();
+        let retried = self.failed.is_some_and(|(_, asked)| self.now.since(&asked) < window);
+        let age = self.now.since(&bounds.verified.sent);
+        if served && age >= policy.fresh_for() && !retried {
+            return Err("serves without a question past the ceiling".into());
+        }
+        if served && age >= pace + policy.call_timeout() && !retried {
             return Err("serves without a question what was verified too long ago".into());
         }
         if served && bounds.verified.number <= self.denied_through {

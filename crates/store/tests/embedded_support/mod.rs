@@ -5,7 +5,7 @@ pub mod model;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cofferdam_crypto::{AccountId, BlockId, Epoch, Provider, Version};
+use cofferdam_crypto::{AccountId, BlockId, Epoch, Provider, SegmentId, Version};
 use cofferdam_store::{BlockMeta, BlockOp, BufferLimit, EmbeddedOptions, Located, Place};
 
 pub fn account(n: u8) -> AccountId {
@@ -46,9 +46,22 @@ pub fn in_buffer(version: u64, len: usize) -> Located {
     Located { place: Place::Buffer, meta: buffer_meta(version, len) }
 }
 
-/// Buffered under the service's key.
+/// Buffered under the service's key, or, most of them, in one of a few segments.
 pub fn buffer_meta(version: u64, len: usize) -> BlockMeta {
-    BlockMeta { provider: Provider::Service, ..meta(version, len) }
+    let provider = match version % 3 {
+        0 => Provider::Service,
+        _ => Provider::Buffer(segment((version / 3 % 4) as u8)),
+    };
+    BlockMeta { provider, ..meta(version, len) }
+}
+
+pub fn segment(n: u8) -> SegmentId {
+    SegmentId::from_bytes([n; 16])
+}
+
+/// The record that a segment comes with.
+pub fn record_of(segment: SegmentId) -> Bytes {
+    format!("the record of segment {segment}").into()
 }
 
 pub const UNBOUNDED: BufferLimit = BufferLimit { bytes: u64::MAX, since: Duration::ZERO };
@@ -66,7 +79,14 @@ pub fn buffer_within(
 ) -> BlockOp {
     let sealed = sealed.into();
     let meta = buffer_meta(version, sealed.len());
-    BlockOp::Buffer { account, id: id(name), meta, sealed, limit, segment: None }
+    BlockOp::Buffer {
+        account,
+        id: id(name),
+        meta,
+        sealed,
+        limit,
+        segment: meta.provider.segment().map(record_of),
+    }
 }
 
 /// Drained at the millisecond `at` of the tests' time.

@@ -3,10 +3,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use cofferdam_crypto::{AccountId, BlockId, Version};
+use cofferdam_crypto::{AccountId, BlockId, SegmentId, Version};
 use cofferdam_store::{
-    Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, EmbeddedStore, Located, Place, StoreErrorKind,
+    Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, EmbeddedStore, Located, Place, SegmentRow,
+    StoreErrorKind,
 };
+
+use super::record_of;
 
 type Key = (AccountId, BlockId);
 type Blocks = BTreeMap<Key, (BlockMeta, Bytes)>;
@@ -100,6 +103,18 @@ impl Model {
         Some(BufferUsage { blocks, bytes, since })
     }
 
+    /// The segments of an account's buffer, which are those of its blocks.
+    pub fn segments(&self, account: AccountId) -> Vec<(SegmentId, SegmentRow)> {
+        let mut blocks = BTreeMap::new();
+        for ((owner, _), (meta, _)) in &self.buffered {
+            if let Some(segment) = meta.provider.segment().filter(|_| *owner == account) {
+                *blocks.entry(segment).or_default() += 1;
+            }
+        }
+        let row = |(segment, blocks)| (segment, SegmentRow { blocks, record: record_of(segment) });
+        blocks.into_iter().map(row).collect()
+    }
+
     pub fn newest(&self, account: AccountId) -> BTreeMap<BlockId, (Located, Bytes)> {
         let places = [(Place::Store, &self.stored), (Place::Buffer, &self.buffered)];
         let all =
@@ -142,6 +157,13 @@ impl Model {
             assert_eq!(buffered, expected, "{what}: buffered");
             let usage = store.buffer_usage(*account).await.unwrap();
             assert_eq!(usage, self.usage(*account), "{what}: usage");
+            let segments = store.segments(*account, None, usize::MAX).await.unwrap();
+            assert_eq!(segments, self.segments(*account), "{what}: segments");
+            for (n, (segment, row)) in segments.iter().enumerate() {
+                assert_eq!(store.segment(*account, *segment).await.unwrap().as_ref(), Some(row), "{what}");
+                let rest = store.segments(*account, Some(*segment), 2).await.unwrap();
+                assert_eq!(rest, segments[n + 1..].iter().take(2).cloned().collect::<Vec<_>>(), "{what}");
+            }
         }
         let buffering = store.buffering(None, usize::MAX).await.unwrap();
         let expected: Vec<_> = self.since.keys().map(|of| (*of, self.usage(*of).unwrap())).collect();
@@ -197,8 +219,10 @@ pub async fn lay_open(store: &EmbeddedStore, accounts: &[AccountId]) -> Model {
             model.buffered.insert((account, id), (meta, sealed));
         }
         assert_eq!(model.usage(account), Some(usage));
+        assert_eq!(store.segments(account, None, usize::MAX).await.unwrap(), model.segments(account));
         let applied = store.commit(discards).await.unwrap();
         assert!(applied.iter().all(|applied| *applied == Applied::Deleted));
+        assert_eq!(store.segments(account, None, usize::MAX).await.unwrap(), []);
     }
     for account in accounts {
         for (id, at) in BlockStore::list(store, *account, None, usize::MAX).await.unwrap() {

@@ -4,7 +4,7 @@ mod credential;
 mod script;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fmt,
     ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,7 +19,7 @@ use cofferdam_crypto::{
 };
 use tokio::time::Instant;
 
-use self::script::{Flapping, Script};
+use self::script::{Flapping, Limit, Script};
 pub use self::{
     credential::{ScriptedCredential, Token, TokenService},
     script::{Answer, Call, Outcome},
@@ -33,7 +33,7 @@ use crate::{
 /// An in-memory vault with real KEKs that does what a test scripts, and keeps count.
 ///
 /// The answer to a call is settled when the call is sent; the latency passes after that. Where several things
-/// that a test said apply, it is the first of: the next answers, what is said of the account, flapping, the
+/// that a test said apply, it is the first of: the next answers, what is said of the account, flapping, a limit, the
 /// credential, every n-th call, chance, what is said of the KEK, what is said of all.
 pub struct ScriptedVault {
     entropy: SeededEntropy,
@@ -164,6 +164,17 @@ impl ScriptedVault {
         self.lock().script.chance = chance;
     }
 
+    /// From now on, the vault answers by throttling where more calls than this came within that time, the call
+    /// included, and names this time. `None` ends that.
+    pub fn throttle_above(&self, limit: Option<(usize, Duration, Option<Duration>)>) {
+        self.lock().script.limit = limit.map(|(most, within, retry_after)| Limit {
+            most,
+            within,
+            retry_after,
+            sent: VecDeque::new(),
+        });
+    }
+
     /// From now on, the vault looks at this credential first, as its client presents it.
     pub fn set_credential(&self, credential: Arc<ScriptedCredential>) {
         self.lock().script.credential = Some(credential);
@@ -182,6 +193,11 @@ impl ScriptedVault {
     /// Every call so far, in the order in which they were sent.
     pub fn calls(&self) -> Vec<Call> {
         self.lock().calls.clone()
+    }
+
+    /// Forgets every call that has ended, and what its list took. Not while calls are under way.
+    pub fn forget_calls(&self) {
+        self.lock().calls = Vec::new();
     }
 
     /// How many unwraps were sent so far.
@@ -258,7 +274,9 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let mut inner = self.vault.lock();
         inner.in_flight -= 1;
-        inner.calls[self.number].ended = Some((Instant::now(), self.outcome));
+        if let Some(call) = inner.calls.get_mut(self.number) {
+            call.ended = Some((Instant::now(), self.outcome));
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a scripted vault answers, and what it has answered.
 //!
 //! What is more particular applies first: the next answers, then the network (an account that is cut off, a link
-//! that flaps), then the credential, then answers by chance or by number, then what is said of a KEK, then what
+//! that flaps), then the vault's limit, then the credential, then answers by chance or by number, then what is said of a KEK, then what
 //! is said of all. So a denial of a KEK is hidden by an outage, and heard when that ends.
 
 use std::{
@@ -61,6 +61,36 @@ pub struct Call {
     pub ended: Option<(Instant, Outcome)>,
 }
 
+impl Call {
+    /// Whether it was answered by throttling.
+    pub fn is_throttled(&self) -> bool {
+        matches!(self.ended, Some((_, Outcome::Failed(Kind::Throttled { .. }))))
+    }
+}
+
+/// How many calls a vault takes within a time.
+#[derive(Debug)]
+pub(super) struct Limit {
+    pub(super) most: usize,
+    pub(super) within: Duration,
+    pub(super) retry_after: Option<Duration>,
+    /// Those of late, that were taken.
+    pub(super) sent: VecDeque<Instant>,
+}
+
+impl Limit {
+    fn answer(&mut self, now: Instant) -> Option<Answer> {
+        while self.sent.front().is_some_and(|&sent| now.duration_since(sent) >= self.within) {
+            self.sent.pop_front();
+        }
+        if self.sent.len() >= self.most {
+            return Some(Answer::Fail(Kind::Throttled { retry_after: self.retry_after }));
+        }
+        self.sent.push_back(now);
+        None
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Script {
     pub(super) answer: Answer,
@@ -68,6 +98,7 @@ pub(super) struct Script {
     pub(super) by_account: BTreeMap<AccountId, Answer>,
     pub(super) by_key: BTreeMap<KeyId, Answer>,
     pub(super) flapping: Option<Flapping>,
+    pub(super) limit: Option<Limit>,
     /// Every so many calls, this.
     pub(super) every: Option<(usize, Answer)>,
     /// Of a hundred calls so many, drawn from the seed, get this.
@@ -102,6 +133,7 @@ impl Script {
             by_account: BTreeMap::new(),
             by_key: BTreeMap::new(),
             flapping: None,
+            limit: None,
             every: None,
             chance: None,
             latency: Duration::ZERO..=Duration::ZERO,
@@ -120,6 +152,7 @@ impl Script {
             .pop_front()
             .or_else(|| call.account.and_then(|account| self.by_account.get(&account).copied()))
             .or_else(|| self.flapping.and_then(|flapping| flapping.answer(call.sent)))
+            .or_else(|| self.limit.as_mut().and_then(|limit| limit.answer(call.sent)))
             .or_else(|| self.credential.as_ref().and_then(|c| c.token().refused()).map(Answer::Fail))
             .or_else(|| {
                 self.every.filter(|&(every, _)| number.is_multiple_of(every.max(1))).map(|(_, answer)| answer)
