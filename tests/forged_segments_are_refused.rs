@@ -16,7 +16,7 @@ use cofferdam::{
     },
     store::{
         Account, Applied, BlockMeta, BlockOp, BlockStore, BufferChange, BufferLimit, Catalog, DrainBlocked,
-        EngineError, Place,
+        EngineError, EngineErrorKind, Place,
     },
 };
 use tokio::time::sleep;
@@ -312,4 +312,32 @@ async fn a_segment_that_is_put_back_after_its_drain_brings_back_no_version_that_
     assert_eq!(report.blocked, Some(DrainBlocked::Damaged { blocks: 1 }));
     assert!(matches!(account.get(&id("block")).await, Err(EngineError::Damaged { .. })));
     assert_eq!(world.store.segments(account.id(), None, 9).await.unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_takes_the_place_of_the_open_segments_costs_one_write_and_no_acknowledged_one() {
+    let world = World::write_only(433).await;
+    let account = world.contoso().await;
+    let account_record = world.store.load("account/contoso").await.unwrap().unwrap().bytes;
+    world.lose_key(&account).await;
+    buffered(account.put(&id("first"), "a".into()).await);
+    let open = seen(&world, &account, "first").await;
+    // With its last block the segment is gone, and its name is free.
+    assert!(account.delete(&id("first")).await.unwrap());
+    let mut attacker = Attacker::of(&world, &account_record).await;
+    let aek = attacker.aek();
+    let scope = KeyScope { provider: Provider::Buffer(open.segment), ..attacker.scope(account.id()) };
+    let record = Bytes::from([&[1][..], &open.record[1..33], &attacker.body(&aek, scope)].concat());
+    let op = attacker.block(0, &aek, scope, record);
+    world.store.commit(vec![op]).await.unwrap();
+
+    let refused = account.put(&id("second"), "b".into()).await.unwrap_err();
+    assert_eq!(refused.kind(), EngineErrorKind::Corrupt);
+    buffered(account.put(&id("second"), "b".into()).await);
+    assert_ne!(seen(&world, &account, "second").await.segment, open.segment);
+    world.customer.set_offline(false).await.unwrap();
+    sleep(POLL).await;
+    let report = account.drain().await.unwrap();
+    assert_eq!(report.blocked, Some(DrainBlocked::Damaged { blocks: 1 }));
+    assert_eq!(account.get(&id("second")).await.unwrap(), "b");
 }
