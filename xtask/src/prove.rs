@@ -119,6 +119,18 @@ const PROOFS: &[Proof] = &[
     ),
     proof(
         "cofferdam",
+        "forged_segments_are_refused",
+        "no segment of a write-only buffer that is made with the public key alone is drained or read",
+    ),
+    planted(
+        "cofferdam",
+        "planted_defects_of_the_engine_show",
+        "planted defects of the engine and of its write-only buffer show",
+    ),
+    planted("cofferdam-keyring", "segments", "a segment's key whose check value is ignored shows"),
+    planted("cofferdam-store", "embedded_planted", "planted defects of the embedded store show"),
+    proof(
+        "cofferdam",
         "writes_are_buffered_through_an_outage",
         "10,000 puts of an hour of outage are all there after it, each once, never in the clear",
     ),
