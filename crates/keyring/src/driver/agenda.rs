@@ -11,17 +11,15 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
-    future::poll_fn,
     pin::Pin,
     sync::{Arc, PoisonError, Weak},
-    task::Poll,
     time::Duration,
 };
 
 use cofferdam_vault::{Clock, Timestamp};
 
 use super::{Shared, entry::Entry};
-use crate::rt::{self, Mutex, MutexGuard, Notify, sleep};
+use crate::rt::{self, Mutex, MutexGuard, Notify, let_others_run, sleep};
 
 pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
@@ -270,17 +268,4 @@ impl Shared {
             self.tell_of_vault(lane, news);
         }
     }
-}
-
-/// Comes back when the runtime has looked at the others.
-async fn let_others_run() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

@@ -66,15 +66,9 @@ impl Task {
         };
         match unwrapped {
             Ok((keys, sent)) => {
-                let claim = self.claim().await;
                 // Its age counts from when the vault was asked, not from when there was no turn yet.
-                self.verified(generation, Attempt { sent: sent.unwrap_or(attempt.sent), ..attempt }, |desk| {
-                    desk.claim = claim;
-                    for key in &keys {
-                        desk.wanted.remove(&key.epoch());
-                    }
-                    desk.candidate = Some(keys);
-                })
+                let attempt = Attempt { sent: sent.unwrap_or(attempt.sent), ..attempt };
+                self.verified(generation, attempt, keys).await
             }
             Err((failed, sent)) => {
                 let kind = failed.kind();
@@ -330,7 +324,7 @@ impl Task {
                 None => match asked.lane.turn(asked.kind).await {
                     Ok(turn) => turn,
                     Err(throttled) => {
-                        return Err((not_asked(throttled).about(&wrapped.key_id), self.entry.now()));
+                        return Err((not_asked(&throttled).about(&wrapped.key_id), throttled.asked));
                     }
                 },
             };
@@ -385,16 +379,14 @@ impl Task {
 
     fn old_wrap_is_corrupt(&self, generation: Ticket, epoch: Epoch, failed: VaultError) {
         let error = self.unavailable(failed);
-        let event = {
-            let mut desk = self.entry.desk();
-            if !desk.admits(generation) {
-                return;
-            }
-            desk.wanted.remove(&epoch);
-            self.entry.say_of(&mut desk, epoch, error);
-            self.entry.event(&desk, What::Alarm(Alarm::Corrupt))
-        };
-        self.shared.tell(vec![event]);
+        let mut desk = self.entry.desk();
+        if !desk.admits(generation) {
+            return;
+        }
+        desk.wanted.remove(&epoch);
+        self.entry.say_of(&mut desk, epoch, error);
+        let event = self.entry.event(&desk, What::Alarm(Alarm::Corrupt));
+        self.entry.tell(&self.shared, desk, vec![event]);
     }
 }
 
@@ -424,7 +416,7 @@ impl<'a> Asked<'a> {
 }
 
 /// What a vault that is not called would have said.
-pub(super) fn not_asked(throttled: Throttled) -> VaultError {
+pub(super) fn not_asked(throttled: &Throttled) -> VaultError {
     let wait = throttled.retry_after.max(Policy::FIRST_RETRY);
     let message =
         format!("the vault throttles and was not asked again: it is asked in {wait:?} at the soonest");

@@ -19,7 +19,7 @@ use super::{
     seats::{Claim, Seat},
 };
 use crate::{
-    Fault, KeyError, KeyState,
+    Fault, KeyError, KeyEvent, KeyState,
     machine::State,
     rt::{Notify, watch},
     telemetry::HeldIn,
@@ -71,6 +71,8 @@ pub(super) struct Desk {
     /// Wakes the task there is.
     pub(super) running: Option<Arc<Notify>>,
     pub(super) retired: bool,
+    /// What has happened and is not told yet, while somebody tells.
+    pub(super) untold: Option<Vec<KeyEvent>>,
     /// Wakes those who wait, in the order of waiting, when a round ends.
     pub(super) round_ended: Option<Arc<Notify>>,
     pub(super) watch: Option<Box<watch::Sender<KeyState>>>,
@@ -120,6 +122,7 @@ impl Desk {
             last_used: now,
             running: None,
             retired: false,
+            untold: None,
             round_ended: None,
             watch: None,
             in_use: None,

@@ -46,8 +46,10 @@ impl Entry {
             }
             Work::End => desk.running = None,
         }
-        drop(desk);
-        shared.tell(told);
+        self.tell(shared, desk, told);
+        if matches!(work, Work::End) {
+            self.rest(shared);
+        }
         Some(work)
     }
 

@@ -26,6 +26,7 @@ mod signal;
 mod slot;
 mod steps;
 mod task;
+mod tell;
 #[cfg(test)]
 mod tests;
 

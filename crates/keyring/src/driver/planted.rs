@@ -131,11 +131,7 @@ impl Late {
         let Some(of) = self.of.filter(|of| of.verify(aek).is_ok()) else { return };
         let key = Arc::new(Material::new(aek, &of));
         let generation = self.task.entry.desk().ticket();
-        let claim = self.task.claim().await;
-        let work = self.task.verified(generation, self.attempt, |desk| {
-            desk.claim = claim;
-            desk.candidate = Some(vec![key]);
-        });
+        let work = self.task.verified(generation, self.attempt, vec![key]).await;
         if let Some(work) = work {
             self.task.perform(work).await;
         }

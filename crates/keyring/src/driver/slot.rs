@@ -132,6 +132,7 @@ impl Rests {
             && desk.waiting == 0
             && !desk.asked
             && desk.turn.is_none()
+            && desk.untold.is_none()
             && desk.candidate.is_none()
             && desk.claim.is_none()
             && desk.failure.is_none()

@@ -230,8 +230,7 @@ impl Entry {
         if desk.machine.reported() != before {
             self.end_round(&mut desk);
         }
-        drop(desk);
-        shared.tell(told);
+        self.tell(shared, desk, told);
         due.map_or(Ticked::GoOn, Ticked::Due)
     }
 
@@ -243,8 +242,7 @@ impl Entry {
             return None;
         }
         let work = self.feed(&mut desk, shared, Event::Wake { wanted: true, used: true }, &mut told);
-        drop(desk);
-        shared.tell(told);
+        self.tell(shared, desk, told);
         work
     }
 
@@ -297,7 +295,6 @@ impl Entry {
             return Work::Look(lacking);
         }
         if desk.machine.is_at_rest() && desk.waiting == 0 {
-            self.rest(desk, shared);
             return Work::End;
         }
         if desk.machine.holds_key() && desk.machine.is_idle() {
@@ -310,11 +307,12 @@ impl Entry {
         Work::Rest(desk.machine.next_wake(now, policy).unwrap_or(LONGEST_SLEEP))
     }
 
-    /// Frees the entry if nobody holds it.
-    fn rest(self: &Arc<Self>, desk: &mut Desk, shared: &Shared) {
-        desk.running = None;
+    /// Frees the entry if it rests and nobody holds it. Not before its events are told: those of the next one come
+    /// after them.
+    pub(super) fn rest(self: &Arc<Self>, shared: &Shared) {
+        let mut desk = self.desk();
         // The map's, and that of who looks at it.
-        if self.retire(desk, 2) {
+        if self.retire(&mut desk, 2) {
             shared.entries.remove((self.account, self.provider), self);
         }
     }
@@ -324,7 +322,8 @@ impl Entry {
     fn retire(self: &Arc<Self>, desk: &mut Desk, holders: usize) -> bool {
         rt::point();
         let unused = Arc::strong_count(self) <= holders && !desk.is_watched();
-        desk.retired |= unused && desk.running.is_none() && desk.machine.is_at_rest();
+        let is_told = desk.untold.is_none();
+        desk.retired |= unused && is_told && desk.running.is_none() && desk.machine.is_at_rest();
         desk.retired
     }
 
@@ -346,8 +345,7 @@ impl Entry {
             }
             self.end_round(&mut desk);
         }
-        drop(desk);
-        shared.tell(told);
+        self.tell(shared, desk, told);
     }
 
     pub(super) fn event(&self, desk: &Desk, what: What) -> KeyEvent {
@@ -369,8 +367,7 @@ impl Entry {
             Some(task) => task.notify_one(),
             None => self.hub().agenda.call(Arc::downgrade(self)),
         }
-        drop(desk);
-        shared.tell(told);
+        self.tell(shared, desk, told);
     }
 
     /// Gives up the key in this seat, for another to sit there.
@@ -392,8 +389,7 @@ impl Entry {
             Some(task) => task.notify_one(),
             None => self.hub().agenda.call(Arc::downgrade(self)),
         }
-        drop(desk);
-        shared.tell(told);
+        self.tell(shared, desk, told);
     }
 
     pub(super) fn shut(self: &Arc<Self>) {
@@ -417,15 +413,5 @@ impl Shared {
         telemetry::count_vault(lane.provider(), what);
         // Nobody may be listening.
         let _ = self.vault_events.send(event);
-    }
-
-    /// Tells and logs events, with no lock held.
-    pub(super) fn tell(&self, events: Vec<KeyEvent>) {
-        for event in events {
-            event.log();
-            telemetry::count(&event);
-            // Nobody may be listening.
-            let _ = self.events.send(event);
-        }
     }
 }

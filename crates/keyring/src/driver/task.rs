@@ -21,6 +21,8 @@ use super::{
     agenda::LONGEST_SLEEP,
     desk::{Desk, Ticket},
     entry::Entry,
+    live::Material,
+    seats::Claim,
     steps::{Ticked, Work},
 };
 use crate::{
@@ -187,32 +189,55 @@ impl Task {
 
     /// The attempt's keys were verified: the same as [`Self::conclude`], at the pace of their vault, and spread if many
     /// may have been verified at once.
-    pub(super) fn verified(
+    pub(super) async fn verified(
         &self,
         generation: Ticket,
         attempt: Attempt,
-        prepare: impl FnOnce(&mut Desk),
+        keys: Vec<Arc<Material>>,
     ) -> Option<Effect> {
+        loop {
+            let mut claim = self.claim().await;
+            if let Landed::Seated(work) = self.land(generation, attempt, &keys, &mut claim) {
+                return work;
+            }
+        }
+    }
+
+    fn land(
+        &self,
+        generation: Ticket,
+        attempt: Attempt,
+        keys: &[Arc<Material>],
+        claim: &mut Option<Claim>,
+    ) -> Landed {
         let (jitter, share) = (self.jitter(), self.jitter());
         let mut told: Vec<KeyEvent> = Vec::new();
         let mut desk = self.entry.desk();
         if !desk.admits(generation) {
-            return None;
+            return Landed::Seated(None);
         }
         let lane = desk.record.as_ref().and_then(|record| self.shared.lanes.of(self.entry.provider, record));
         let pace = lane.map_or(Duration::ZERO, |lane| lane.pace());
         let is_one_of_many = desk.machine.is_one_of_many();
         let mut work = self.entry.feed(&mut desk, &self.shared, Event::Paced(pace), &mut told);
-        prepare(&mut desk);
-        work =
-            self.entry.feed(&mut desk, &self.shared, Event::Verified { attempt, jitter }, &mut told).or(work);
+        if desk.seat.is_none() && claim.is_none() {
+            // The key has just reached its bound.
+            self.entry.tell(&self.shared, desk, told);
+            return Landed::WithoutSeat;
+        }
+        desk.claim = claim.take();
+        for key in keys {
+            desk.wanted.remove(&key.epoch());
+        }
+        desk.candidate = Some(keys.to_vec());
+        let verified = Event::Verified { attempt, jitter };
+        work = self.entry.feed(&mut desk, &self.shared, verified, &mut told).or(work);
         if is_one_of_many {
             work = self.entry.feed(&mut desk, &self.shared, Event::Spread(share), &mut told).or(work);
         }
         self.entry.end_round(&mut desk);
-        drop(desk);
-        self.shared.tell(told);
-        work
+        self.entry.tell(&self.shared, desk, told);
+        Landed::Seated(work)
     }
 
     /// Feeds an event that concludes something, unless what it is about was forgotten meanwhile.
@@ -230,8 +255,7 @@ impl Task {
         prepare(&mut desk);
         let work = self.entry.feed(&mut desk, &self.shared, event, &mut told);
         self.entry.end_round(&mut desk);
-        drop(desk);
-        self.shared.tell(told);
+        self.entry.tell(&self.shared, desk, told);
         work
     }
 
@@ -242,6 +266,14 @@ impl Task {
             Err(_) => Jitter::default(),
         }
     }
+}
+
+/// What became of keys that were verified.
+enum Landed {
+    /// What is to be done then.
+    Seated(Option<Effect>),
+    /// Nothing: there was no seat for them.
+    WithoutSeat,
 }
 
 /// Why work brought nothing.

@@ -24,6 +24,11 @@ pub fn spawn(work: impl Future<Output = ()> + Send + 'static) {
     drop(shuttle::future::spawn(work));
 }
 
+/// Comes back when the others that can run have run.
+pub async fn let_others_run() {
+    shuttle::future::yield_now().await;
+}
+
 /// A point at which another task may run.
 pub fn point() {
     // The one operation of shuttle that is that and nothing else.

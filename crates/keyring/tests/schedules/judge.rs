@@ -4,12 +4,14 @@
 
 use std::{
     collections::BTreeMap,
+    env,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use cofferdam_crypto::{AccountId, KeyScope, Provider};
 use cofferdam_keyring::{KeyEvent, KeyState, What, rt::time};
+use shuttle::current::me;
 use tokio::sync::broadcast;
 
 type Key = (AccountId, Provider);
@@ -44,6 +46,8 @@ struct Seen {
     of: BTreeMap<Key, Of>,
     closing: bool,
     faults: Vec<String>,
+    /// What happens is printed: somebody looks at one schedule.
+    traced: bool,
 }
 
 pub struct Judge {
@@ -75,7 +79,15 @@ impl Seen {
     }
 
     fn fault(&mut self, said: impl Into<String>) {
-        self.faults.push(said.into());
+        let said = said.into();
+        self.note(|| format!("FAULT: {said}"));
+        self.faults.push(said);
+    }
+
+    fn note(&mut self, said: impl FnOnce() -> String) {
+        if self.traced {
+            println!("{:>9.3?} {:?}: {}", time::now().as_secs_f64(), me(), said());
+        }
     }
 
     /// The keyring has done something for this key that it does only once it knows of the last answer.
@@ -86,6 +98,7 @@ impl Seen {
     }
 
     fn event(&mut self, event: &KeyEvent) {
+        self.note(|| format!("heard {:?} {:?}: {:?}", event.account, event.provider, event.what));
         let key = (event.account, event.provider);
         let What::Changed { from, to, .. } = event.what else { return };
         let of = self.of.entry(key).or_default();
@@ -118,7 +131,9 @@ impl Seen {
 impl Judge {
     /// Of a keyring whose keys may be used for this long.
     pub fn new(usable_for: Duration) -> Self {
-        Self { seen: Mutex::default(), events: Mutex::default(), usable_for }
+        let traced = env::var_os("COFFERDAM_SCHEDULE").is_some();
+        let seen = Mutex::new(Seen { traced, ..Seen::default() });
+        Self { seen, events: Mutex::default(), usable_for }
     }
 
     /// Hears these events, from now on.
@@ -148,9 +163,14 @@ impl Judge {
         self.seen().fault(said);
     }
 
+    /// Takes note of what happened, for who looks at this schedule alone.
+    pub fn note(&self, said: impl FnOnce() -> String) {
+        self.up_to_date().note(said);
+    }
+
     /// Ends the schedule if something was wrong.
     pub fn check(&self) {
-        let faults = self.up_to_date().faults.clone();
+        let faults = std::mem::take(&mut self.up_to_date().faults);
         assert!(faults.is_empty(), "{faults:#?}");
     }
 
@@ -173,7 +193,9 @@ impl Judge {
         seen.is_known(key);
         let of = seen.of.entry(key).or_default();
         of.in_flight += 1;
-        if of.in_flight > 1 {
+        let in_flight = of.in_flight;
+        seen.note(|| format!("vault called for {scope}, {in_flight} under way"));
+        if in_flight > 1 {
             seen.fault(format!("{key:?}: two calls of its vault at once"));
         }
         Call { judge: self, key, begun, sent: time::now() }
@@ -218,6 +240,7 @@ impl Judge {
 impl Call<'_> {
     pub fn unwrapped(self) {
         let mut seen = self.judge.seen();
+        seen.note(|| format!("vault gives {:?}", self.key));
         let unwrapped = Unwrapped { begun: self.begun, sent: self.sent };
         seen.of.entry(self.key).or_default().unwrapped = Some(unwrapped);
     }
@@ -225,6 +248,7 @@ impl Call<'_> {
     pub fn denied(self) {
         let mut seen = self.judge.up_to_date();
         let given = seen.step();
+        seen.note(|| format!("vault denies {:?}", self.key));
         // A denial by the service's own vault is an outage.
         if self.key.1 == Provider::Customer {
             seen.of.entry(self.key).or_default().denial = Some(Denial { given, known: false });

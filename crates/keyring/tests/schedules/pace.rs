@@ -16,11 +16,16 @@ const PACE: usize = 1;
 thread_local! {
     /// In how many of 1024 steps time passes although something else could run.
     static HASTE: Cell<u64> = const { Cell::new(0) };
+    /// How often that may still happen: for ever, and nothing would ever be done in time.
+    static LEAPS: Cell<u32> = const { Cell::new(0) };
 }
+
+const MOST_LEAPS: u32 = 40;
 
 /// In how many of 1024 steps time passes although something else could run; 0: it passes only when all wait.
 pub fn set_haste(haste: u64) {
     HASTE.set(haste);
+    LEAPS.set(MOST_LEAPS);
 }
 
 pub fn haste() -> u64 {
@@ -66,7 +71,8 @@ impl<S: Scheduler> Scheduler for Paced<S> {
     fn next_task(&mut self, runnable: &[&Task], current: Option<TaskId>, yielding: bool) -> Option<TaskId> {
         let pace = TaskId::from(PACE);
         if runnable.len() > 1 && runnable.iter().any(|task| task.id() == pace) {
-            if self.draw() % 1024 < haste() {
+            if LEAPS.get() > 0 && self.draw() % 1024 < haste() {
+                LEAPS.set(LEAPS.get() - 1);
                 return Some(pace);
             }
             let others: Vec<&Task> = runnable.iter().copied().filter(|task| task.id() != pace).collect();

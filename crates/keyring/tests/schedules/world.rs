@@ -96,6 +96,7 @@ impl World {
                 }
                 _ => self.keyring.sealing_key(asked, Provider::Customer).await,
             };
+            self.judge.note(|| format!("reader of {asked}: {:?}", key.as_ref().map(drop)));
             self.was_answered(begun);
             match key {
                 Ok(key) => {
@@ -114,7 +115,9 @@ impl World {
 
     fn use_key(&self, key: &LiveKey) {
         let used = self.judge.begin_use(key.scope());
-        if key.still_usable() {
+        let usable = key.still_usable();
+        self.judge.note(|| format!("use of {}: {usable}", key.scope()));
+        if usable {
             self.judge.may_use(&used);
         }
         let (held, serving) = (self.keyring.held_keys(), self.keyring.serving_keys());
@@ -168,6 +171,7 @@ impl World {
     async fn forget(self: Arc<Self>) {
         for _ in 0..1 + draw(2) {
             self.pause().await;
+            self.judge.note(|| "forget".to_owned());
             self.keyring.forget(account(0));
         }
     }
@@ -188,6 +192,7 @@ impl World {
 
     async fn close(self: Arc<Self>) {
         self.pause().await;
+        self.judge.note(|| "close".to_owned());
         self.judge.note_closing();
         let begun = time::now();
         self.keyring.close().await;

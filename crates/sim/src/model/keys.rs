@@ -356,9 +356,12 @@ impl Keys {
                 .iter()
                 .any(|call| call.verdict != Verdict::Verified && recent(&call.sent))
         };
-        // A vault that throttles one account is not called for the others either.
+        // A vault that throttles one account is not called for the others either; how long is told by the clock that
+        // nobody can set.
         let throttled = |call: &Answered| {
-            matches!(call.verdict, Verdict::Outage(VaultErrorKind::Throttled { .. })) && recent(&call.sent)
+            let ago = of.begun.clock.boot.saturating_sub(call.sent.clock.boot);
+            let is_of_late = recent(&call.sent) || ago < self.policy.failure_window();
+            matches!(call.verdict, Verdict::Outage(VaultErrorKind::Throttled { .. })) && is_of_late
         };
         let throttled = self.nodes.get(&of.node).is_some_and(|node| {
             node.calls.iter().any(|((_, of), calls)| *of == provider && calls.iter().any(throttled))
