@@ -262,7 +262,8 @@ impl Entry {
         let before = desk.machine.reported();
         let wanted = std::mem::take(&mut desk.asked);
         let used = if desk.machine.holds_key() {
-            desk.used
+            // Who waits for a record's sake has not looked yet at what an attempt brought.
+            desk.used || desk.waiting > 0
         } else {
             desk.is_watched() || now.since(&desk.last_used) < policy.usable_for()
         };
