@@ -262,7 +262,7 @@ impl Operation<'_> {
             EngineError::KeyUnavailable { source, .. } => {
                 hub.state().counts.refused_unavailable += 1;
                 open.end(WriteEnd::Refused, seq);
-                if let KeyError::Unavailable { provider: Provider::Customer, fault, .. } = source
+                if let KeyError::Unavailable { provider: Provider::Customer, fault, .. } = &**source
                     && !matches!(fault, Fault::ServiceKey(_))
                 {
                     let judged = hub.state().keys.judge_unavailable(of);

@@ -3,14 +3,14 @@
 use std::{ops::Range, sync::atomic::AtomicBool, time::Duration};
 
 use async_trait::async_trait;
-use cofferdam_crypto::{Epoch, PageSize, Provider, Version};
+use cofferdam_crypto::{Epoch, PageSize, Provider, SegmentId, Version};
 use cofferdam_vault::{Inline, Timestamp, testing::ManualClock, testing::SeededEntropy};
 use tokio::sync::Semaphore;
 
 use super::*;
 use crate::{
-    Applied, BlockOp, BufferUsage, EmbeddedOptions, EmbeddedStore, FaultyFile, Located, StoreError,
-    StoreErrorKind,
+    Applied, BlockOp, BufferUsage, EmbeddedOptions, EmbeddedStore, FaultyFile, Located, SegmentRow,
+    StoreError, StoreErrorKind,
 };
 
 /// Knows every account, and of no revocation.
@@ -97,6 +97,23 @@ impl BlockStore for Gated {
         limit: usize,
     ) -> Result<Vec<(AccountId, BufferUsage)>, StoreError> {
         self.store.buffering(after, limit).await
+    }
+
+    async fn segment(
+        &self,
+        account: AccountId,
+        segment: SegmentId,
+    ) -> Result<Option<SegmentRow>, StoreError> {
+        self.store.segment(account, segment).await
+    }
+
+    async fn segments(
+        &self,
+        account: AccountId,
+        after: Option<SegmentId>,
+        limit: usize,
+    ) -> Result<Vec<(SegmentId, SegmentRow)>, StoreError> {
+        self.store.segments(account, after, limit).await
     }
 
     async fn last_version(&self) -> Result<Version, StoreError> {
