@@ -123,6 +123,12 @@ bugs! {
     SeatsCountedEarly = "seats-counted-early",
     /// An entry that was put out of use is used by who found it just before.
     RetiredUsed = "retired-used",
+    /// Events are told by whoever they happened to, in whatever order they come to it.
+    ToldOutOfOrder = "told-out-of-order",
+    /// A key that reaches its bound just as its refresh succeeds is published without a seat.
+    PublishedWithoutSeat = "published-without-seat",
+    /// That a revocation is persisted is not taken note of if its account was forgotten meanwhile.
+    WriteEndForgotten = "write-end-forgotten",
     /// Who waits for a flag begins to listen after it has looked.
     FlagLookedAtFirst = "flag-looked-at-first",
 }
@@ -147,6 +153,9 @@ impl Bug {
         Self::SeatsCountedEarly,
         Self::RetiredUsed,
         Self::FlagLookedAtFirst,
+        Self::ToldOutOfOrder,
+        Self::PublishedWithoutSeat,
+        Self::WriteEndForgotten,
     ];
 }
 

@@ -105,21 +105,22 @@ impl Task {
 
     pub(super) async fn persist(&self, revoked: bool) -> Option<Effect> {
         let result = self.in_time(self.shared.parts.records.set_revoked(self.entry.account, revoked)).await;
-        let generation = self.entry.desk().ticket();
+        let ended =
+            if is_planted(Bug::WriteEndForgotten) { self.entry.desk().ticket() } else { Ticket::ALWAYS };
         match result {
             Ok(()) => {
                 let claim = if revoked { None } else { self.claim().await };
-                self.conclude(generation, Event::Persisted { revoked, ok: true }, |desk| desk.claim = claim)
+                self.conclude(ended, Event::Persisted { revoked, ok: true }, |desk| desk.claim = claim)
             }
             Err(RecordError::NotFound) => {
-                self.conclude(generation, Event::Abandoned, |_| {});
-                self.record_failed(generation, self.unknown_account())
+                self.conclude(ended, Event::Abandoned, |_| {});
+                self.record_failed(ended, self.unknown_account())
             }
             Err(error) => {
                 let error = KeyError::Record(Arc::new(error));
                 let said = error.clone();
                 let at = self.entry.now();
-                self.conclude(generation, Event::Persisted { revoked, ok: false }, |desk| {
+                self.conclude(ended, Event::Persisted { revoked, ok: false }, |desk| {
                     desk.note_failure(error, at);
                     self.entry.say(desk, said);
                 })

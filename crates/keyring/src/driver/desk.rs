@@ -90,8 +90,13 @@ pub(super) struct Desk {
 /// or its key displaced where the result is about that.
 #[derive(Clone, Copy)]
 pub(super) struct Ticket {
-    forgets: u64,
+    forgets: Option<u64>,
     displacements: Option<u64>,
+}
+
+impl Ticket {
+    /// For the end of a write, which is always delivered: the machine begins nothing before it.
+    pub(super) const ALWAYS: Self = Self { forgets: None, displacements: None };
 }
 
 impl Desk {
@@ -144,17 +149,18 @@ impl Desk {
 
     /// For what is about the key.
     pub(super) fn ticket(&self) -> Ticket {
-        Ticket { forgets: self.forgets, displacements: Some(self.displacements) }
+        Ticket { forgets: Some(self.forgets), displacements: Some(self.displacements) }
     }
 
     /// For what is about the record alone.
     pub(super) fn ticket_of_record(&self) -> Ticket {
-        Ticket { forgets: self.forgets, displacements: None }
+        Ticket { forgets: Some(self.forgets), displacements: None }
     }
 
     pub(super) fn admits(&self, ticket: Ticket) -> bool {
         let displaced = ticket.displacements.is_some_and(|known| known != self.displacements);
-        ticket.forgets == self.forgets && !displaced
+        let forgotten = ticket.forgets.is_some_and(|known| known != self.forgets);
+        !forgotten && !displaced
     }
 
     /// Keeps a record that was just read.

@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use cofferdam_crypto::Epoch;
+use cofferdam_crypto::{
+    Epoch,
+    planted::{Bug, is_planted},
+};
 
 use super::{
     Shared,
@@ -98,7 +101,10 @@ impl Task {
     }
 
     pub(super) async fn perform(&self, effect: Effect) -> Option<Effect> {
-        let generation = self.entry.desk().ticket();
+        let generation = match effect {
+            Effect::Persist { .. } => Ticket::ALWAYS,
+            _ => self.entry.desk().ticket(),
+        };
         let done = match effect {
             Effect::Attempt { attempt, reread } => {
                 let work = self.attempt(attempt, reread, generation);
@@ -220,7 +226,7 @@ impl Task {
         let pace = lane.map_or(Duration::ZERO, |lane| lane.pace());
         let is_one_of_many = desk.machine.is_one_of_many();
         let mut work = self.entry.feed(&mut desk, &self.shared, Event::Paced(pace), &mut told);
-        if desk.seat.is_none() && claim.is_none() {
+        if desk.seat.is_none() && claim.is_none() && !is_planted(Bug::PublishedWithoutSeat) {
             // The key has just reached its bound.
             self.entry.tell(&self.shared, desk, told);
             return Landed::WithoutSeat;

@@ -5,6 +5,8 @@
 //!
 //! Not its job: who listens too slowly.
 
+use cofferdam_crypto::planted::{Bug, is_planted};
+
 use super::{Shared, entry::Entry, slot::AtDesk};
 use crate::{KeyEvent, telemetry};
 
@@ -15,21 +17,32 @@ impl Entry {
         if events.is_empty() {
             return;
         }
-        if let Some(untold) = &mut desk.untold {
+        if let Some(untold) = &mut desk.untold
+            && !is_planted(Bug::ToldOutOfOrder)
+        {
             untold.extend(events);
+            return;
+        }
+        if is_planted(Bug::ToldOutOfOrder) {
+            drop(desk);
+            events.into_iter().for_each(|event| shared.tell(event));
             return;
         }
         desk.untold = Some(events);
         drop(desk);
         let mut telling = Telling { entry: self, over: false };
         while let Some(events) = telling.next() {
-            for event in events {
-                event.log();
-                telemetry::count(&event);
-                // Nobody may be listening.
-                let _ = shared.events.send(event);
-            }
+            events.into_iter().for_each(|event| shared.tell(event));
         }
+    }
+}
+
+impl Shared {
+    fn tell(&self, event: KeyEvent) {
+        event.log();
+        telemetry::count(&event);
+        // Nobody may be listening.
+        let _ = self.events.send(event);
     }
 }
 

@@ -156,12 +156,17 @@ pub struct Records {
     judge: Arc<Judge>,
     revoked: Mutex<[bool; ACCOUNTS]>,
     /// In how many of 100 calls a write fails.
-    failures: u64,
+    failures: AtomicU64,
 }
 
 impl Records {
     pub fn new(judge: Arc<Judge>, failures: u64) -> Self {
-        Self { judge, revoked: Default::default(), failures }
+        Self { judge, revoked: Default::default(), failures: failures.into() }
+    }
+
+    /// From now on, every write succeeds.
+    pub fn recover(&self) {
+        self.failures.store(0, Ordering::Relaxed);
     }
 }
 
@@ -201,7 +206,7 @@ impl KeyRecords for Records {
     async fn set_revoked(&self, asked: AccountId, revoked: bool) -> Result<(), RecordError> {
         let number = number(asked)?;
         take_time(false).await;
-        if draw(100) < self.failures {
+        if draw(100) < self.failures.load(Ordering::Relaxed) {
             return Err(RecordError::Storage("drawn".into()));
         }
         self.judge.persist(asked, revoked);

@@ -25,6 +25,7 @@ const WAIT: Duration = Duration::from_secs(20);
 struct World {
     keyring: Keyring,
     vault: Arc<Vault>,
+    records: Arc<Records>,
     judge: Arc<Judge>,
     most: usize,
     /// Time passes only when all wait, and no call hangs.
@@ -73,13 +74,13 @@ impl World {
         let records = Arc::new(Records::new(judge.clone(), [0, 0, 10][draw(3) as usize]));
         let keyring = Keyring::new(KeyringParts {
             vaults: VaultRegistry::new(vault.clone()).with_customer(tenant(), vault.clone()),
-            records,
+            records: records.clone(),
             clock: Arc::new(VirtualClock),
             entropy: Arc::new(SeededEntropy::new(1)),
             policy,
         });
         judge.listen(keyring.subscribe());
-        Arc::new(Self { keyring, vault, judge, most, punctual })
+        Arc::new(Self { keyring, vault, records, judge, most, punctual })
     }
 
     /// Asks for keys, holds them, and asks before each use.
@@ -199,10 +200,11 @@ impl World {
         self.was_answered(begun);
     }
 
-    /// All is well with the vault again: so it must be with the key, soon; then everything ends.
+    /// All is well with vault and records again: so it must be with the key, soon; then everything ends.
     async fn end(self: Arc<Self>) {
         pace::set_haste(0);
         self.vault.recover();
+        self.records.recover();
         let begun = time::now();
         let mut last = None;
         while !self.judge.is_closing() {
