@@ -54,6 +54,17 @@ const PROOFS: &[Proof] = &[
     ),
     proof("cofferdam-keyring", "machine", "no sequence of events makes the state machine break a promise"),
     proof("cofferdam-keyring", "room", "never more keys are held than allowed, and those in Grace go last"),
+    proof("cofferdam-keyring", "memory", "what a cached account takes, everything counted"),
+    proof(
+        "cofferdam-keyring",
+        "many",
+        "many accounts keep one vault within its budget, and no key is used past its bound",
+    ),
+    planted(
+        "cofferdam-keyring",
+        "planted_budget",
+        "every defect of a vault's rations that is planted on purpose is found",
+    ),
     proof(
         "cofferdam-store",
         "embedded_crash",

@@ -197,7 +197,7 @@ async fn twenty_thousand_accounts_in_use_raise_the_alarm_and_no_key_is_used_past
         status.limit
     );
     let over = (VaultName::OfPrincipal(cofferdam_vault::Principal::new("tenant")), WhatOfVault::OverBudget);
-    assert_eq!(told(&mut events), [over.clone()], "once, and it stands");
+    assert_eq!(told(&mut events), vec![over.clone()], "once, and it stands");
     assert!(
         status.over_budget && status.allowed == status.limit && status.refresh == 60 * SECOND,
         "{status:?}"

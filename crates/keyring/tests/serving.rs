@@ -550,3 +550,19 @@ async fn many_threads_get_keys_while_accounts_are_forgotten_and_entries_freed() 
     world.keyring.close().await;
     assert!(matches!(world.key(accounts[0]).await.unwrap_err(), KeyError::Closed));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_services_key_that_comes_late_is_kept_until_who_waits_for_it_has_it() {
+    let policy = Policy::default().with_refresh(6 * SECOND).unwrap().with_call_timeout(10 * SECOND).unwrap();
+    let world = World::with(policy);
+    let account = world.account(1).await;
+    // Its refresh would be due by then.
+    world.service.set_latency(8 * SECOND);
+    let before = world.service.unwraps();
+    world.key(account).await.unwrap();
+    assert_eq!(world.service.unwraps() - before, 1);
+    // And then it goes: only a record needed it.
+    sleep(31 * SECOND).await;
+    assert_eq!(world.keyring.status(account, Provider::Service).state, KeyState::Cold);
+    assert_eq!(world.service.unwraps() - before, 1);
+}

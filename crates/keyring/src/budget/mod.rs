@@ -127,7 +127,7 @@ impl Budget {
                 self.capped_at = self.capped_at.saturating_add(VaultBudget::PER.saturating_mul(steps));
             }
         }
-        if self.cap < self.wanted() {
+        if self.cap < self.needed().min(self.settings.limit()) {
             self.short_at = Some(now);
         }
     }
@@ -159,7 +159,7 @@ impl Budget {
 
     /// How often keys are refreshed.
     pub(crate) fn pace(&self) -> Duration {
-        if self.alarm {
+        if self.alarm && !is_planted(Bug::StretchUnbounded) {
             return self.ceiling;
         }
         let calls = u128::from(self.in_use) * VaultBudget::PER.as_nanos();

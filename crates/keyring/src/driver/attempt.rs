@@ -1,7 +1,9 @@
 //! What an attempt does: reads the record where it must, unwraps, verifies.
 //!
 //! Guarantees: nothing that a vault answers is used before its check value is found right; every KEK of the
-//! record is asked, each once; a call takes at most the policy's time-out. Not its job: what a failure means.
+//! record is asked, each once; no call is sent without a turn, and one takes at most the policy's time-out.
+//!
+//! Not its job: what a failure means.
 
 use std::{
     collections::BTreeSet,
@@ -34,7 +36,7 @@ use crate::{
 
 impl Task {
     pub(super) async fn attempt(&self, attempt: Attempt, reread: bool, generation: Ticket) -> Option<Effect> {
-        let (known, turn, kind) = {
+        let (known, mut turn, kind) = {
             let mut desk = self.entry.desk();
             desk.unknown.clear();
             let kind = if desk.machine.holds_key() { Kind::Held } else { Kind::Cold };
@@ -43,7 +45,7 @@ impl Task {
         let (account, provider) = (self.entry.account, self.entry.provider);
         let record = match known {
             Some(known) if !reread => known.record(account, provider),
-            known => match self.read().await {
+            known => match self.read_with(&mut turn).await {
                 Ok(record) => {
                     // Within an attempt the machine asks for nothing in answer to a record.
                     self.note_record(generation, known.as_deref(), &record);
@@ -149,6 +151,18 @@ impl Task {
             desk.note_failure(error.clone(), at);
             self.entry.say(desk, error);
         })
+    }
+
+    /// The account's record, while a turn at its vault waits: for a time-out, and then it is another's.
+    async fn read_with(&self, turn: &mut Option<Turn>) -> Result<KeyRecord, KeyError> {
+        let mut reading = std::pin::pin!(self.read());
+        if turn.is_some() {
+            match timeout(self.shared.parts.policy.call_timeout(), &mut reading).await {
+                Ok(read) => return read,
+                Err(_) => *turn = None,
+            }
+        }
+        reading.await
     }
 
     /// The account's record, whole and believable.

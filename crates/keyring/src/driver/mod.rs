@@ -10,6 +10,7 @@
 mod agenda;
 mod attempt;
 mod desk;
+mod due;
 mod entry;
 mod kept;
 mod lane;

@@ -16,9 +16,8 @@ use super::{
     desk::{Desk, Ticket},
     entry::{Entry, activity},
     kept::{Kept, Names},
-    lane::{InUse, Lane, Turn},
+    lane::{InUse, Lane},
     live::Live,
-    task,
 };
 use crate::{
     KeyError, KeyEvent, KeyRecord, VaultEvent, What, WhatOfVault,
@@ -236,114 +235,6 @@ impl Entry {
         due.map_or(Ticked::GoOn, Ticked::Due)
     }
 
-    /// What the entry's task, if it `is_task`, or else a new one, is to do now. Without work there is none, and the agenda
-    /// looks again when time has brought some.
-    pub(super) fn next(self: &Arc<Self>, shared: &Shared, is_task: bool) -> Option<Work> {
-        let mut told = Vec::new();
-        let mut desk = self.desk();
-        if !is_task && desk.running.is_some() {
-            return None;
-        }
-        let work = self.decide(&mut desk, shared, &mut told);
-        if !matches!(work, Work::Do(Effect::Attempt { .. })) {
-            desk.turn = None;
-        }
-        match work {
-            Work::Do(_) | Work::Look(_) => {
-                desk.running.get_or_insert_default();
-            }
-            Work::Rest(time) => {
-                desk.running = None;
-                self.set_timer(&mut desk, time);
-            }
-            Work::End => desk.running = None,
-        }
-        drop(desk);
-        shared.tell(told);
-        Some(work)
-    }
-
-    /// Has the agenda look at the entry after this time, or before.
-    fn set_timer(self: &Arc<Self>, desk: &mut Desk, time: Duration) {
-        let at = self.now().boot.saturating_add(time.min(LONGEST_SLEEP));
-        let at = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
-        // One that comes sooner sets the next.
-        if desk.timer.is_none_or(|timer| at < timer) {
-            desk.timer = Some(at);
-            self.hub().agenda.at(at, Arc::downgrade(self));
-        }
-    }
-
-    /// Whether this timer is the one that was set last; it is no longer.
-    pub(super) fn is_timer(&self, at: u64) -> bool {
-        let mut desk = self.desk();
-        let is_timer = desk.timer == Some(at);
-        if is_timer {
-            desk.timer = None;
-        }
-        is_timer
-    }
-
-    /// Its turn has come at its vault.
-    pub(super) fn take_turn(&self, turn: Turn) {
-        let mut desk = self.desk();
-        desk.queued = false;
-        if desk.running.is_none() {
-            desk.turn = Some(turn);
-        }
-    }
-
-    /// An attempt that nobody waits for is put off until there is a turn for it at its vault; returns for how long at
-    /// the most, unless it is its turn.
-    fn put_off(
-        self: &Arc<Self>,
-        desk: &mut Desk,
-        shared: &Shared,
-        told: &mut Vec<KeyEvent>,
-    ) -> Option<Duration> {
-        let (now, policy) = (self.now(), &shared.parts.policy);
-        if !desk.machine.is_attempt_due(now) {
-            return None;
-        }
-        let lane = shared.lanes.of(self.provider, desk.record.as_ref()?)?.clone();
-        // First of all later, if there are more accounts than when it was verified. Lets time pass in any case.
-        let pace = lane.pace().max(desk.machine.pace(policy));
-        self.feed(desk, shared, Event::Paced(pace), told);
-        if !desk.machine.is_attempt_due(now) || desk.turn.is_some() {
-            return None;
-        }
-        if let Some(turn) = lane.turn_behind(now) {
-            desk.turn = Some(turn);
-            return None;
-        }
-        if is_planted(Bug::BudgetOpensGrace) {
-            return None;
-        }
-        let deadline = self.deadline(desk, shared);
-        if deadline.is_some_and(|deadline| deadline <= now.boot) && lane.throttles(now) {
-            // It need not be asked to know the answer, which lets the key serve within its grace.
-            return None;
-        }
-        self.queue(desk, &lane, deadline.unwrap_or(now.boot + policy.ceiling()));
-        let until = deadline.map(|deadline| deadline.saturating_sub(now.boot));
-        let until = until.filter(|until| !until.is_zero()).unwrap_or(LONGEST_SLEEP);
-        let bound = desk.machine.next_wake_but_due(now, policy).unwrap_or(LONGEST_SLEEP);
-        Some(until.min(bound))
-    }
-
-    fn queue(self: &Arc<Self>, desk: &mut Desk, lane: &Lane, deadline: Duration) {
-        if !std::mem::replace(&mut desk.queued, true) {
-            lane.wait_behind(self, deadline);
-        }
-    }
-
-    /// When callers begin to wait for the key that is held, as time since boot.
-    fn deadline(&self, desk: &Desk, shared: &Shared) -> Option<Duration> {
-        let bounds = desk.machine.bounds(&shared.parts.policy)?;
-        let unasked = bounds.unasked_until.boot;
-        Some(bounds.retried_until.map_or(unasked, |until| until.boot.max(unasked)))
-    }
-
     /// What is to be persisted although the keyring closes: a revocation that is known.
     pub(super) fn owed(self: &Arc<Self>, shared: &Shared) -> Option<Effect> {
         let mut told = Vec::new();
@@ -357,7 +248,12 @@ impl Entry {
         work
     }
 
-    fn decide(self: &Arc<Self>, desk: &mut Desk, shared: &Shared, told: &mut Vec<KeyEvent>) -> Work {
+    pub(super) fn decide(
+        self: &Arc<Self>,
+        desk: &mut Desk,
+        shared: &Shared,
+        told: &mut Vec<KeyEvent>,
+    ) -> Work {
         let policy = &shared.parts.policy;
         let now = self.now();
         if self.activity.swap(activity::UNUSED, Ordering::Relaxed) == activity::USED {
@@ -382,7 +278,8 @@ impl Entry {
         }
         let before = desk.machine.reported();
         let mut work = self.feed(desk, shared, Event::Wake { wanted, used }, told);
-        if self.provider == Provider::Service && desk.machine.is_idle() && !desk.lent {
+        let is_for_record = self.provider == Provider::Service && !desk.lent;
+        if is_for_record && desk.machine.is_idle() && desk.waiting == 0 && !self.is_promised() {
             // Unwrapped to authenticate the customer's record, which is done.
             self.feed(desk, shared, Event::LetGo, told);
         }
@@ -508,16 +405,6 @@ impl Entry {
 }
 
 impl Shared {
-    /// Does for an entry what is to be done now: by a task, if anything.
-    pub(super) fn attend(self: &Arc<Self>, entry: &Arc<Entry>) {
-        if !self.is_closing()
-            && let Some(work @ (Work::Do(_) | Work::Look(_))) = entry.next(self, false)
-        {
-            task::spawn(self.clone(), entry.clone(), work);
-        }
-        self.keep_agenda();
-    }
-
     /// Tells and logs what happened to a vault's calls.
     pub(super) fn tell_of_vault(&self, lane: &Lane, news: News) {
         let what = match news {

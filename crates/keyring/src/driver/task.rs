@@ -1,9 +1,8 @@
-//! The task of one entry: it does what the machine asks for, one thing after another, and sleeps in between.
+//! The task of one entry: it does what the machine asks for, one thing after another, and ends when nothing is left.
 //!
 //! Guarantees: time passes for the machine also while a call is under way, so a key is dropped at its bound even
 //! if its vault hangs; a vault or a record store that panics is an outage; whatever ends the task, those who wait
-//! are told; a revocation that is known when the keyring closes is persisted, or tried once more. A sleep is at
-//! most [`LONGEST_SLEEP`], so that a machine that was suspended drops its overdue keys soon after.
+//! are told; a revocation that is known when the keyring closes is persisted, or tried once more.
 
 use std::{
     collections::BTreeSet,

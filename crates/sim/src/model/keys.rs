@@ -356,8 +356,15 @@ impl Keys {
                 .iter()
                 .any(|call| call.verdict != Verdict::Verified && recent(&call.sent))
         };
+        // A vault that throttles one account is not called for the others either.
+        let throttled = |call: &Answered| {
+            matches!(call.verdict, Verdict::Outage(VaultErrorKind::Throttled { .. })) && recent(&call.sent)
+        };
+        let throttled = self.nodes.get(&of.node).is_some_and(|node| {
+            node.calls.iter().any(|((_, of), calls)| *of == provider && calls.iter().any(throttled))
+        });
         let store = self.nodes.get(&of.node).is_some_and(|node| node.store_failures.iter().any(recent));
-        failed(provider) || failed(Provider::Service) || store
+        failed(provider) || failed(Provider::Service) || throttled || store
     }
 
     /// How long ago this node had seen the last denial when an operation began that succeeded; for the record.

@@ -40,7 +40,7 @@ use std::{
 };
 
 use cofferdam_crypto::{AccountId, BlockId, KeyId, PageSize, Version};
-use cofferdam_keyring::{KeyEvent, Keyring, Policy};
+use cofferdam_keyring::{KeyEvent, Keyring, Policy, VaultEvent, VaultStatus};
 use cofferdam_vault::{Clock, Entropy, Executor, Principal, VaultRegistry};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
@@ -233,6 +233,17 @@ impl Engine {
     /// What happens to keys: changes of state, refreshes, alarms.
     pub fn events(&self) -> broadcast::Receiver<KeyEvent> {
         self.inner.keyring.subscribe()
+    }
+
+    /// How the calls to each vault stand that renew keys: sent, budget, limit, the effective refresh, the alarm. How often
+    /// a vault may be called is set in the registry: `VaultRegistry::with_budget`.
+    pub fn vaults(&self) -> Vec<VaultStatus> {
+        self.inner.keyring.vaults()
+    }
+
+    /// What happens to the calls to vaults: whose accounts in use need more than the budget, and no longer do.
+    pub fn vault_events(&self) -> broadcast::Receiver<VaultEvent> {
+        self.inner.keyring.subscribe_vaults()
     }
 
     /// What happens to buffers: when buffering begins, how far drains came, what went wrong.

@@ -238,3 +238,112 @@ fn a_revocation_is_tried_again_until_it_is_persisted() {
         assert_eq!(work(&machine.wake()), [Effect::Persist { revoked: true }]);
     }
 }
+
+#[test]
+fn a_stretched_refresh_stretches_what_serves_without_a_question_and_never_past_the_ceiling() {
+    for (paced, pace) in [(10, 30), (30, 30), (45, 45), (60, 60), (600, 60)] {
+        let mut machine = Machine::active(Provider::Customer);
+        machine.feed(Event::Paced(paced * SECOND));
+        assert_eq!(machine.next(), pace * SECOND, "{paced}");
+        machine.pass((pace + 5) * SECOND - MS);
+        assert_eq!(machine.serving(), Serving::Use, "{paced}");
+        machine.pass(MS);
+        assert_eq!(machine.serving(), Serving::Wait, "{paced}");
+        assert_eq!(machine.reported(), KeyState::Active, "what could not be asked has not failed");
+    }
+}
+
+#[test]
+fn a_stretch_keeps_keys_spread_and_leaves_no_room_for_jitter() {
+    let mut machine = Machine::active(Provider::Customer);
+    machine.feed(Event::Spread(Jitter(u16::MAX / 2)));
+    let spread = machine.next();
+    assert!(spread > 17 * SECOND && spread < 19 * SECOND, "{spread:?}");
+    machine.feed(Event::Paced(60 * SECOND));
+    assert!(machine.next().abs_diff(2 * spread) < MS, "{:?}", machine.next());
+    machine.pass(60 * SECOND);
+    let attempt = machine.attempt();
+    machine.feed(Event::Verified { attempt, jitter: Jitter(u16::MAX) });
+    assert_eq!(machine.next(), 60 * SECOND);
+}
+
+#[test]
+fn a_first_refresh_is_spread_between_the_least_refresh_and_the_target() {
+    for (share, wait) in [(0, 30 * SECOND), (u16::MAX, Policy::MIN_REFRESH)] {
+        let mut machine = Machine::active(Provider::Customer);
+        machine.feed(Event::Spread(Jitter(share)));
+        assert_eq!(machine.next(), wait);
+    }
+}
+
+#[test]
+fn while_the_refresh_is_stretched_a_failure_lets_callers_go_on_until_the_next_try() {
+    let mut machine = Machine::active(Provider::Customer);
+    machine.feed(Event::Paced(60 * SECOND));
+    machine.pass(60 * SECOND);
+    machine.fail(Kind::Unavailable);
+    machine.pass(65 * SECOND - MS);
+    assert_eq!((machine.serving(), machine.reported()), (Serving::Use, KeyState::Active));
+    machine.wake();
+    assert_eq!(machine.reported(), KeyState::Grace);
+    machine.pass(MS);
+    assert_eq!(machine.serving(), Serving::Wait);
+}
+
+#[test]
+fn age_counts_from_when_the_vault_was_asked_where_the_attempt_had_to_wait_for_its_turn() {
+    let mut machine = Machine::cold(Provider::Customer);
+    let begun = machine.attempt();
+    machine.pass(100 * SECOND);
+    let attempt = Attempt { sent: machine.now, ..begun };
+    machine.pass(SECOND);
+    machine.feed(Event::Verified { attempt, jitter: NO_JITTER });
+    assert_eq!((machine.serving(), machine.next()), (Serving::Use, 29 * SECOND));
+    machine.pass(34 * SECOND - MS);
+    assert_eq!(machine.serving(), Serving::Use);
+    machine.pass(MS);
+    assert_eq!(machine.serving(), Serving::Wait);
+    // The same for a failure.
+    let begun = machine.attempt();
+    machine.pass(100 * SECOND);
+    let attempt = Attempt { sent: machine.now, ..begun };
+    machine.feed(Event::Failed { attempt, kind: Kind::Unavailable, jitter: NO_JITTER });
+    machine.pass(35 * SECOND - MS);
+    assert_eq!(machine.serving(), Serving::Use);
+    machine.pass(MS);
+    assert_eq!(machine.serving(), Serving::Wait);
+}
+
+#[test]
+fn a_key_that_nobody_needs_is_let_go_and_what_was_begun_before_is_not_used() {
+    let mut machine = Machine::active(Provider::Service);
+    let effects = machine.feed(Event::LetGo);
+    let (from, to, why) = (KeyState::Active, KeyState::Cold, Why::Idle);
+    assert_eq!(effects, [Effect::Evict, Effect::Announce { from, to, why }]);
+    assert!(machine.state.is_at_rest());
+    assert_eq!(Machine::cold(Provider::Service).feed(Event::LetGo), []);
+}
+
+#[test]
+fn a_state_that_rests_is_packed_and_unpacked_as_it_was_and_no_other_is() {
+    let mut paced = Machine::active(Provider::Customer);
+    paced.feed(Event::Paced(45 * SECOND));
+    let mut idle = Machine::active(Provider::Service);
+    idle.pass(30 * SECOND);
+    idle.feed(Event::Wake { wanted: false, used: false });
+    let cold = Machine::cold(Provider::Customer);
+    let mut let_go = Machine::active(Provider::Service);
+    let_go.feed(Event::LetGo);
+    for machine in [paced, idle, cold, let_go, Machine::active(Provider::Service)] {
+        let packed = machine.state.pack().unwrap();
+        assert_eq!(packed.unpack(machine.state.provider), machine.state);
+    }
+    let mut failing = Machine::active(Provider::Customer);
+    failing.fail(Kind::Unavailable);
+    let mut asked = Machine::active(Provider::Customer);
+    asked.attempt();
+    let (grace, gone) = (Machine::grace(Provider::Customer), Machine::unavailable(Provider::Customer));
+    for machine in [failing, asked, grace, gone, Machine::revoked()] {
+        assert_eq!(machine.state.pack(), None);
+    }
+}
