@@ -3,7 +3,7 @@
 use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
-use cofferdam_crypto::{BlockId, Provider};
+use cofferdam_crypto::{BlockId, Provider, ProviderKind};
 use cofferdam_keyring::{Fault, KeyError, RecordError};
 use cofferdam_store::{Account, BlockInfo, EngineError, Outcome, Place, StoreError, StoreErrorKind};
 use cofferdam_vault::testing::TokioClock;
@@ -368,10 +368,11 @@ impl Operation<'_> {
                         return Err((Check::Content, what));
                     }
                     let expected = match info.place {
-                        Place::Store => self.provider(),
-                        Place::Buffer => Provider::Service,
+                        Place::Store => self.provider().kind(),
+                        Place::Buffer if self.seat.writes_only => ProviderKind::Buffer,
+                        Place::Buffer => ProviderKind::Service,
                     };
-                    if info.provider != expected {
+                    if info.provider.kind() != expected {
                         let what = format!(
                             "block {block} of {} is in the {:?} under the {} key",
                             self.seat.name, info.place, info.provider
