@@ -262,8 +262,12 @@ impl Operation<'_> {
             EngineError::KeyUnavailable { source, .. } => {
                 hub.state().counts.refused_unavailable += 1;
                 open.end(WriteEnd::Refused, seq);
+                // A block of a segment needs that one's key as well.
+                let is_of_segment =
+                    self.seat.writes_only && matches!(request, Request::Get(_) | Request::Range(..));
                 if let KeyError::Unavailable { provider: Provider::Customer, fault, .. } = source
                     && !matches!(fault, Fault::ServiceKey(_))
+                    && !is_of_segment
                 {
                     let judged = hub.state().keys.judge_unavailable(of);
                     hub.check(judged);

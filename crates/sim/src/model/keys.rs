@@ -326,7 +326,8 @@ impl Keys {
         if [0, of.vault].into_iter().any(|vault| budgets.throttled_of_late(node, vault, of.ended)) {
             return Ok(());
         }
-        let verified = |call: &&Answered| call.verdict == Verdict::Verified;
+        // What is answered in this moment may not have been heard of.
+        let verified = |call: &&Answered| call.verdict == Verdict::Verified && call.answered.at < of.begun.at;
         let calls = self.calls(node, account, provider);
         let since = calls.iter().filter(verified).map(|call| call.sent.seq).max().unwrap_or_default();
         let failed = |provider| {
