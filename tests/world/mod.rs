@@ -18,7 +18,8 @@ use cofferdam::{
     keyring::{KeyState, Policy},
     store::{
         Account, AccountKey, AccountName, BlockStore, BufferMode, Catalog, EmbeddedOptions, EmbeddedStore,
-        Engine, EngineBuilder, EngineError, EngineErrorKind, FaultyFile, HotCacheSettings, Outcome, PutReceipt,
+        Engine, EngineBuilder, EngineError, EngineErrorKind, FaultyFile, HotCacheSettings, Outcome,
+        PutReceipt,
     },
     vault::{
         Clock, Executor, Inline, Job, KeyKind, KeyProperties, KeyVault, LocalVault, LocalVaultOptions,

@@ -245,6 +245,11 @@ impl Budget {
             || self.short_at.is_some_and(|at| now.boot.saturating_sub(at) < self.ceiling)
     }
 
+    /// When it was last asked and throttled, if that is less than `within` ago; else now.
+    pub(crate) fn throttled_at(&self, within: Duration, now: Timestamp) -> Timestamp {
+        self.throttled.filter(|sent| now.since(sent) < within).unwrap_or(now)
+    }
+
     /// How long the vault asked not to be called.
     pub(crate) fn pause(&self, now: Duration) -> Duration {
         self.paused_until.map_or(Duration::ZERO, |until| until.saturating_sub(now))

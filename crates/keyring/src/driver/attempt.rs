@@ -330,7 +330,7 @@ impl Task {
                 None => match asked.lane.turn(asked.kind).await {
                     Ok(turn) => turn,
                     Err(throttled) => {
-                        return Err((not_asked(throttled).about(&wrapped.key_id), self.entry.now()));
+                        return Err((not_asked(&throttled).about(&wrapped.key_id), throttled.asked));
                     }
                 },
             };
@@ -424,7 +424,7 @@ impl<'a> Asked<'a> {
 }
 
 /// What a vault that is not called would have said.
-pub(super) fn not_asked(throttled: Throttled) -> VaultError {
+pub(super) fn not_asked(throttled: &Throttled) -> VaultError {
     let wait = throttled.retry_after.max(Policy::FIRST_RETRY);
     let message =
         format!("the vault throttles and was not asked again: it is asked in {wait:?} at the soonest");

@@ -60,6 +60,8 @@ enum Answer {
 /// The vault is not called: it asked for that, or throttled others of late and there is no turn.
 pub(super) struct Throttled {
     pub(super) retry_after: Duration,
+    /// When it was last asked, by whoever, as far as that is of late.
+    pub(super) asked: Timestamp,
 }
 
 /// What a release came to.
@@ -97,14 +99,14 @@ impl Lane {
             let mut plan = self.plan();
             let pause = plan.budget.pause(now.boot);
             if pause > self.patience && !is_planted(Bug::RetryAfterIgnored) {
-                return Err(Throttled { retry_after: pause });
+                return Err(self.throttled(&plan, now));
             }
             // What turns a throttling vault has are for those that have waited for longer.
             if kind == Kind::Held
                 && plan.turns.is_behind_waiting()
                 && plan.budget.throttles(self.evidence, now)
             {
-                return Err(Throttled { retry_after: pause });
+                return Err(self.throttled(&plan, now));
             }
             let number = plan.turns.come(kind, place.clone(), now.boot);
             self.release_front(&mut plan, now);
@@ -120,20 +122,24 @@ impl Lane {
                 }
                 Some(Answer::Throttled) => {
                     waiting.over = true;
-                    let pause = self.plan().budget.pause(self.hub.now().boot);
-                    return Err(Throttled { retry_after: pause });
+                    return Err(self.throttled(&self.plan(), self.hub.now()));
                 }
                 None => {}
             }
             let now = self.hub.now();
             let throttles = self.plan().budget.throttles(self.evidence, now);
             if kind == Kind::Held && (throttles || is_planted(Bug::BudgetOpensGrace)) {
-                let pause = self.plan().budget.pause(now.boot);
-                return Err(Throttled { retry_after: pause });
+                return Err(self.throttled(&self.plan(), now));
             }
             self.hub.agenda.serve(self.index);
             called.await;
         }
+    }
+
+    fn throttled(&self, plan: &Plan, now: Timestamp) -> Throttled {
+        let (retry_after, asked) =
+            (plan.budget.pause(now.boot), plan.budget.throttled_at(self.evidence, now));
+        Throttled { retry_after, asked }
     }
 
     fn granted(self: &Arc<Self>, kind: Kind) -> Turn {

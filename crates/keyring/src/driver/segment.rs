@@ -285,7 +285,7 @@ impl Call {
             let message = format!("a wrapped key can't have {} bytes", wrapped.bytes.len());
             return Err(VaultError::new(VaultErrorKind::Corrupt, message).about(&wrapped.key_id));
         }
-        let throttled = |throttled| not_asked(throttled).about(&wrapped.key_id);
+        let throttled = |throttled| not_asked(&throttled).about(&wrapped.key_id);
         let mut turn = lane.turn(Kind::Cold).await.map_err(throttled)?;
         let sent = self.entry.now();
         turn.send(sent);
