@@ -80,10 +80,12 @@ impl World {
         (engine, account)
     }
 
-    /// Kept in memory alone, and on disk alone: of what is read in turn, memory then has nothing when its turn comes again.
-    fn settings(&self, folder: &str) -> [HotCacheSettings; 2] {
+    /// Kept in memory alone, by the only writer and by one of several, and on disk alone: of what is read in turn, memory then
+    /// has nothing when its turn comes again.
+    fn settings(&self, folder: &str) -> [HotCacheSettings; 3] {
         let disk = HotCacheSettings::new(MIB).disk(self.home.path().join(folder), 16 * READ as u64);
-        [HotCacheSettings::new(16 * READ as u64), disk]
+        let memory = HotCacheSettings::new(16 * READ as u64);
+        [memory.clone().only_writer(true), memory, disk]
     }
 }
 
@@ -97,7 +99,7 @@ fn get(bench: &Bench, runtime: &Runtime, world: &World, (name, len): (&str, usiz
         return;
     }
     let blocks = if bench.is_smoke() { 4 } else { READ / len };
-    let [in_memory, on_disk] = world.settings(&format!("{group}-{name}"));
+    let [alone, in_memory, on_disk] = world.settings(&format!("{group}-{name}"));
     let sides = runtime.block_on(async {
         let text = format!("{group}-{name}");
         let (_near, near) = world.account(&text, false, None).await;
@@ -106,6 +108,7 @@ fn get(bench: &Bench, runtime: &Runtime, world: &World, (name, len): (&str, usiz
         }
         let sides = [
             world.account(&text, far, None).await,
+            world.account(&text, far, Some(alone)).await,
             world.account(&text, far, Some(in_memory)).await,
             world.account(&text, far, Some(on_disk)).await,
         ];
@@ -124,11 +127,12 @@ fn get(bench: &Bench, runtime: &Runtime, world: &World, (name, len): (&str, usiz
             runtime.block_on(account.get(&block)).unwrap();
         })
     };
-    let [store, memory, disk] = &sides;
+    let [store, alone, memory, disk] = &sides;
     let compared = vec![
         side("store", &store.1),
-        side("cached in memory", &memory.1).against(&["store"]),
-        side("cached on disk", &disk.1).against(&["store"]),
+        side("in memory, only writer", &alone.1).against(&["store"]),
+        side("in memory", &memory.1).against(&["store"]),
+        side("on disk", &disk.1).against(&["store"]),
     ];
     bench.compare((group, name, len), Time::Wall, &mut (), compared);
     for (engine, _) in &sides[1..] {
@@ -140,10 +144,11 @@ fn put(bench: &Bench, runtime: &Runtime, world: &World, (name, len): (&str, usiz
     if !bench.wants("put", name) {
         return;
     }
-    let (bare, cached) = runtime.block_on(async {
+    let (bare, memory, disk) = runtime.block_on(async {
         let text = format!("put-{name}");
-        let [_, both] = world.settings(&text);
-        (world.account(&text, false, None).await, world.account(&text, false, Some(both)).await)
+        let [_, memory, disk] = world.settings(&text);
+        let account = async |settings| world.account(&text, false, settings).await;
+        (account(None).await, account(Some(memory)).await, account(Some(disk)).await)
     });
     let data = Bytes::from(vec![7; len]);
     let side = |name, account: &Account| {
@@ -152,7 +157,11 @@ fn put(bench: &Bench, runtime: &Runtime, world: &World, (name, len): (&str, usiz
             runtime.block_on(account.put(&id(n.replace((n.get() + 1) % 64)), data.clone())).unwrap();
         })
     };
-    let sides = vec![side("store", &bare.1), side("with a cache", &cached.1).against(&["store"])];
+    let sides = vec![
+        side("store", &bare.1),
+        side("into memory", &memory.1).against(&["store"]),
+        side("pushed out to disk", &disk.1).against(&["store"]),
+    ];
     bench.compare(("put", name, len), Time::Wall, &mut (), sides);
 }
 

@@ -129,6 +129,7 @@ struct Run {
     rng: Rng,
     settings: HotCacheSettings,
     faults: HotCacheFaults,
+    only_writer: bool,
     model: BTreeMap<(usize, BlockId), Block>,
     revoked: bool,
     figures: Figures,
@@ -157,12 +158,14 @@ pub(crate) async fn run(seed: u64, steps: usize) -> Result<Figures, Violation> {
     let faults = HotCacheFaults::default();
     let mut settings =
         HotCacheSettings::new(MIB).age(AGE).faults(faults.clone()).fill_on_put(rng.below(4) > 0);
+    let only_writer = rng.below(3) == 0;
+    settings = settings.only_writer(only_writer);
     if rng.below(4) > 0 {
         settings = settings.disk(folder(&world), 2 * MIB);
     }
     let cached = world.cached(settings.clone()).await.unwrap();
     let (model, figures) = (BTreeMap::new(), Figures::default());
-    let mut run = Run { world, cached, rng, settings, faults, model, revoked: false, figures };
+    let mut run = Run { world, cached, rng, settings, faults, only_writer, model, revoked: false, figures };
     for step in 0..steps {
         run.step().await.map_err(|said| format!("step {step}: {said}"))?;
         run.check().await.map_err(|said| format!("after step {step}: {said}"))?;
@@ -202,9 +205,10 @@ impl Run {
         }
     }
 
-    /// Through one of the two engines.
+    /// Through one of the two engines, unless the one with the cache was promised to be the only one.
     async fn account(&mut self, who: usize) -> Account {
-        let engine = if self.rng.below(3) == 0 { &self.world.engine } else { &self.cached };
+        let engine =
+            if self.rng.below(3) == 0 && !self.only_writer { &self.world.engine } else { &self.cached };
         engine.account(&name(ACCOUNTS[who])).await.unwrap()
     }
 

@@ -5,6 +5,8 @@
 //!   unreadable without the account's key as what is in the store.
 //! - Every answer is of the version that the store has at that moment, also where other nodes write to it: the store is asked
 //!   which one is the newest, and the cache answers only with exactly that. What it saves is the way of the block's bytes.
+//!   Only where the settings say that this engine is the store's only writer is what is in memory known to be the newest,
+//!   as every change goes through here (`changes`): then a hit asks nobody.
 //! - Once an account's key is revoked, what is cached of the account is deleted, in memory and on disk, and nothing of it
 //!   comes in; what an earlier process left of it is deleted before an engine opens.
 //! - A failure of the cache is a miss: counted, told of, and nothing more. A cached block that does not open is dropped
@@ -21,6 +23,7 @@
 //!
 //! Not its job: keys. Who may read is decided before, by who holds the key.
 
+mod changes;
 mod disk;
 #[cfg(any(test, feature = "testing"))]
 mod faults;
@@ -38,7 +41,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -56,14 +59,14 @@ pub use status::{CacheUsage, HotCacheStatus, HotCached, TierStatus};
 pub(crate) use watch::Standing;
 
 use self::{
+    changes::Changes,
     disk::Disk,
     files::Files,
     rules::Rules,
-    serve::Changes,
     status::{Counts, Failed, one_more},
     tier::{Key, Tier},
 };
-use crate::{BlockMeta, BlockStore, EngineError};
+use crate::{BlockMeta, BlockStore, EngineError, Located, Place};
 
 /// What an entry in memory takes besides its bytes, about.
 const ENTRY: usize = 256;
@@ -74,12 +77,20 @@ pub(crate) struct Held {
     sealed: Bytes,
 }
 
+impl Held {
+    fn located(&self) -> Located {
+        Located { place: Place::Store, meta: self.meta }
+    }
+}
+
 /// A store with a cache before it.
 pub(crate) struct HotCache {
     store: Arc<dyn BlockStore>,
     memory: Tier<Held>,
     disk: Option<Arc<Disk>>,
     fill_on_put: bool,
+    only_writer: bool,
+    me: Weak<Self>,
     rules: Arc<Rules>,
     changes: Changes,
     counts: Arc<Counts>,
@@ -117,11 +128,13 @@ impl HotCache {
         };
         let memory =
             Tier::new(capacity(settings.memory), seed(entropy)?, |held: &Held| held.sealed.len() + ENTRY);
-        let cache = Arc::new(Self {
+        let cache = Arc::new_cyclic(|me| Self {
             store,
             memory,
             disk,
             fill_on_put: settings.fill_on_put,
+            only_writer: settings.only_writer,
+            me: me.clone(),
             rules,
             changes: Changes::default(),
             counts,

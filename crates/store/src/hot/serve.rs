@@ -1,26 +1,21 @@
 //! The cache as a store: what it answers, and what comes in and goes with reads and writes.
 //!
-//! Invariants: an answer from the cache is of the version that the store has just named. A block comes in only if it was not
-//! changed since it was read; that keeps out what no read would be answered with, and what was deleted.
+//! Invariants: an answer from the cache is of the version that the store has just named, or, where this engine is its only
+//! writer, of a block that came in after its last change and was not changed since: every change takes it out, and until the
+//! change has ended nothing comes in (`changes`). What is on disk is always asked about.
 
-use std::{
-    ops::Range,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::ops::Range;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{AccountId, BlockId, SegmentId, Version};
 
-use super::{ENTRY, Held, HotCache, status::one_more, tier::Key};
+use super::{ENTRY, Held, HotCache, changes::Ticket, status::one_more, tier::Key};
 use crate::{
     Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Located, Place, SegmentRow, StoreError,
     StoreErrorKind,
 };
-
-/// How many marks there are of what was changed.
-const MARKS: usize = 1024;
 
 /// What the cache has for a read.
 enum Answer {
@@ -38,11 +33,15 @@ impl HotCache {
             return Ok(Answer::Miss);
         }
         if is_planted(Bug::HotCacheStale)
-            && let Some(Held { meta, sealed }) = &held
+            && let Some(held) = &held
         {
-            return Ok(Answer::Hit(Located { place: Place::Store, meta: *meta }, sealed.clone()));
+            return Ok(Answer::Hit(held.located(), held.sealed.clone()));
         }
-        let ticket = self.changes.now(&key);
+        if let Some(held) = held.as_ref().filter(|held| self.knows_newest(&key, held)) {
+            one_more(&self.counts.memory_hits);
+            return Ok(Answer::Hit(held.located(), held.sealed.clone()));
+        }
+        let ticket = self.changes.ticket(&key);
         let Some(at) = self.store.stat(account, id).await? else {
             self.remove(&key);
             return Ok(Answer::Gone);
@@ -98,19 +97,32 @@ impl HotCache {
         }
     }
 
+    /// Whether a block in memory is the newest version without a question to the store.
+    fn knows_newest(&self, key: &Key, held: &Held) -> bool {
+        self.only_writer && self.rules.is_fresh(&held.meta) && self.changes.is_sure(key)
+    }
+
     /// Takes a block in, unless it was changed since the ticket was drawn, or may not be here.
-    fn fill(&self, key: Key, held: Held, ticket: u64) {
-        if !self.rules.admit(key.account, &held.meta) {
-            return;
+    fn fill(&self, key: Key, held: Held, ticket: Option<Ticket>) {
+        let Some(ticket) = ticket.filter(|_| self.rules.admit(key.account, &held.meta)) else { return };
+        let entered = self.changes.if_unchanged(&key, ticket, || self.enter(key, held));
+        self.after_entering(key, entered);
+    }
+
+    /// Takes a block into memory. What goes to disk for that: the block itself, where it is too large.
+    fn enter(&self, key: Key, held: Held) -> Vec<(Key, Held)> {
+        if held.sealed.len() + ENTRY > self.memory.largest() {
+            return vec![(key, held)];
         }
-        if held.sealed.len() + ENTRY <= self.memory.largest() {
-            // Not the block itself: what is on disk of it may be newer by now.
-            let evicted = self.memory.insert(key, held);
-            self.demote(evicted.into_iter().filter(|(gone, _)| *gone != key));
-        } else if let Some(disk) = &self.disk {
-            disk.write(key, held);
-        }
-        if self.changes.now(&key) != ticket || self.rules.is_barred(key.account) {
+        let mut evicted = self.memory.insert(key, held);
+        // An older version of it.
+        evicted.retain(|(gone, _)| *gone != key);
+        evicted
+    }
+
+    fn after_entering(&self, key: Key, evicted: Option<Vec<(Key, Held)>>) {
+        self.demote(evicted.into_iter().flatten());
+        if self.rules.is_barred(key.account) {
             self.remove(&key);
         }
     }
@@ -133,38 +145,91 @@ impl HotCache {
     }
 }
 
+impl HotCache {
+    async fn commit_and_note(&self, batch: Vec<BlockOp>) -> Result<Vec<Applied>, StoreError> {
+        let mut changing = Changing::begin(self, &batch);
+        let applied = self.store.commit(batch).await;
+        changing.end(&applied);
+        applied
+    }
+}
+
+/// Blocks that are being changed. When it is dropped before the end, nobody knows what became of them.
+struct Changing<'a> {
+    cache: &'a HotCache,
+    /// With what comes in if it is written.
+    ops: Vec<(Key, Ticket, Option<Held>)>,
+}
+
+impl<'a> Changing<'a> {
+    fn begin(cache: &'a HotCache, batch: &[BlockOp]) -> Self {
+        let begin = |op: &BlockOp| {
+            let key = Key::of(op.account(), op.id());
+            let ticket = cache.changes.begin(&key);
+            cache.remove(&key);
+            let comes_in = matches!(op, BlockOp::Put { .. } | BlockOp::Drain { .. }) && cache.fill_on_put;
+            let held = op.sealed().filter(|_| comes_in);
+            (key, ticket, held.map(|(meta, sealed)| Held { meta: *meta, sealed: sealed.clone() }))
+        };
+        Self { cache, ops: batch.iter().map(begin).collect() }
+    }
+
+    fn end(&mut self, applied: &Result<Vec<Applied>, StoreError>) {
+        let (outcomes, sure) = match applied {
+            Ok(outcomes) => (outcomes.as_slice(), true),
+            // These say that it did not come to pass; of others nobody knows.
+            Err(error) => (
+                &[][..],
+                matches!(
+                    error.kind(),
+                    StoreErrorKind::Conflict | StoreErrorKind::BufferFull | StoreErrorKind::TooLarge
+                ),
+            ),
+        };
+        for (at, (key, ticket, held)) in std::mem::take(&mut self.ops).into_iter().enumerate() {
+            let written = outcomes.get(at) == Some(&Applied::Written);
+            self.end_one(key, ticket, sure, held.filter(|_| written));
+        }
+    }
+
+    fn end_one(&self, key: Key, ticket: Ticket, sure: bool, held: Option<Held>) {
+        let cache = self.cache;
+        let held = held.filter(|held| cache.rules.admit(key.account, &held.meta));
+        let entered =
+            cache.changes.end(&key, ticket, sure, || held.map(|held| cache.enter(key, held))).flatten();
+        if entered.is_some() {
+            cache.after_entering(key, entered);
+        } else if let Some(disk) = &cache.disk {
+            // Something older may have been pushed out to there since it began.
+            disk.remove(key);
+        }
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        for (key, ticket, _) in std::mem::take(&mut self.ops) {
+            self.end_one(key, ticket, false, None);
+        }
+    }
+}
+
 #[async_trait]
 impl BlockStore for HotCache {
     async fn commit(&self, batch: Vec<BlockOp>) -> Result<Vec<Applied>, StoreError> {
-        let ops: Vec<(Key, Option<Held>)> = batch
-            .iter()
-            .map(|op| {
-                let stored = matches!(op, BlockOp::Put { .. } | BlockOp::Drain { .. });
-                let held = op.sealed().filter(|_| stored && self.fill_on_put);
-                let held = held.map(|(meta, sealed)| Held { meta: *meta, sealed: sealed.clone() });
-                (Key::of(op.account(), op.id()), held)
-            })
-            .collect();
-        // Now as well: the future may be dropped before the end.
-        for (key, _) in &ops {
-            self.changes.note(key);
-            self.remove(key);
-        }
-        let applied = self.store.commit(batch).await;
-        let outcomes = applied.as_deref().unwrap_or_default();
-        for (at, (key, held)) in ops.into_iter().enumerate() {
-            let ticket = self.changes.note(&key);
-            match (outcomes.get(at), held) {
-                (Some(Applied::Written), Some(held)) => self.fill(key, held, ticket),
-                (Some(Applied::Superseded { .. } | Applied::Absent), _) => {}
-                _ => self.remove(&key),
-            }
-        }
-        applied
+        let cache = if self.only_writer { self.me.upgrade() } else { None };
+        let Some(cache) = cache else { return self.commit_and_note(batch).await };
+        // To its end, even if the caller gives up: else nobody here knows when the store applies it.
+        let commit = tokio::spawn(async move { cache.commit_and_note(batch).await });
+        commit.await.map_err(|lost| StoreError::new(StoreErrorKind::Closed).caused_by(lost))?
     }
 
     async fn stat(&self, account: AccountId, id: &BlockId) -> Result<Option<Located>, StoreError> {
-        self.store.stat(account, id).await
+        let key = Key::of(account, id);
+        match self.memory.get(&key).filter(|held| self.knows_newest(&key, held)) {
+            Some(held) => Ok(Some(held.located())),
+            None => self.store.stat(account, id).await,
+        }
     }
 
     async fn fetch(&self, account: AccountId, id: &BlockId) -> Result<Option<(Located, Bytes)>, StoreError> {
@@ -174,7 +239,7 @@ impl BlockStore for HotCache {
             Answer::Gone => return Ok(None),
             Answer::Miss => {}
         }
-        let ticket = self.changes.now(&key);
+        let ticket = self.changes.ticket(&key);
         let fetched = self.store.fetch(account, id).await?;
         if let Some((Located { place: Place::Store, meta }, sealed)) = &fetched {
             one_more(&self.counts.misses);
@@ -259,31 +324,5 @@ impl BlockStore for HotCache {
             disk.close().await;
         }
         self.store.close().await
-    }
-}
-
-/// Which blocks were changed, roughly: a mark stands for many.
-///
-/// Who reads a block from the store draws a ticket before, and finds it out of date if the block was written or deleted
-/// meanwhile: then what was read is not kept, although no read would be answered with it.
-pub(super) struct Changes(Box<[AtomicU64]>);
-
-impl Default for Changes {
-    fn default() -> Self {
-        Self((0..MARKS).map(|_| AtomicU64::new(0)).collect())
-    }
-}
-
-impl Changes {
-    fn now(&self, key: &Key) -> u64 {
-        self.mark(key).load(Ordering::SeqCst)
-    }
-
-    fn note(&self, key: &Key) -> u64 {
-        self.mark(key).fetch_add(1, Ordering::SeqCst) + 1
-    }
-
-    fn mark(&self, key: &Key) -> &AtomicU64 {
-        &self.0[(key.name % MARKS as u128) as usize]
     }
 }

@@ -21,6 +21,7 @@ pub struct HotCacheSettings {
     pub(super) disk: Option<(PathBuf, u64)>,
     pub(super) age: Duration,
     pub(super) fill_on_put: bool,
+    pub(super) only_writer: bool,
     pub(super) executor: Arc<dyn Executor>,
     #[cfg(any(test, feature = "testing"))]
     pub(super) faults: super::HotCacheFaults,
@@ -38,6 +39,7 @@ impl HotCacheSettings {
             disk: None,
             age: 14 * DAY,
             fill_on_put: true,
+            only_writer: false,
             executor: Arc::new(Threads::new(4)),
             #[cfg(any(test, feature = "testing"))]
             faults: super::HotCacheFaults::default(),
@@ -62,6 +64,14 @@ impl HotCacheSettings {
     /// is read next, and to keep it costs a put no copy.
     pub fn fill_on_put(mut self, fill: bool) -> Self {
         self.fill_on_put = fill;
+        self
+    }
+
+    /// Promises that nobody but this engine writes to the store, so that what is in memory is known to be the newest and a read
+    /// of it asks nobody. Not unless set: then the store is asked at each read which version is the newest. True for an
+    /// embedded store with one engine over it, never for a store that several nodes share: theirs would be read late.
+    pub fn only_writer(mut self, only: bool) -> Self {
+        self.only_writer = only;
         self
     }
 

@@ -1,6 +1,6 @@
 //! What a cache does while a store is in the middle of something.
 
-use std::{ops::Range, time::Duration};
+use std::{ops::Range, sync::atomic::AtomicBool, time::Duration};
 
 use async_trait::async_trait;
 use cofferdam_crypto::{Epoch, PageSize, Provider, Version};
@@ -33,12 +33,19 @@ struct Gated {
     store: EmbeddedStore,
     gate: Semaphore,
     read: Semaphore,
+    /// Commits wait as well.
+    slow: AtomicBool,
 }
 
 #[async_trait]
 impl BlockStore for Gated {
     async fn commit(&self, batch: Vec<BlockOp>) -> Result<Vec<Applied>, StoreError> {
-        self.store.commit(batch).await
+        let applied = self.store.commit(batch).await;
+        if self.slow.load(Ordering::Relaxed) {
+            self.read.add_permits(1);
+            self.gate.acquire().await.unwrap().forget();
+        }
+        applied
     }
 
     async fn stat(&self, account: AccountId, id: &BlockId) -> Result<Option<Located>, StoreError> {
@@ -112,17 +119,24 @@ struct World {
 
 impl World {
     async fn new(fill_on_put: bool) -> Self {
+        Self::set_up(if fill_on_put { |settings| settings } else { |settings| settings.fill_on_put(false) })
+            .await
+    }
+
+    async fn set_up(set: fn(HotCacheSettings) -> HotCacheSettings) -> Self {
         let options = EmbeddedOptions { executor: Arc::new(Inline), ..EmbeddedOptions::default() };
         let store = EmbeddedStore::create_on(Arc::new(FaultyFile::new()), options).unwrap();
-        let store = Arc::new(Gated { store, gate: Semaphore::new(0), read: Semaphore::new(0) });
+        let store = Arc::new(Gated {
+            store,
+            gate: Semaphore::new(0),
+            read: Semaphore::new(0),
+            slow: AtomicBool::new(false),
+        });
         let folder = tempfile::tempdir().unwrap();
-        let settings = HotCacheSettings::new(1 << 20)
-            .disk(folder.path(), 2 << 20)
-            .fill_on_put(fill_on_put)
-            .executor(Arc::new(Inline));
+        let settings = HotCacheSettings::new(1 << 20).disk(folder.path(), 2 << 20).executor(Arc::new(Inline));
         let clock = Arc::new(ManualClock::new(Timestamp { boot: NOW, wall: NOW }));
         let entropy = SeededEntropy::new(1);
-        let cache = HotCache::open(store.clone(), &settings, clock, &entropy, &AllWell).await.unwrap();
+        let cache = HotCache::open(store.clone(), &set(settings), clock, &entropy, &AllWell).await.unwrap();
         Self { store, cache, folder, account: AccountId::from_bytes([7; 16]) }
     }
 
@@ -166,7 +180,10 @@ async fn a_read_that_a_write_or_a_delete_overtook_fills_nothing_and_what_was_wri
         let read = world.begin_read(&id).await;
         world.cache.commit(vec![world.put(&id, 2, b"two")]).await.unwrap();
         assert_eq!(world.end_read(read).await, "one", "as of when it was read");
-        assert_eq!(world.cache.memory.get(&Key::of(world.account, &id)), None, "neither, or the newer one");
+        let key = Key::of(world.account, &id);
+        let kept = world.cache.memory.get(&key).map(|held| held.sealed);
+        assert_eq!(kept, fill_on_put.then(|| Bytes::from_static(b"two")));
+        world.cache.remove(&key);
 
         let read = world.begin_read(&id).await;
         let version = Version::new(3);
@@ -240,6 +257,46 @@ async fn a_newer_version_on_disk_is_not_lost_to_an_older_one_that_is_pushed_out(
         assert!(meta.version.number() > 200, "{meta:?}");
     }
     assert!(world.cache.status().disk.unwrap().blocks > 0);
+}
+
+#[tokio::test]
+async fn an_only_writer_asks_nobody_and_reads_no_older_version_though_a_writer_gives_up() {
+    let world = World::set_up(|settings| settings.only_writer(true)).await;
+    let id = id();
+    world.cache.commit(vec![world.put(&id, 1, b"one")]).await.unwrap();
+    // The store would wait at the gate.
+    let hit = world.cache.fetch(world.account, &id).await.unwrap().unwrap();
+    assert_eq!((hit.1, world.cache.status().memory.hits), (Bytes::from_static(b"one"), 1));
+    assert_eq!(world.cache.stat(world.account, &id).await.unwrap(), Some(hit.0));
+
+    // The store has applied it, and its answer is under way when the caller gives up.
+    world.store.slow.store(true, Ordering::Relaxed);
+    let (cache, put) = (world.cache.clone(), world.put(&id, 2, b"two"));
+    let commit = tokio::spawn(async move { cache.commit(vec![put]).await });
+    world.store.read.acquire().await.unwrap().forget();
+    commit.abort();
+    assert!(commit.await.unwrap_err().is_cancelled());
+    assert_eq!(world.cache.usage_of(world.account), HotCached::default(), "nothing while it is under way");
+    let read = world.begin_read(&id).await;
+    world.store.gate.add_permits(1);
+    assert_eq!(world.end_read(read).await, "two");
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    // It went to its end and brought in what it wrote.
+    let hit = world.cache.fetch(world.account, &id).await.unwrap().unwrap();
+    assert_eq!((hit.1, world.cache.status().memory.hits), (Bytes::from_static(b"two"), 2));
+}
+
+#[tokio::test]
+async fn an_only_writer_asks_again_where_a_commit_failed_and_nobody_knows_how_far_it_came() {
+    let world = World::set_up(|settings| settings.only_writer(true)).await;
+    let id = id();
+    world.cache.commit(vec![world.put(&id, 1, b"one")]).await.unwrap();
+    world.store.store.close().await.unwrap();
+    world.cache.commit(vec![world.put(&id, 2, b"two")]).await.unwrap_err();
+    assert_eq!(world.cache.usage_of(world.account), HotCached::default());
+    assert!(!world.cache.changes.is_sure(&Key::of(world.account, &id)));
 }
 
 /// The executor gives up what it was given: nobody waits for ever, and the next one works.
