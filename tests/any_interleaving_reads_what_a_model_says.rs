@@ -1,5 +1,5 @@
 //! Any interleaving of put, get, delete, list, disable, enable, outages and restart answers exactly what a model says:
-//! whether a write was stored or buffered is never to be seen in what is read.
+//! whether a write was stored or buffered, and under which kind of key, is never to be seen in what is read.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 
 use cofferdam::{
     crypto::BlockId,
-    store::{Account, BlockStore, EngineError, Outcome, PutReceipt},
+    store::{Account, BlockStore, BufferMode, EngineError, Outcome, PutReceipt},
 };
 use proptest::prelude::*;
 use tokio::time::{Instant, sleep};
-use world::{GRACE, NOTICED, World, is_revoked, is_unavailable, name, scale};
+use world::{GRACE, MODES, NOTICED, World, is_revoked, is_unavailable, name, scale};
 
 const ACCOUNTS: [&str; 3] = ["contoso", "fabrikam", "under-the-service-key"];
 
@@ -131,8 +131,8 @@ impl Key {
     }
 }
 
-async fn run(seed: u64, steps: Vec<Step>) {
-    let mut world = World::set_up(seed, |builder| builder.buffer_time(48 * HOUR)).await;
+async fn run(mode: BufferMode, seed: u64, steps: Vec<Step>) {
+    let mut world = World::set_up_in(mode, seed, |builder| builder.buffer_time(48 * HOUR)).await;
     let mut model = Model::default();
     let mut truth = Truth { enabled: true, offline: None, seen_revoked: [false; ACCOUNTS.len()] };
     for (i, account) in ACCOUNTS.iter().enumerate() {
@@ -265,6 +265,6 @@ proptest! {
     #[test]
     fn any_interleaving_reads_what_a_model_says(seed: u64, steps in prop::collection::vec(step(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(run(seed, steps));
+        runtime.block_on(run(MODES[seed as usize % MODES.len()], seed, steps));
     }
 }

@@ -2,8 +2,8 @@
 """An independent decoder of Cofferdam's sealed blocks, format 1.
 
 Written from docs/format.md alone, on Python's `cryptography` package; shares no code with the Rust crates.
-Opens every vector in tests/vectors/open, refuses every one in tests/vectors/refuse, checks those of keys.json and rsa.json,
-prints the counts, and exits with 1 at any mismatch.
+Opens every vector in tests/vectors/open, refuses every one in tests/vectors/refuse, checks those of keys.json, segments.json
+and rsa.json, prints the counts, and exits with 1 at any mismatch.
 
     python3 decode.py [VECTORS]                       check the vectors
     python3 decode.py --open VECTOR.json > plaintext  open one
@@ -28,7 +28,7 @@ HEADER_LEN = 76
 TAG_LEN = 16
 MAX_PLAINTEXT_LEN = 2**36
 SUITE = 1
-PROVIDERS = {"customer": 1, "service": 2}
+PROVIDERS = {"customer": 1, "service": 2, "buffer": 3}
 
 
 class Refused(Exception):
@@ -41,10 +41,22 @@ def hmac_sha256(key: bytes, message: bytes) -> bytes:
     return mac.finalize()
 
 
-def extract(label: bytes, account: bytes, epoch: int, provider: int, suffix: bytes, aek: bytes) -> bytes:
-    """HKDF-Extract; its salt binds the result to account, epoch and provider."""
-    salt = label + account + epoch.to_bytes(4, "big") + bytes([provider]) + suffix
-    return hmac_sha256(salt, aek)
+class Scope:
+    """Which AEK: everything but the AEK itself that derivations are bound to."""
+
+    def __init__(self, vector: dict):
+        self.account = uuid.UUID(vector["account"]).bytes
+        self.epoch = vector["epoch"]
+        self.segment = bytes.fromhex(vector.get("segment", ""))
+        self.provider = PROVIDERS[vector.get("provider", "buffer")]
+        if len(self.segment) != (16 if self.provider == PROVIDERS["buffer"] else 0):
+            raise Refused("a segment has 16 bytes, and only a buffer has segments")
+
+
+def extract(label: bytes, scope: Scope, suffix: bytes, aek: bytes) -> bytes:
+    """HKDF-Extract; its salt binds the result to account, epoch, provider and segment."""
+    salt = label + scope.account + scope.epoch.to_bytes(4, "big") + bytes([scope.provider]) + suffix
+    return hmac_sha256(salt + scope.segment, aek)
 
 
 def expand(prk: bytes, info: bytes) -> bytes:
@@ -64,12 +76,12 @@ def plaintext_len(sealed_len: int, page_size: int) -> int:
 
 
 class Reader:
-    """Opens the blocks of one account, epoch and provider."""
+    """Opens the blocks of one account, epoch and provider, and of one segment of a buffer."""
 
-    def __init__(self, aek: bytes, account: bytes, epoch: int, provider: int):
-        self.epoch = epoch
-        self.provider = provider
-        self.prk = extract(b"cofferdam block 1", account, epoch, provider, bytes([SUITE]), aek)
+    def __init__(self, aek: bytes, scope: Scope):
+        self.epoch = scope.epoch
+        self.provider = scope.provider
+        self.prk = extract(b"cofferdam block 1", scope, bytes([SUITE]), aek)
 
     def open(self, sealed: bytes, block_id: bytes, version: int, derived: dict | None = None) -> bytes:
         if len(sealed) < HEADER_LEN:
@@ -120,12 +132,8 @@ class Reader:
         return bytes(plaintext)
 
 
-def scope(vector: dict) -> tuple[bytes, int, int]:
-    return uuid.UUID(vector["account"]).bytes, vector["epoch"], PROVIDERS[vector["provider"]]
-
-
 def open_vector(vector: dict, derived: dict | None = None) -> bytes:
-    reader = Reader(bytes.fromhex(vector["aek"]), *scope(vector))
+    reader = Reader(bytes.fromhex(vector["aek"]), Scope(vector))
     version = int.from_bytes(bytes.fromhex(vector["version"]), "big")
     return reader.open(bytes.fromhex(vector["sealed"]), bytes.fromhex(vector["block_id"]), version, derived)
 
@@ -154,13 +162,17 @@ def unwrap_aek_by_rsa(key, wrapped: bytes) -> bytes:
     return aek
 
 
-def key_check_value(aek: bytes, account: bytes, epoch: int, provider: int) -> bytes:
-    return expand(extract(b"cofferdam aek 1", account, epoch, provider, b"", aek), b"V")[:16]
+def key_check_value(aek: bytes, scope: Scope) -> bytes:
+    return expand(extract(b"cofferdam aek 1", scope, b"", aek), b"V")[:16]
 
 
-def record_tag(aek: bytes, account: bytes, epoch: int, provider: int, record: bytes) -> bytes:
-    key = expand(extract(b"cofferdam aek 1", account, epoch, provider, b"", aek), b"M")
+def record_tag(aek: bytes, scope: Scope, record: bytes) -> bytes:
+    key = expand(extract(b"cofferdam aek 1", scope, b"", aek), b"M")
     return hmac_sha256(key, record)
+
+
+def segment_tag(aek: bytes, service: Scope, record: bytes) -> bytes:
+    return record_tag(aek, service, b"cofferdam segment 1" + record)
 
 
 class Report:
@@ -201,7 +213,7 @@ def check_blocks(folder: pathlib.Path, report: Report):
 def check_keys(folder: pathlib.Path, report: Report):
     keys = json.loads((folder / "keys.json").read_text())
     for vector in keys["key_check_values"]:
-        value = key_check_value(bytes.fromhex(vector["aek"]), *scope(vector))
+        value = key_check_value(bytes.fromhex(vector["aek"]), Scope(vector))
         report.check(value.hex() == vector["check"], f"key check value: {vector['comment']}")
     for vector in keys["wraps"]:
         try:
@@ -210,11 +222,25 @@ def check_keys(folder: pathlib.Path, report: Report):
             aek = None
         report.check(aek == vector["aek"], f"wrap: {vector['comment']}")
     for vector in keys["record_tags"]:
-        tag = record_tag(bytes.fromhex(vector["aek"]), *scope(vector), bytes.fromhex(vector["record"]))
+        tag = record_tag(bytes.fromhex(vector["aek"]), Scope(vector), bytes.fromhex(vector["record"]))
         report.check(tag.hex() == vector["tag"], f"record tag: {vector['comment']}")
     print(
         f"{len(keys['key_check_values'])} key check values, {len(keys['wraps'])} wraps, "
         f"{len(keys['record_tags'])} record tags checked"
+    )
+
+
+def check_segments(folder: pathlib.Path, report: Report):
+    segments = json.loads((folder / "segments.json").read_text())
+    for vector in segments["key_check_values"]:
+        value = key_check_value(bytes.fromhex(vector["aek"]), Scope(vector))
+        report.check(value.hex() == vector["check"], f"key check value of a segment: {vector['comment']}")
+    for vector in segments["record_tags"]:
+        tag = segment_tag(bytes.fromhex(vector["aek"]), Scope(vector), bytes.fromhex(vector["record"]))
+        report.check(tag.hex() == vector["tag"], f"tag of a segment: {vector['comment']}")
+    print(
+        f"{len(segments['key_check_values'])} key check values and {len(segments['record_tags'])} record tags "
+        "of segments checked"
     )
 
 
@@ -235,7 +261,7 @@ def check_rsa(folder: pathlib.Path, report: Report):
     for vector in rsa["wraps"]:
         try:
             aek = unwrap_aek_by_rsa(keys[vector["bits"]], bytes.fromhex(vector["wrapped"]))
-            report.check(key_check_value(aek, *scope(expected)).hex() == expected["check"], "check value of an RSA wrap")
+            report.check(key_check_value(aek, Scope(expected)).hex() == expected["check"], "check value of an RSA wrap")
             unwrapped += 1
         except Refused:
             aek = None
@@ -259,6 +285,7 @@ def main(arguments: list[str]) -> int:
     report = Report()
     check_blocks(folder, report)
     check_keys(folder, report)
+    check_segments(folder, report)
     check_rsa(folder, report)
     print(f"{report.mismatches} mismatches")
     return 1 if report.mismatches else 0

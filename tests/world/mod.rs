@@ -23,7 +23,8 @@ use cofferdam::{
     },
     vault::{
         Clock, Executor, Inline, Job, KeyKind, KeyProperties, KeyVault, LocalVault, LocalVaultOptions,
-        Principal, PublicKeyAnswer, Recovery, Threads, Timestamp, VaultError, VaultRegistry, WrapContext,
+        Principal, PublicKeyAnswer, Recovery, Threads, Timestamp, VaultError, VaultErrorKind, VaultRegistry,
+        WrapContext,
         testing::{ManualClock, PublishedRsaKeys, SeededEntropy, TokioClock},
     },
 };
@@ -94,10 +95,14 @@ impl World {
 
     /// In each mode of buffers.
     pub(crate) async fn in_mode(mode: BufferMode, seed: u64) -> Self {
+        Self::set_up_in(mode, seed, |builder| builder).await
+    }
+
+    pub(crate) async fn set_up_in(mode: BufferMode, seed: u64, settings: Settings) -> Self {
         match mode {
-            BufferMode::ServiceManaged => Self::new(seed).await,
+            BufferMode::ServiceManaged => Self::set_up(seed, settings).await,
             #[cfg(feature = "aws-lc")]
-            BufferMode::WriteOnly => Self::write_only(seed).await,
+            BufferMode::WriteOnly => Self::write_only_with(seed, settings).await,
             #[cfg(not(feature = "aws-lc"))]
             BufferMode::WriteOnly => panic!("there is none without aws-lc"),
         }
@@ -313,6 +318,17 @@ impl Executor for Held {
     }
 }
 
+/// What becomes of calls for a segment's key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum OfSegments {
+    #[default]
+    Pass,
+    Hang,
+    Deny,
+    /// And everything else once there was one.
+    DenyAllFromThen,
+}
+
 /// What lies between the engine and the customer's vault.
 pub(crate) struct Way {
     vault: LocalVault,
@@ -322,6 +338,12 @@ pub(crate) struct Way {
 #[derive(Default)]
 struct WayState {
     hangs: bool,
+    /// So many calls go through before it hangs, or all are denied.
+    hangs_after: Option<usize>,
+    /// What becomes of calls for a segment's key.
+    segments: OfSegments,
+    /// Everything is denied.
+    denies: bool,
     calls: usize,
 }
 
@@ -332,7 +354,18 @@ impl Way {
 
     /// From now on calls get no answer, or get one again.
     pub(crate) fn set_hanging(&self, hangs: bool) {
-        self.state().hangs = hangs;
+        let mut state = self.state();
+        (state.hangs, state.hangs_after) = (hangs, None);
+    }
+
+    /// Hangs after so many more calls.
+    pub(crate) fn hang_after(&self, calls: usize) {
+        self.state().hangs_after = Some(calls);
+    }
+
+    pub(crate) fn treat_segments(&self, segments: OfSegments) {
+        let mut state = self.state();
+        (state.segments, state.denies) = (segments, false);
     }
 
     /// How many calls there were.
@@ -344,15 +377,25 @@ impl Way {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn go(&self) {
-        let hangs = {
+    async fn go(&self, of: Option<&WrapContext>) -> Result<(), VaultError> {
+        let (hangs, denies) = {
             let mut state = self.state();
             state.calls += 1;
-            state.hangs
+            let over = state.hangs_after == Some(0);
+            state.hangs_after = state.hangs_after.map(|left| left.saturating_sub(1));
+            let of_segment = of.is_some_and(|of| of.scope.provider.segment().is_some());
+            let how = if of_segment { state.segments } else { OfSegments::Pass };
+            state.denies |= how == OfSegments::DenyAllFromThen;
+            let denies = state.denies || how == OfSegments::Deny;
+            (over || state.hangs || how == OfSegments::Hang, denies)
         };
         if hangs {
             std::future::pending::<()>().await;
         }
+        if denies {
+            return Err(VaultError::new(VaultErrorKind::AccessDenied, "the way was closed"));
+        }
+        Ok(())
     }
 }
 
@@ -365,22 +408,22 @@ impl fmt::Debug for Way {
 #[async_trait]
 impl KeyVault for Way {
     async fn wrap_key(&self, kek: &KeyId, aek: &Aek, of: &WrapContext) -> Result<WrappedKey, VaultError> {
-        self.go().await;
+        self.go(Some(of)).await?;
         self.vault.wrap_key(kek, aek, of).await
     }
 
     async fn unwrap_key(&self, wrapped: &WrappedKey, of: &WrapContext) -> Result<Aek, VaultError> {
-        self.go().await;
+        self.go(Some(of)).await?;
         self.vault.unwrap_key(wrapped, of).await
     }
 
     async fn key_properties(&self, kek: &KeyId) -> Result<KeyProperties, VaultError> {
-        self.go().await;
+        self.go(None).await?;
         self.vault.key_properties(kek).await
     }
 
     async fn public_key(&self, kek: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
-        self.go().await;
+        self.go(None).await?;
         self.vault.public_key(kek).await
     }
 }

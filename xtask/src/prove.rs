@@ -73,6 +73,11 @@ const PROOFS: &[Proof] = &[
     proof("cofferdam-store", "embedded_damage", "a read of a damaged file is right or a typed error"),
     proof("cofferdam-sim", "simulation", "no promise is broken in 10,000 simulated worlds, whatever fails"),
     proof("cofferdam-sim", "repeats", "the same seed gives the same trace in another process"),
+    proof(
+        "cofferdam-sim",
+        "limits",
+        "a vault that refuses calls at half its limit or less costs nothing within the grace",
+    ),
     proof("cofferdam-sim", "denials", "a key that was taken away is not used, however it was taken"),
     planted("cofferdam-sim", "planted", "every defect that is planted on purpose is found by the simulator"),
     proof("cofferdam-cli", "damage", "damage of a home's files is found, and no read is wrong"),
@@ -107,6 +112,18 @@ const PROOFS: &[Proof] = &[
         "planted_defects_of_the_hot_cache_are_found",
         "every defect that is planted in the hot cache is found by runs that know nothing of it",
     ),
+    proof(
+        "cofferdam",
+        "forged_segments_are_refused",
+        "no segment of a write-only buffer that is made with the public key alone is drained or read",
+    ),
+    planted(
+        "cofferdam",
+        "planted_defects_of_the_engine_show",
+        "planted defects of the engine and of its write-only buffer show",
+    ),
+    planted("cofferdam-keyring", "segments", "a segment's key whose check value is ignored shows"),
+    planted("cofferdam-store", "embedded_planted", "planted defects of the embedded store show"),
     proof(
         "cofferdam",
         "writes_are_buffered_through_an_outage",

@@ -17,11 +17,14 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use cofferdam_crypto::{
     AccountId, Aead, BlockId, DefaultAead, Epoch, KeyCheckValue, KeyScope, OpenError, Provider, RecordKey,
-    RustCrypto, Sealer, Version, kw::Kek, kw::UnwrapError,
+    RustCrypto, Sealer, SegmentId, Version, kw::Kek, kw::UnwrapError,
 };
 use common::{
     Fixed, aek,
-    vectors::{BlockVector, CheckVector, KeyVectors, TagVector, WrapVector, array, generate, hex, unhex},
+    vectors::{
+        BlockVector, CheckVector, KeyVectors, SegmentCheckVector, SegmentVectors, TagVector, WrapVector,
+        array, generate, hex, unhex,
+    },
 };
 use sha2::{Digest, Sha256};
 
@@ -39,7 +42,11 @@ fn frozen() -> BTreeMap<String, String> {
             files.insert(name, fs::read_to_string(entry.path()).unwrap());
         }
     }
-    files.insert("keys.json".into(), fs::read_to_string(folder().join("keys.json")).unwrap());
+    for name in ["keys.json", "segments.json"] {
+        if let Ok(text) = fs::read_to_string(folder().join(name)) {
+            files.insert(name.into(), text);
+        }
+    }
     files
 }
 
@@ -69,20 +76,21 @@ fn what_is_generated_is_what_was_frozen() {
     println!("{} files of vectors, each generated again byte for byte", frozen.len());
 }
 
-fn scope_of(account: &str, epoch: u32, provider: &str) -> KeyScope {
+fn scope_of(account: &str, epoch: u32, provider: &str, segment: Option<&str>) -> KeyScope {
     KeyScope {
         account: AccountId::from_bytes(array(&account.replace('-', ""))),
         epoch: Epoch::new(epoch),
-        provider: match provider {
-            "customer" => Provider::Customer,
-            "service" => Provider::Service,
-            other => panic!("provider {other}"),
+        provider: match (provider, segment) {
+            ("customer", None) => Provider::Customer,
+            ("service", None) => Provider::Service,
+            ("buffer", Some(segment)) => Provider::Buffer(SegmentId::from_bytes(array(segment))),
+            other => panic!("provider {other:?}"),
         },
     }
 }
 
 fn sealer<A: Aead>(vector: &BlockVector) -> Sealer<A> {
-    let scope = scope_of(&vector.account, vector.epoch, &vector.provider);
+    let scope = scope_of(&vector.account, vector.epoch, &vector.provider, vector.segment.as_deref());
     Sealer::with_aead(&aek(&array(&vector.aek)), scope)
 }
 
@@ -137,7 +145,7 @@ fn every_bad_vector_is_refused_by_both_aeads() {
 fn every_key_vector_holds() {
     let vectors: KeyVectors = serde_json::from_str(&frozen()["keys.json"]).unwrap();
     for CheckVector { comment, account, epoch, provider, aek: key, check } in &vectors.key_check_values {
-        let scope = scope_of(account, *epoch, provider);
+        let scope = scope_of(account, *epoch, provider, None);
         let derived = serde_json::to_value(KeyCheckValue::derive(&aek(&array(key)), &scope)).unwrap();
         assert_eq!(derived, check.as_str(), "{comment}");
     }
@@ -157,7 +165,7 @@ fn every_key_vector_holds() {
         }
     }
     for TagVector { comment, account, epoch, provider, aek: key, record, tag } in &vectors.record_tags {
-        let scope = scope_of(account, *epoch, provider);
+        let scope = scope_of(account, *epoch, provider, None);
         let record_key = RecordKey::derive(&aek(&array(key)), &scope);
         assert_eq!(hex(&record_key.tag(&unhex(record))), *tag, "{comment}");
     }
@@ -167,6 +175,24 @@ fn every_key_vector_holds() {
         vectors.wraps.len(),
         vectors.record_tags.len()
     );
+}
+
+#[test]
+fn every_segment_vector_holds() {
+    let vectors: SegmentVectors = serde_json::from_str(&frozen()["segments.json"]).unwrap();
+    for SegmentCheckVector { comment, account, epoch, segment, aek: key, check } in &vectors.key_check_values
+    {
+        let scope = scope_of(account, *epoch, "buffer", Some(segment));
+        let derived = serde_json::to_value(KeyCheckValue::derive(&aek(&array(key)), &scope)).unwrap();
+        assert_eq!(derived, check.as_str(), "{comment}");
+    }
+    for TagVector { comment, account, epoch, provider, aek: key, record, tag } in &vectors.record_tags {
+        let record_key = RecordKey::derive(&aek(&array(key)), &scope_of(account, *epoch, provider, None));
+        assert_eq!(hex(&record_key.segment_tag(&unhex(record))), *tag, "{comment}");
+        assert!(!record_key.verify(&unhex(record), &array(tag)), "{comment}: it is no account's");
+    }
+    let (checks, tags) = (vectors.key_check_values.len(), vectors.record_tags.len());
+    println!("{checks} key check values and {tags} record tags of segments");
 }
 
 #[test]

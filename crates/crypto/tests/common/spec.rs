@@ -108,6 +108,7 @@ impl Context {
             &scope.epoch.number().to_be_bytes(),
             &[scope.provider.code()],
             &[1],
+            scope.provider.segment().as_ref().map_or(&[], |segment| &segment.as_bytes()[..]),
         ]
         .concat();
         let (prk, hkdf) = Hkdf::<Sha256>::extract(Some(&extract_salt), &key);

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use cofferdam_crypto::{
-    AccountId, BlockId, Epoch, KeyCheckValue, KeyScope, PageSize, Provider, RecordKey, Sealer, kw::Kek,
+    AccountId, BlockId, Epoch, KeyCheckValue, KeyScope, PageSize, Provider, RecordKey, Sealer, SegmentId,
+    kw::Kek,
 };
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,9 @@ pub struct BlockVector {
     pub account: String,
     pub epoch: u32,
     pub provider: String,
+    /// Of one in a write-only buffer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<String>,
     pub aek: String,
     pub block_id: String,
     /// Eight bytes, big-endian.
@@ -89,6 +93,23 @@ pub struct TagVector {
     pub tag: String,
 }
 
+/// Of the segments of write-only buffers.
+#[derive(Serialize, Deserialize)]
+pub struct SegmentVectors {
+    pub key_check_values: Vec<SegmentCheckVector>,
+    pub record_tags: Vec<TagVector>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct SegmentCheckVector {
+    pub comment: String,
+    pub account: String,
+    pub epoch: u32,
+    pub segment: String,
+    pub aek: String,
+    pub check: String,
+}
+
 pub fn hex(bytes: &[u8]) -> String {
     HEXLOWER.encode(bytes)
 }
@@ -147,7 +168,8 @@ fn vector(comment: &str, reader: &Context, sealed: &[u8]) -> BlockVector {
         comment: comment.into(),
         account: reader.scope.account.to_string(),
         epoch: reader.scope.epoch.number(),
-        provider: reader.scope.provider.to_string(),
+        provider: reader.scope.provider.kind().to_string(),
+        segment: reader.scope.provider.segment().map(|segment| segment.to_string()),
         aek: hex(&reader.key),
         block_id: hex(reader.id.as_bytes()),
         version: hex(&reader.version.number().to_be_bytes()),
@@ -194,7 +216,10 @@ pub fn generate() -> BTreeMap<String, String> {
     add("refuse", cut_and_changed());
     add("refuse", misplaced());
     add("refuse", built());
+    add("open", good_segments());
+    add("refuse", misplaced_segments());
     files.insert("keys.json".into(), text(&keys()));
+    files.insert("segments.json".into(), text(&segments()));
     files
 }
 
@@ -360,6 +385,98 @@ fn misplaced() -> Vec<(&'static str, BlockVector)> {
         ("older-version", moved("an older version in the place of a newer one", |p| p.version = 2)),
         ("newer-version", moved("a newer version in the place of an older one", |p| p.version = 0)),
     ]
+}
+
+fn segment(label: &str) -> Provider {
+    Provider::Buffer(SegmentId::from_bytes(made(label, 16).try_into().unwrap()))
+}
+
+const NO_SEGMENT: Provider = Provider::Buffer(SegmentId::from_bytes([0; 16]));
+
+fn good_segments() -> Vec<(&'static str, BlockVector)> {
+    let g = |comment: &str, len: usize, change: fn(&mut Place)| {
+        good(comment, &context(change, comment), &made("plaintext", len))
+    };
+    vec![
+        (
+            "provider-buffer",
+            g("a segment of a write-only buffer", 100, |p| p.scope.provider = segment("segment")),
+        ),
+        (
+            "provider-buffer-zeros",
+            g("a segment whose id is zeros, as HMAC pads a shorter salt", 5000, |p| {
+                p.scope.provider = NO_SEGMENT
+            }),
+        ),
+    ]
+}
+
+fn misplaced_segments() -> Vec<(&'static str, BlockVector)> {
+    let salt = "misplaced segments";
+    let written = |provider: Provider| {
+        let mut context = base(salt);
+        let scope = KeyScope { provider, ..context.scope };
+        context = Context::new(context.key, scope, context.id, 1, context.page, context.salt);
+        context
+    };
+    let moved = |comment: &str, from: Provider, to: Provider| {
+        let mut sealed = seal(&written(from), &made("plaintext", 100));
+        sealed[6] = to.code();
+        vector(comment, &written(to), &sealed)
+    };
+    let one = segment("segment");
+    vec![
+        ("other-segment", moved("sealed in another segment", segment("another segment"), one)),
+        ("segment-as-customer", moved("sealed in a segment, header changed", one, Provider::Customer)),
+        (
+            "segment-as-service",
+            moved("sealed in a segment of zeros, header changed", NO_SEGMENT, Provider::Service),
+        ),
+        (
+            "service-as-segment",
+            moved("sealed under the service's key, header changed", Provider::Service, NO_SEGMENT),
+        ),
+    ]
+}
+
+fn segments() -> SegmentVectors {
+    let base = base("keys");
+    let check = |(comment, scope): (&str, KeyScope)| SegmentCheckVector {
+        comment: comment.into(),
+        account: scope.account.to_string(),
+        epoch: scope.epoch.number(),
+        segment: scope.provider.segment().unwrap().to_string(),
+        aek: hex(&base.key),
+        check: serde_json::from_value(
+            serde_json::to_value(KeyCheckValue::derive(&aek(&base.key), &scope)).unwrap(),
+        )
+        .unwrap(),
+    };
+    let of = |provider: Provider| KeyScope { provider, ..base.scope };
+    let scopes = [
+        ("a segment", of(segment("segment"))),
+        ("another segment", of(segment("another segment"))),
+        ("a segment of zeros", of(NO_SEGMENT)),
+        (
+            "under another epoch of the service's key",
+            KeyScope { epoch: Epoch::new(2), ..of(segment("segment")) },
+        ),
+        ("of another account", KeyScope { account: account("another"), ..of(segment("segment")) }),
+    ];
+    let service = of(Provider::Service);
+    let tag = |comment: &str, record: &[u8]| TagVector {
+        comment: comment.into(),
+        account: service.account.to_string(),
+        epoch: service.epoch.number(),
+        provider: service.provider.kind().to_string(),
+        aek: hex(&base.key),
+        record: hex(record),
+        tag: hex(&RecordKey::derive(&aek(&base.key), &service).segment_tag(record)),
+    };
+    SegmentVectors {
+        key_check_values: scopes.map(check).into(),
+        record_tags: vec![tag("an empty record", b""), tag("a record", br#"{"segment":1}"#)],
+    }
 }
 
 /// Blocks that no sealer makes: each page is right under the block's DEK, or the block opens under raw AES-GCM.

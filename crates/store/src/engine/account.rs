@@ -412,7 +412,7 @@ impl Account {
     fn key_error(&self, e: KeyError) -> EngineError {
         let account = self.shared.name.clone();
         match e {
-            e @ KeyError::Revoked { .. } => EngineError::KeyRevoked { account, source: e },
+            e @ KeyError::Revoked { .. } => EngineError::KeyRevoked { account, source: e.into() },
             KeyError::NoVault { principal, .. } => EngineError::NoVault { account, principal },
             KeyError::UnknownAccount { .. } => EngineError::NoAccount { account },
             KeyError::Record(e) => match &*e {
@@ -421,7 +421,7 @@ impl Account {
                 _ => EngineError::Record { account, source: e },
             },
             KeyError::Closed => EngineError::Closed,
-            e => EngineError::KeyUnavailable { account, source: e },
+            e => EngineError::KeyUnavailable { account, source: e.into() },
         }
     }
 }

@@ -138,7 +138,14 @@ impl Account {
     ) -> Result<(Admitted, Option<Vec<Applied>>), EngineError> {
         let account = self.clone();
         let commit = tokio::spawn(async move {
-            let applied = account.commit(sealed.ops).await?;
+            let applied = account.commit(sealed.ops).await;
+            if let Err(EngineError::Store(e)) = &applied
+                && e.kind() == StoreErrorKind::Corrupt
+            {
+                // Perhaps its segment's record is not ours any longer: the next write has another.
+                account.engine.segments.forget(account.shared.id);
+            }
+            let applied = applied?;
             if let Some(applied) = &applied {
                 telemetry::count_buffered(applied.len());
                 account.engine.drains.buffered(&account.engine.0, account.shared.id);

@@ -98,7 +98,8 @@ async fn check_kek(inner: &Inner, vault: &Arc<dyn KeyVault>, kek: &KeyId) -> Res
 
 fn no_write_only(kek: &KeyId) -> EngineError {
     let reason = format!(
-        "{kek} is not an RSA key, so it has no public half that could wrap without its vault: take an RSA key, or a          service-managed buffer"
+        "{kek} is not an RSA key, so it has no public half that could wrap without its vault: take an RSA key, or a \
+         service-managed buffer"
     );
     EngineError::NoWriteOnly { reason }
 }

@@ -20,7 +20,7 @@ pub enum EngineError {
         /// The account.
         account: AccountName,
         /// What the keyring knows of it.
-        source: KeyError,
+        source: Box<KeyError>,
     },
     /// The key's vault can't be reached, and the key is past its grace time.
     #[error("account {account}: {source}")]
@@ -28,7 +28,7 @@ pub enum EngineError {
         /// The account.
         account: AccountName,
         /// What the keyring knows of it.
-        source: KeyError,
+        source: Box<KeyError>,
     },
     /// The key's vault can't be reached, and the account's buffer takes no more. Nothing was kept.
     #[error(

@@ -296,3 +296,67 @@ impl Inner {
         record.verify(service.record_key()).map_err(SegmentFault::Damaged)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cofferdam_crypto::Epoch;
+    use cofferdam_vault::SystemClock;
+
+    use super::*;
+
+    fn segment() -> Arc<Segment> {
+        let aek = Aek::try_from_fn(|aek| {
+            aek.fill(9);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        let provider = Provider::Buffer(SegmentId::from_bytes([9; 16]));
+        let scope = KeyScope { account: account(), epoch: Epoch::FIRST, provider };
+        Arc::new(Segment {
+            sealer: Sealer::new(&aek.unwrap(), scope),
+            record: Bytes::new(),
+            made: SystemClock.now(),
+            lasts: Duration::from_secs(3600),
+            clock: Arc::new(SystemClock),
+            gone: AtomicBool::new(false),
+        })
+    }
+
+    fn account() -> AccountId {
+        AccountId::from_bytes([1; 16])
+    }
+
+    /// Whether anything of a segment's key is left once this was done with it.
+    fn is_left(done: impl FnOnce(&Segments)) -> bool {
+        let segments = Segments::default();
+        let segment = segment();
+        let key = Arc::downgrade(&segment);
+        segments.state().current.insert(account(), segment);
+        assert!(segments.usable(account()).is_some());
+        done(&segments);
+        assert!(segments.usable(account()).is_none());
+        key.strong_count() > 0
+    }
+
+    #[test]
+    fn the_key_of_a_segment_goes_when_that_is_over_or_the_engine_closes() {
+        assert!(!is_left(|segments| segments.forget(account())));
+        assert!(!is_left(Segments::close));
+    }
+
+    #[test]
+    fn work_that_waits_with_a_segments_key_learns_that_it_was_taken_away() {
+        let segments = Segments::default();
+        segments.state().current.insert(account(), segment());
+        let waiting = segments.usable(account()).unwrap();
+        segments.forget(account());
+        assert!(!waiting.still_usable());
+    }
+
+    #[cfg(cofferdam_planted)]
+    #[test]
+    fn a_key_that_is_kept_shows() {
+        cofferdam_crypto::planted::plant(Some(Bug::SegmentKeyKept));
+        assert!(is_left(|segments| segments.forget(account())));
+        cofferdam_crypto::planted::plant(None);
+    }
+}
