@@ -83,6 +83,11 @@ const PROOFS: &[Proof] = &[
     proof("cofferdam-store", "embedded_damage", "a read of a damaged file is right or a typed error"),
     proof("cofferdam-sim", "simulation", "no promise is broken in 10,000 simulated worlds, whatever fails"),
     proof("cofferdam-sim", "repeats", "the same seed gives the same trace in another process"),
+    proof(
+        "cofferdam-sim",
+        "limits",
+        "a vault that refuses calls at half its limit or less costs nothing within the grace",
+    ),
     proof("cofferdam-sim", "denials", "a key that was taken away is not used, however it was taken"),
     planted("cofferdam-sim", "planted", "every defect that is planted on purpose is found by the simulator"),
     proof("cofferdam-cli", "damage", "damage of a home's files is found, and no read is wrong"),

@@ -143,6 +143,8 @@ fn settings_of_the_buffer_out_of_bounds_make_no_home() {
     let home = folder.path().join("h");
     for (arguments, saying) in [
         (["--buffer-time", "49h"], "buffer_time is"),
+        (["--segment-time", "9s"], "segment_time is"),
+        (["--segment-time", "61m"], "segment_time is"),
         (["--buffer-time", "6"], "give a time as"),
         (["--buffer-bytes", "4095"], "buffer_bytes is 4095"),
         (["--buffer-bytes", "much"], "give a number of bytes"),

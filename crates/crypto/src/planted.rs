@@ -142,7 +142,6 @@ impl Bug {
         Self::PublicKeyNotPinned,
         Self::PublicKeyOfAnotherVersion,
         Self::HotCacheAgeIgnored,
-        Self::SegmentCheckIgnored,
         Self::SegmentKeyKept,
     ];
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use cofferdam_crypto::KeyId;
+use cofferdam_crypto::{AccountId, BlockId, KeyId};
 use cofferdam_store::{FaultyFile, FileFault, FileOp};
 use tokio::time::{Instant, sleep_until};
 
@@ -32,11 +32,12 @@ const POWER_FAILS_WITHIN: Duration = Duration::from_secs(25);
 
 /// Something that is to happen at its time.
 #[derive(Clone, Debug)]
-enum Due {
+pub(crate) enum Due {
     Restart(usize),
     GiveBack(KeyId),
     PowerFails,
     RoomOnDisk,
+    RemoveForged(AccountId, BlockId),
 }
 
 pub(crate) struct Director {
@@ -70,6 +71,7 @@ impl Director {
             policy: drawn.policy.clone(),
             buffer: drawn.buffer,
             budget: drawn.budget(scenario.nodes),
+            segment_time: drawn.segment_time,
             hot: Arc::new(drawn.hot.clone()),
             // Once there are accounts.
             clients: 0,
@@ -126,7 +128,7 @@ impl Director {
         }
     }
 
-    fn at(&mut self, after: Duration, due: Due) {
+    pub(crate) fn at(&mut self, after: Duration, due: Due) {
         self.entries += 1;
         self.agenda.insert((self.site.hub.at() + after, self.entries), due);
     }
@@ -224,6 +226,7 @@ impl Director {
             match (self.scenario.stores)(&self.disk, false) {
                 Ok(store) => {
                     self.store = Some(store);
+                    self.try_buffers().await;
                     for node in 0..self.nodes.len() {
                         let wait = self.dice.millis(0, 2_000);
                         self.at(wait, Due::Restart(node));
@@ -254,6 +257,7 @@ impl Director {
             Due::GiveBack(kek) => self.set_kek(&kek, KekState::Enabled),
             Due::PowerFails => self.power_fails().await,
             Due::RoomOnDisk => self.disk.set_capacity(None),
+            Due::RemoveForged(account, id) => self.remove_forged(account, id).await,
         }
     }
 
@@ -277,6 +281,7 @@ impl Director {
             faults.power,
             faults.disk,
             faults.limits,
+            faults.forgeries,
         ];
         let all = kinds.iter().map(|&weight| u64::from(weight)).sum();
         let mut drawn = self.dice.below(all);
@@ -300,6 +305,7 @@ impl Director {
             }
             Some(5) => self.disk_fault(),
             Some(6) => self.others_call(),
+            Some(7) => self.forge().await,
             _ => {}
         }
     }

@@ -32,6 +32,7 @@ impl Director {
         self.disk.mend();
         self.site.keks().iter().for_each(|kek| self.set_kek(kek, KekState::Enabled));
         self.site.houses().for_each(|house| house.meter().set_open(true));
+        self.forge_everywhere().await;
         hub.state().weather.clear(hub.at());
         if self.dice.percent(40) {
             self.power_fails().await;
@@ -45,6 +46,7 @@ impl Director {
         self.settle(settles).await;
         if !hub.has_failed() {
             self.check_buffers().await;
+            self.check_forged().await;
             self.read_all().await;
             self.check_disk().await;
         }
@@ -91,13 +93,22 @@ impl Director {
 
     async fn check_buffers(&mut self) {
         let Some(store) = self.store.clone() else { return };
-        match store.buffering(None, 10).await {
-            Ok(left) if left.is_empty() => {}
-            Ok(left) => {
-                let what = format!("with all vaults back for long, buffers still hold something: {left:?}");
+        let buffering = match store.buffering(None, 1_000).await {
+            Ok(buffering) => buffering,
+            Err(error) => return self.unexplained("looking at the buffers", &error),
+        };
+        for (account, usage) in buffering {
+            let rows = match store.buffered(account, None, 1_000).await {
+                Ok(rows) => rows,
+                Err(error) => return self.unexplained("looking at a buffer", &error),
+            };
+            let is_forged = |id: &BlockId| self.site.hub.state().segments.is_forged(account, id);
+            if let Some((id, _)) = rows.iter().find(|(id, _)| !is_forged(id)) {
+                let what = format!(
+                    "with all vaults back for long, the buffer of {account} still holds {id} ({usage:?})"
+                );
                 self.site.hub.fail(Check::Recovery, what);
             }
-            Err(error) => self.unexplained("looking at the buffers", &error),
         }
     }
 
@@ -195,7 +206,7 @@ impl Director {
     fn check_other_places(&mut self, seat: &Seat, id: &BlockId, meta: &BlockMeta, sealed: &Bytes) {
         let hub = self.site.hub.clone();
         let scope = KeyScope { account: seat.id, epoch: meta.epoch, provider: meta.provider };
-        let key = hub.state().keys.aek(seat.id, meta.epoch.number(), meta.provider.code()).copied();
+        let key = hub.state().keys.aek(scope).copied();
         let Some(key) = key else { return };
         let Ok(aek) = Aek::try_from_fn(|bytes| {
             *bytes = key;
@@ -212,7 +223,7 @@ impl Director {
         }
     }
 
-    fn unexplained(&self, doing: &str, error: &dyn std::fmt::Display) {
+    pub(crate) fn unexplained(&self, doing: &str, error: &dyn std::fmt::Display) {
         self.site.hub.fail(Check::Unexplained, format!("{doing}: {error}"));
     }
 

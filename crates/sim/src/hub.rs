@@ -17,7 +17,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     Check, Counts, Violation,
-    model::{Blocks, Budgets, Keys},
+    model::{Blocks, Budgets, Keys, Segments},
     trace::Trace,
     weather::Weather,
 };
@@ -36,6 +36,7 @@ pub(crate) struct State {
     pub(crate) counts: Counts,
     pub(crate) keys: Keys,
     pub(crate) budgets: Budgets,
+    pub(crate) segments: Segments,
     /// Which vault each account's own key is in.
     pub(crate) vaults: BTreeMap<AccountId, usize>,
     pub(crate) blocks: Blocks,
@@ -74,6 +75,7 @@ impl Hub {
             counts: Counts::default(),
             keys,
             budgets,
+            segments: Segments::default(),
             vaults: BTreeMap::new(),
             blocks: Blocks::default(),
             weather,

@@ -32,6 +32,7 @@ mod dice;
 mod director;
 mod drawn;
 mod finale;
+mod forge;
 mod hub;
 mod interrupt;
 mod link;

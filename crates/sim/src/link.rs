@@ -60,8 +60,12 @@ impl Link {
         state.counts.vault_calls += 1;
         let alone = state.keys.call_begins(self.node, &context.scope);
         let within = state.budgets.call_begins(self.node, self.vault, sent);
+        let genuine = match context.scope.provider {
+            Provider::Buffer(segment) => state.segments.judge_asked(context.scope.account, segment),
+            Provider::Customer | Provider::Service => Ok(()),
+        };
         drop(state);
-        self.hub.check(alone.and(within));
+        self.hub.check(alone.and(within).and(genuine));
         Call { link: self, kek, context, sent, answered: false }
     }
 }
@@ -74,7 +78,7 @@ impl Call<'_> {
         let scope = &self.context.scope;
         let mut state = hub.state();
         match verdict {
-            Verdict::Denied(_) if scope.provider == Provider::Customer => state.counts.denials += 1,
+            Verdict::Denied(_) if scope.provider != Provider::Service => state.counts.denials += 1,
             Verdict::Verified => {}
             Verdict::Outage(kind @ VaultErrorKind::Throttled { .. }) => {
                 state.counts.throttled += 1;

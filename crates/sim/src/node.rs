@@ -273,6 +273,7 @@ impl Life {
             .page_size(page_size)
             .buffer_time(buffer.0)
             .buffer_bytes(buffer.1)
+            .segment_time(self.site.segment_time)
             .open()
             .await
     }

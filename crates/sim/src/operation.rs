@@ -3,7 +3,7 @@
 use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
-use cofferdam_crypto::{BlockId, Provider};
+use cofferdam_crypto::{BlockId, Provider, ProviderKind};
 use cofferdam_keyring::{Fault, KeyError, RecordError};
 use cofferdam_store::{Account, BlockInfo, EngineError, Outcome, Place, StoreError, StoreErrorKind};
 use cofferdam_vault::testing::TokioClock;
@@ -262,8 +262,12 @@ impl Operation<'_> {
             EngineError::KeyUnavailable { source, .. } => {
                 hub.state().counts.refused_unavailable += 1;
                 open.end(WriteEnd::Refused, seq);
+                // A block of a segment needs that one's key as well.
+                let is_of_segment =
+                    self.seat.writes_only && matches!(request, Request::Get(_) | Request::Range(..));
                 if let KeyError::Unavailable { provider: Provider::Customer, fault, .. } = &**source
                     && !matches!(fault, Fault::ServiceKey(_))
+                    && !is_of_segment
                 {
                     let judged = hub.state().keys.judge_unavailable(of);
                     hub.check(judged);
@@ -368,10 +372,11 @@ impl Operation<'_> {
                         return Err((Check::Content, what));
                     }
                     let expected = match info.place {
-                        Place::Store => self.provider(),
-                        Place::Buffer => Provider::Service,
+                        Place::Store => self.provider().kind(),
+                        Place::Buffer if self.seat.writes_only => ProviderKind::Buffer,
+                        Place::Buffer => ProviderKind::Service,
                     };
-                    if info.provider != expected {
+                    if info.provider.kind() != expected {
                         let what = format!(
                             "block {block} of {} is in the {:?} under the {} key",
                             self.seat.name, info.place, info.provider

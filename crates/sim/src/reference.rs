@@ -17,6 +17,8 @@ pub(crate) struct Place<'a> {
     pub(crate) account: &'a [u8; 16],
     pub(crate) epoch: u32,
     pub(crate) provider: u8,
+    /// Of a block of a write-only buffer: which segment it is of.
+    pub(crate) segment: Option<&'a [u8; 16]>,
     pub(crate) block_id: &'a [u8],
     pub(crate) version: u64,
 }
@@ -39,6 +41,7 @@ pub(crate) fn open(place: &Place<'_>, sealed: &[u8]) -> Result<Vec<u8>, &'static
     extract_salt.extend_from_slice(place.account);
     extract_salt.extend_from_slice(&place.epoch.to_be_bytes());
     extract_salt.extend_from_slice(&[provider, 1]);
+    extract_salt.extend_from_slice(place.segment.map_or(&[], |segment| &segment[..]));
     let prk = Hkdf::<Sha256>::new(Some(&extract_salt), place.aek);
 
     let mut hashed = b"block1".to_vec();
@@ -100,6 +103,7 @@ mod tests {
             account: account.as_slice().try_into().unwrap(),
             epoch: 1,
             provider: 1,
+            segment: None,
             block_id: b"greeting",
             version: 1,
         };

@@ -95,6 +95,12 @@ checks! {
     Budget = "budget",
     /// A vault that has said how long to wait is left alone for that long.
     RetryAfter = "retry-after",
+    /// A segment of a write-only buffer is one process's, and written to for its time alone.
+    Segment = "segment",
+    /// What nobody made that has the service's key is neither drained nor read, nor brought before a vault.
+    Forged = "forged",
+    /// What a write-only buffer holds does not open under the service's keys.
+    WriteOnly = "write-only",
     /// Nothing of an account whose key is revoked stays in a hot cache.
     HotCache = "hot-cache",
     /// No salt is used twice.
@@ -161,6 +167,12 @@ counts! {
     acknowledged,
     /// Of them, those that went into the fallback buffer.
     buffered,
+    /// Of them, those that only their customer's vault can open.
+    buffered_write_only,
+    /// Blocks that were forged with a KEK's public half and put into a buffer.
+    forged,
+    /// Sealed blocks of write-only buffers that were tried under the service's keys.
+    tried_by_service,
     /// Blocks drained out of it.
     drained,
     /// Blocks read, in whole or in part.

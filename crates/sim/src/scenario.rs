@@ -30,18 +30,20 @@ pub struct Faults {
     pub disk: u32,
     /// Others use much of a vault's limit.
     pub limits: u32,
+    /// Somebody who has the public half of a KEK writes to the store what looks like a buffered block.
+    pub forgeries: u32,
 }
 
 impl Default for Faults {
     fn default() -> Self {
-        Self { outages: 40, denials: 14, clocks: 12, crashes: 10, power: 6, disk: 8, limits: 8 }
+        Self { outages: 40, denials: 14, clocks: 12, crashes: 10, power: 6, disk: 8, limits: 8, forgeries: 5 }
     }
 }
 
 impl Faults {
     /// None at all.
     pub const NONE: Self =
-        Self { outages: 0, denials: 0, clocks: 0, crashes: 0, power: 0, disk: 0, limits: 0 };
+        Self { outages: 0, denials: 0, clocks: 0, crashes: 0, power: 0, disk: 0, limits: 0, forgeries: 0 };
 
     /// The same with so many outages.
     #[must_use]
@@ -77,6 +79,12 @@ impl Faults {
     #[must_use]
     pub fn with_disk(self, disk: u32) -> Self {
         Self { disk, ..self }
+    }
+
+    /// The same with so many forgeries.
+    #[must_use]
+    pub fn with_forgeries(self, forgeries: u32) -> Self {
+        Self { forgeries, ..self }
     }
 
     /// The same with so often much of a vault's limit used by others.

@@ -46,7 +46,7 @@ impl Director {
             made.push(self.make(&engine, plan).await?);
         }
         self.site.seats = Arc::new(made);
-        self.tell_of_budgets();
+        self.tell_of_accounts();
         drop(engine);
         self.nodes[0].crash(&self.site.hub);
         self.site.houses().for_each(|house| house.meter().set_open(false));
@@ -55,8 +55,9 @@ impl Director {
         Ok(())
     }
 
-    /// From here on it is judged who asks which vault how often. An account is made without a turn.
-    fn tell_of_budgets(&self) {
+    /// Tells the model of the accounts. From here on it is judged who asks which vault how often: an account is made
+    /// without a turn.
+    fn tell_of_accounts(&self) {
         let mut state = self.site.hub.state();
         let default = VaultBudget::default();
         let all = self.site.seats.len() as u32;
@@ -66,6 +67,8 @@ impl Director {
             let accounts = self.site.seats.iter().filter(|seat| seat.vault == house.number).count();
             state.budgets.set(house.number, accounts as u32, budget.budget(), budget.limit());
         }
+        let writes_only = self.site.seats.iter().filter(|seat| seat.writes_only).map(|seat| seat.id);
+        state.segments.of(writes_only.collect(), self.site.segment_time);
         state.vaults = self.site.seats.iter().map(|seat| (seat.id, seat.vault)).collect();
     }
 
@@ -133,7 +136,15 @@ impl Director {
         let vault = plan.kek.as_ref().map_or(0, |(tenant, _)| self.site.tenants[*tenant].1.number);
         let writes_only = plan.kek.is_some() && plan.buffer == BufferMode::WriteOnly;
         let kek = plan.kek.map(|(_, kek)| kek);
-        Ok(Seat { name, id, kek, vault, writes_only, is_of_crowd: plan.is_of_crowd })
+        let public = match (&kek, plan.kind) {
+            (Some(kek), KeyKind::Rsa(_)) => {
+                let house = self.site.houses().find(|house| house.number == vault);
+                let house = house.ok_or("no such vault")?;
+                Some(house.vault.public_key(kek).await.map_err(said)?.key)
+            }
+            _ => None,
+        };
+        Ok(Seat { name, id, kek, vault, public, writes_only, is_of_crowd: plan.is_of_crowd })
     }
 }
 

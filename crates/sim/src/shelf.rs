@@ -13,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cofferdam_crypto::{AccountId, BlockId, Header, Provider, SegmentId, Version};
+use cofferdam_crypto::{AccountId, BlockId, Header, KeyScope, Provider, ProviderKind, SegmentId, Version};
 use cofferdam_store::{
     Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Catalog, FaultyFile, FileLayer, Located, Revision,
     SegmentRow, StoreError, StoreErrorKind, Stored,
@@ -23,7 +23,7 @@ use cofferdam_vault::{Clock, testing::TokioClock};
 use crate::{
     Check,
     dice::Dice,
-    hub::{Hub, Moment},
+    hub::{Hub, Moment, State},
     link::Cut,
     model::{self, Use},
     reference,
@@ -128,26 +128,48 @@ impl Shelf {
         let buffers = matches!(op, BlockOp::Buffer { .. });
         self.hub.check(self.judge_key(account, id, meta, buffers));
         self.hub.check(self.judge_sealed(account, id, meta, sealed));
+        if let Provider::Buffer(segment) = meta.provider {
+            let mut state = self.hub.state();
+            state.counts.buffered_write_only += 1;
+            let State { segments, keys, .. } = &mut *state;
+            let jumped = |first| keys.jumped_since(self.node, first);
+            let judged = segments.judge_written(self.node, account, segment, sealed_at, jumped);
+            let judged = judged.and(judge_write_only(&mut state, account, id, meta, sealed));
+            drop(state);
+            self.hub.check(judged);
+        }
         if matches!(op, BlockOp::Drain { .. }) {
             let mut state = self.hub.state();
             state.counts.drained += 1;
             let judged = state.blocks.judge_drained(account, id, meta.version.number());
+            let judged = if state.segments.is_forged(account, id) {
+                Err((Check::Forged, format!("block {id} of {account} was drained, which was forged")))
+            } else {
+                judged
+            };
+            // The tag of a segment is checked once, under the service's key.
+            let is_segmented = state.segments.are_used_by(account);
             // It was opened under the one key and sealed under the other.
             let vault = state.vaults.get(&account).copied().unwrap_or_default();
             let of = Use { node: self.node, account, vault, begun: sealed_at, ended: sealed_at };
             let used = state.keys.judge_use(&of, Provider::Customer, &state.budgets);
             let opened = state.keys.judge_use(&of, Provider::Service, &state.budgets);
+            let opened = if is_segmented { Ok(()) } else { opened.map(drop) };
             drop(state);
-            self.hub.check(judged.and(used.map(drop)).and(opened.map(drop)));
+            self.hub.check(judged.and(used.map(drop)).and(opened));
         }
     }
 
-    /// A customer's block goes under the customer's key into the store, and under the service's into the buffer.
+    /// A customer's block goes under the customer's key into the store, and into the buffer under the service's or, where
+    /// that is write-only, under a segment's.
     fn judge_key(&self, account: AccountId, id: &BlockId, meta: &BlockMeta, buffers: bool) -> model::Judged {
         let customers = self.customers.lock().unwrap_or_else(PoisonError::into_inner);
-        let expected =
-            if customers.contains(&account) && !buffers { Provider::Customer } else { Provider::Service };
-        if meta.provider == expected {
+        let expected = match (customers.contains(&account), buffers) {
+            (true, true) if self.hub.state().segments.are_used_by(account) => ProviderKind::Buffer,
+            (true, false) => ProviderKind::Customer,
+            _ => ProviderKind::Service,
+        };
+        if meta.provider.kind() == expected {
             return Ok(());
         }
         let what = format!("block {id} of {account} was stored under the {} key", meta.provider);
@@ -220,16 +242,58 @@ pub(crate) fn open_by_reference(
     sealed: &[u8],
 ) -> Result<Vec<u8>, (Check, String)> {
     let wrong = |what: &str| (Check::Format, format!("block {id} of {account}, by the reference: {what}"));
-    let (epoch, provider) = (meta.epoch.number(), meta.provider.code());
-    let aek = keys.aek(account, epoch, provider).ok_or_else(|| wrong("there is no such AEK"))?;
-    let account = account.as_bytes();
-    let version = meta.version.number();
-    let place = reference::Place { aek, account, epoch, provider, block_id: id.as_bytes(), version };
+    let scope = KeyScope { account, epoch: meta.epoch, provider: meta.provider };
+    let aek = match (keys.aek(scope), meta.provider) {
+        (Some(aek), _) => aek,
+        // Nobody has unwrapped it yet.
+        (None, Provider::Buffer(_)) => return Ok(Vec::new()),
+        (None, _) => return Err(wrong("there is no such AEK")),
+    };
+    let place = place(aek, account.as_bytes(), id, meta);
     let opened = reference::open(&place, sealed).map_err(wrong)?;
     match model::write_of(&opened) {
         Some(write) if opened == model::bytes_of(write, opened.len()) => Ok(opened),
         _ => Err(wrong("it holds what no write put")),
     }
+}
+
+/// Where a sealed block belongs, for the reference.
+fn place<'a>(
+    aek: &'a [u8; 32],
+    account: &'a [u8; 16],
+    id: &'a BlockId,
+    meta: &'a BlockMeta,
+) -> reference::Place<'a> {
+    let segment = match &meta.provider {
+        Provider::Buffer(segment) => Some(segment.as_bytes()),
+        Provider::Customer | Provider::Service => None,
+    };
+    let (epoch, provider) = (meta.epoch.number(), meta.provider.code());
+    let version = meta.version.number();
+    reference::Place { aek, account, epoch, provider, segment, block_id: id.as_bytes(), version }
+}
+
+/// Whether what a write-only buffer holds is closed to the service: it opens under none of the keys that it has.
+pub(crate) fn judge_write_only(
+    state: &mut State,
+    account: AccountId,
+    id: &BlockId,
+    meta: &BlockMeta,
+    sealed: &[u8],
+) -> model::Judged {
+    if meta.provider.segment().is_none() {
+        let what =
+            format!("block {id} in the write-only buffer of {account} is under the {} key", meta.provider);
+        return Err((Check::WriteOnly, what));
+    }
+    state.counts.tried_by_service += 1;
+    for aek in state.keys.service_aeks(account) {
+        if reference::open(&place(aek, account.as_bytes(), id, meta), sealed).is_ok() {
+            let what = format!("block {id} in the write-only buffer of {account} opens under a service AEK");
+            return Err((Check::WriteOnly, what));
+        }
+    }
+    Ok(())
 }
 
 fn untold<T>(_: &Shelf, _: &Result<T, StoreError>) {}

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use cofferdam_crypto::{AccountId, KeyId};
+use cofferdam_crypto::{AccountId, KeyId, rsa::RsaPublicKey};
 use cofferdam_keyring::Policy;
 use cofferdam_store::AccountName;
 use cofferdam_vault::{Principal, VaultBudget};
@@ -23,6 +23,8 @@ pub(crate) struct Seat {
     pub(crate) kek: Option<KeyId>,
     /// The vault that its KEK is in.
     pub(crate) vault: usize,
+    /// The public half of that, where it is RSA.
+    pub(crate) public: Option<RsaPublicKey>,
     /// What it buffers can be read by its own vault alone.
     pub(crate) writes_only: bool,
     /// One of many on one vault: it is kept in use, and has few blocks.
@@ -81,6 +83,8 @@ pub(crate) struct Site {
     pub(crate) buffer: (Duration, u64),
     /// What a process may ask of each customer's vault, where it is not what it is by default.
     pub(crate) budget: Option<VaultBudget>,
+    /// For how long a segment of a write-only buffer is written to.
+    pub(crate) segment_time: Duration,
     /// How many bytes each node's hot cache holds, if it has one.
     pub(crate) hot: Arc<Vec<Option<u64>>>,
     pub(crate) clients: usize,

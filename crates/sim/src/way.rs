@@ -70,6 +70,10 @@ impl KeyVault for Way {
             (Fate::Absent, None) => Err(failed(VaultErrorKind::KeyNotFound, kek)),
             (Fate::Reaches | Fate::WrongKey, None) => self.house.vault.unwrap_key(wrapped, context).await,
         };
+        if let (Ok(aek), Some(_)) = (&answer, context.scope.provider.segment()) {
+            // Only its vault knows it until now.
+            self.hub.state().keys.learn_aek(context.scope, *aek.expose());
+        }
         sleep(latency).await;
         match (answer, fate) {
             (Ok(aek), Fate::WrongKey) => Aek::try_from_fn(|other| {

@@ -180,6 +180,7 @@ struct Listed {
 impl Listed {
     fn new(info: &BlockInfo, long: bool) -> Self {
         let BlockInfo { id, version, len, stored_at, provider, epoch, place, .. } = info;
+        let provider = provider.kind();
         let stored = Time(*stored_at);
         let place = match place {
             Place::Store => "stored",

@@ -117,7 +117,8 @@ impl Budgets {
             WINDOW * (terms.most(&self.policy) / (terms.limit / 50).max(1) + 2)
         });
         // Known for that long, and then the failure that it stands for.
-        now.clock.since(&refused.clock) < dares.max(window) + window
+        // By the clock that nobody can set.
+        now.clock.boot.saturating_sub(refused.clock.boot) < dares.max(window) + window
     }
 
     /// The node's clocks jumped: its windows start anew.

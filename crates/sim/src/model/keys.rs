@@ -96,13 +96,7 @@ pub(crate) struct Keys {
     policy: Policy,
     nodes: BTreeMap<usize, Node>,
     rows: BTreeMap<AccountId, Row>,
-    aeks: BTreeMap<KeyScope2, [u8; 32]>,
-}
-
-type KeyScope2 = (AccountId, u32, u8);
-
-fn by_order(scope: KeyScope) -> KeyScope2 {
-    (scope.account, scope.epoch.number(), scope.provider.code())
+    aeks: BTreeMap<KeyScope, [u8; 32]>,
 }
 
 impl Keys {
@@ -116,15 +110,21 @@ impl Keys {
     }
 
     pub(crate) fn learn_aek(&mut self, scope: KeyScope, aek: [u8; 32]) {
-        self.aeks.insert(by_order(scope), aek);
+        self.aeks.entry(scope).or_insert(aek);
     }
 
-    pub(crate) fn aek(&self, account: AccountId, epoch: u32, provider: u8) -> Option<&[u8; 32]> {
-        self.aeks.get(&(account, epoch, provider))
+    pub(crate) fn aek(&self, scope: KeyScope) -> Option<&[u8; 32]> {
+        self.aeks.get(&scope)
+    }
+
+    /// The service's AEKs for an account.
+    pub(crate) fn service_aeks(&self, account: AccountId) -> impl Iterator<Item = &[u8; 32]> {
+        let of = move |scope: &KeyScope| scope.account == account && scope.provider == Provider::Service;
+        self.aeks.iter().filter(move |(scope, _)| of(scope)).map(|(_, aek)| aek)
     }
 
     pub(crate) fn is_aek(&self, scope: KeyScope, aek: &[u8; 32]) -> bool {
-        self.aeks.get(&by_order(scope)) == Some(aek)
+        self.aeks.get(&scope) == Some(aek)
     }
 
     pub(crate) fn call_begins(&mut self, node: usize, scope: &KeyScope) -> Judged {
@@ -326,7 +326,8 @@ impl Keys {
         if [0, of.vault].into_iter().any(|vault| budgets.throttled_of_late(node, vault, of.ended)) {
             return Ok(());
         }
-        let verified = |call: &&Answered| call.verdict == Verdict::Verified;
+        // What is answered in this moment may not have been heard of.
+        let verified = |call: &&Answered| call.verdict == Verdict::Verified && call.answered.at < of.begun.at;
         let calls = self.calls(node, account, provider);
         let since = calls.iter().filter(verified).map(|call| call.sent.seq).max().unwrap_or_default();
         let failed = |provider| {
@@ -356,18 +357,8 @@ impl Keys {
                 .iter()
                 .any(|call| call.verdict != Verdict::Verified && recent(&call.sent))
         };
-        // A vault that throttles one account is not called for the others either; how long is told by the clock that
-        // nobody can set.
-        let throttled = |call: &Answered| {
-            let ago = of.begun.clock.boot.saturating_sub(call.sent.clock.boot);
-            let is_of_late = recent(&call.sent) || ago < self.policy.failure_window();
-            matches!(call.verdict, Verdict::Outage(VaultErrorKind::Throttled { .. })) && is_of_late
-        };
-        let throttled = self.nodes.get(&of.node).is_some_and(|node| {
-            node.calls.iter().any(|((_, of), calls)| *of == provider && calls.iter().any(throttled))
-        });
         let store = self.nodes.get(&of.node).is_some_and(|node| node.store_failures.iter().any(recent));
-        failed(provider) || failed(Provider::Service) || throttled || store
+        failed(provider) || failed(Provider::Service) || store
     }
 
     /// How long ago this node had seen the last denial when an operation began that succeeded; for the record.
@@ -456,8 +447,9 @@ impl Keys {
             matches!(call.verdict, Verdict::Denied(_))
                 && call.answered.at + AGREE_WITHIN + 2 * one + SETTLES_WITHIN >= of.begun.at
         });
+        // Of a segment, the vault is asked for its key as well; that takes a turn of its own.
         // While a denial is confirmed, callers wait; an answer that begins within that time may come later.
-        2 * one + SETTLES_WITHIN + if denied { AGREE_WITHIN + 2 * one } else { Duration::ZERO }
+        3 * one + SETTLES_WITHIN + if denied { AGREE_WITHIN + 2 * one } else { Duration::ZERO }
     }
 
     /// From when on every operation must succeed: when the ways to the service's vault and to its own were last bad.

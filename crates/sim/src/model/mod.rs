@@ -6,10 +6,12 @@
 mod blocks;
 mod budgets;
 mod keys;
+mod segments;
 
 pub(crate) use blocks::{Blocks, Seen, WriteEnd, WriteId, bytes_of, write_of};
 pub(crate) use budgets::Budgets;
 pub(crate) use keys::{Keys, Use, Verdict};
+pub(crate) use segments::Segments;
 
 /// A verdict on something that was seen.
 pub(crate) type Judged = Result<(), (crate::Check, String)>;
