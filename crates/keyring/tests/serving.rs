@@ -566,3 +566,19 @@ async fn a_services_key_that_comes_late_is_kept_until_who_waits_for_it_has_it() 
     assert_eq!(world.keyring.status(account, Provider::Service).state, KeyState::Cold);
     assert_eq!(world.service.unwraps() - before, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_services_key_in_grace_lets_a_record_be_read_after_one_wait() {
+    let policy = Policy::default().with_refresh(6 * SECOND).unwrap();
+    let world = World::with(policy);
+    let account = world.account(1).await;
+    world.key(account).await.unwrap();
+    // Held for callers of its own, and idle since.
+    world.keyring.sealing_key(account, Provider::Service).await.unwrap();
+    sleep(60 * SECOND).await;
+    world.service.answer(Answer::Hang);
+    let asked = Instant::now();
+    // The record is read, which the service's key authenticates.
+    assert_unknown(&world, account, 7).await;
+    assert!(asked.elapsed() <= 11 * SECOND, "{:?}", asked.elapsed());
+}

@@ -260,7 +260,8 @@ impl Entry {
         let before = desk.machine.reported();
         let wanted = std::mem::take(&mut desk.asked);
         let used = if desk.machine.holds_key() {
-            desk.used
+            // Who waits for a record's sake has not seen yet that an attempt failed.
+            desk.used || (desk.waiting > 0 && desk.machine.failed_of_late(now, policy))
         } else {
             desk.is_watched() || now.since(&desk.last_used) < policy.usable_for()
         };
