@@ -66,6 +66,7 @@ fn check_file(path: &str, text: &str, machine: &[String]) -> Vec<String> {
     let mut faults = Vec::new();
     if path.ends_with(".rs") {
         faults.extend(check_source(path, text));
+        faults.extend(check_driver(path, text));
     }
     let in_tests = path.split('/').any(|part| part == "tests");
     for (number, line) in (1..).zip(text.lines()) {
@@ -108,6 +109,39 @@ fn check_source(path: &str, text: &str) -> Vec<String> {
         }
     }
     faults
+}
+
+/// What the keyring's driver must take from its module `rt`, where tests of schedules stand in for it.
+const FROM_RT: &[&str] = &[
+    "std::sync::Mutex",
+    "std::sync::RwLock",
+    "std::sync::atomic",
+    "arc_swap::",
+    "tokio::spawn",
+    "tokio::time::sleep",
+    "tokio::time::timeout",
+    "tokio::sync::Notify",
+    "tokio::sync::watch",
+    "tokio::sync::broadcast",
+];
+
+/// Names that are spelled out: rustfmt's nested imports are spread first.
+fn check_driver(path: &str, text: &str) -> Vec<String> {
+    if !path.starts_with("crates/keyring/src/driver/") || path.ends_with("tests.rs") {
+        return Vec::new();
+    }
+    let source: Vec<&str> = text.lines().take(lines_before_tests(text)).collect();
+    let source = source.join("\n");
+    let named = |name: &&&str| {
+        let (parent, last) = name.trim_end_matches("::").rsplit_once("::").unwrap_or(("", name));
+        let listed = source.match_indices(&format!("use {parent}::{{")).any(|(at, _)| {
+            let list = source[at..].split(';').next().unwrap_or_default();
+            list.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == last)
+        });
+        source.contains(**name) || (!parent.is_empty() && listed)
+    };
+    let found = FROM_RT.iter().filter(named);
+    found.map(|name| format!("{path}: takes {name} from elsewhere than crate::rt")).collect()
 }
 
 fn lines_before_tests(text: &str) -> usize {
@@ -184,6 +218,20 @@ mod tests {
             assert_eq!(faults.len(), 1, "{found}");
             assert!(faults[0].starts_with("tests/kill.rs:2:"), "{faults:?}");
         }
+    }
+
+    #[test]
+    fn the_driver_takes_locks_tasks_and_time_from_one_module() {
+        let driver =
+            |text: &str| source("crates/keyring/src/driver/lane.rs", &format!("//! Said.\n{text}\n"));
+        assert_eq!(driver("use std::sync::{Arc, PoisonError};\nuse crate::rt::Mutex;"), Vec::<String>::new());
+        for found in ["use std::sync::{Arc, Mutex};", "use std::sync::{\n    Arc,\n    atomic::Ordering,\n};"]
+        {
+            assert_eq!(driver(found).len(), 1, "{found}");
+        }
+        assert_eq!(driver("use arc_swap::ArcSwap;").len(), 1);
+        assert_eq!(driver("fn f() { tokio::spawn(g()); }").len(), 1);
+        assert_eq!(driver("#[cfg(test)]\nmod tests {\n    use std::sync::Mutex;\n}"), Vec::<String>::new());
     }
 
     #[test]

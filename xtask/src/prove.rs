@@ -3,7 +3,7 @@
 //! The same tests as in `cargo xtask test`, optimised, with `COFFERDAM_FULL=1`, one after the other and with
 //! what they print. To show another figure, add its test here.
 
-use std::{fs, time::Instant};
+use std::{fs, process::Command, time::Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -19,20 +19,40 @@ struct Proof {
     target: &'static str,
     /// What its figures show.
     shows: &'static str,
-    /// Built with the defects that are planted on purpose, in a folder of its own.
-    planted: bool,
+    built: Built,
+}
+
+/// How a test is built.
+#[derive(Clone, Copy)]
+enum Built {
+    /// With the whole workspace.
+    Whole,
+    /// With the defects that are planted on purpose, in a folder of its own.
+    Planted,
+    /// For a scheduler that goes through schedules, in a folder of its own.
+    Scheduled,
 }
 
 const fn proof(package: &'static str, target: &'static str, shows: &'static str) -> Proof {
-    Proof { package, target, shows, planted: false }
+    Proof { package, target, shows, built: Built::Whole }
 }
 
 const fn planted(package: &'static str, target: &'static str, shows: &'static str) -> Proof {
-    Proof { package, target, shows, planted: true }
+    Proof { package, target, shows, built: Built::Planted }
+}
+
+const fn scheduled(package: &'static str, target: &'static str, shows: &'static str) -> Proof {
+    Proof { package, target, shows, built: Built::Scheduled }
 }
 
 /// What puts the planted defects into a build.
 const PLANTED: &str = "--cfg cofferdam_planted";
+
+/// What puts shuttle's locks, tasks and time into the keyring, and the planted defects.
+const SCHEDULED: &str = "--cfg cofferdam_shuttle --cfg cofferdam_planted";
+
+/// The tests that go through schedules of the keyring.
+pub(crate) const SCHEDULES: (&str, &str) = ("cofferdam-keyring", "schedules");
 
 const PROOFS: &[Proof] = &[
     proof("cofferdam-crypto", "agreement", "both AEADs give the same bytes, and accept and refuse the same"),
@@ -69,6 +89,11 @@ const PROOFS: &[Proof] = &[
         "cofferdam-keyring",
         "many",
         "many accounts keep one vault within its budget, and no key is used past its bound",
+    ),
+    scheduled(
+        SCHEDULES.0,
+        SCHEDULES.1,
+        "100,000 shuttle schedules of refresh, revoke, read and evict break no promise, and planted defects are found",
     ),
     planted(
         "cofferdam-keyring",
@@ -207,6 +232,15 @@ fn has_full_scale(text: &str) -> bool {
     text.contains("COFFERDAM_FULL") || text.contains("scale(")
 }
 
+/// Runs the tests that go through schedules: alone, and without a C compiler, since most of their time is building.
+pub(crate) fn schedules(arguments: &[&str]) -> Command {
+    let (package, target) = SCHEDULES;
+    let mut command = cargo(&["test", "--package", package, "--no-default-features", "--test", target]);
+    let folder = workspace::root().join("target").join("schedules");
+    command.args(arguments).arg("--target-dir").arg(folder).env("RUSTFLAGS", SCHEDULED);
+    command
+}
+
 impl Proof {
     fn is(&self, package: &str, target: &str) -> bool {
         self.package == package && self.target == target
@@ -219,14 +253,17 @@ impl Proof {
     fn run(&self, tally: &mut Tally) -> Result<()> {
         // The whole workspace is named, for one set of features: a package alone would be built anew.
         let test = ["test", "--workspace", "--release", "--all-features", "--test", self.target];
-        let mut command = if self.planted {
+        let mut command = match self.built {
+            Built::Whole => cargo(&test),
             // Alone: what holds defects on purpose shares nothing with what does not.
-            let mut command = cargo(&["test", "--package", self.package, "--release", "--test", self.target]);
-            let folder = workspace::root().join("target").join("planted");
-            command.arg("--target-dir").arg(folder).env("RUSTFLAGS", PLANTED);
-            command
-        } else {
-            cargo(&test)
+            Built::Planted => {
+                let mut command =
+                    cargo(&["test", "--package", self.package, "--release", "--test", self.target]);
+                let folder = workspace::root().join("target").join("planted");
+                command.arg("--target-dir").arg(folder).env("RUSTFLAGS", PLANTED);
+                command
+            }
+            Built::Scheduled => schedules(&["--release"]),
         };
         command.args(["--", "--nocapture", "--test-threads", "1"]).env("COFFERDAM_FULL", "1");
         call_tests(&mut command, tally)?;

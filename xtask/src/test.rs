@@ -48,6 +48,11 @@ pub(crate) fn run(services: bool, only: &[String]) -> Result<bool> {
     runner.step("strace", |_| debian::strace(services));
     runner
         .step("tests", |tally| counted(&["test", "--workspace", "--all-features", "--no-fail-fast"], tally));
+    runner.step("schedules", |tally| {
+        let before = tally.passed;
+        call_tests(&mut prove::schedules(&["--profile", "schedules"]), tally)?;
+        Ok(Outcome::Ok(format!("{} passed", tally.passed - before)))
+    });
     runner.step("examples", |_| examples(&workspace));
     runner.step("benches", |_| benches(&workspace));
     runner.step("decoder", |_| python::decode(workspace.target_dir(), services));
