@@ -18,10 +18,11 @@ use std::{cell::Cell, ops::Range, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cofferdam::{
-    crypto::{AccountId, BlockId, KeyId, Version},
+    crypto::{AccountId, BlockId, KeyId, SegmentId, Version},
     store::{
-        Account, AccountKey, AccountName, Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Catalog,
-        EmbeddedOptions, EmbeddedStore, Engine, HotCacheSettings, Located, Revision, StoreError, Stored,
+        Account, AccountKey, AccountName, Applied, BlockMeta, BlockOp, BlockStore, BufferMode, BufferUsage,
+        Catalog, EmbeddedOptions, EmbeddedStore, Engine, HotCacheSettings, Located, Revision, SegmentRow,
+        StoreError, Stored,
     },
     vault::{LocalVault, LocalVaultOptions, Principal, SystemClock, SystemEntropy, VaultRegistry},
 };
@@ -57,7 +58,13 @@ impl World {
             VaultRegistry::new(Arc::new(service)).with_customer(principal.clone(), Arc::new(customer));
         let path = home.path().join("blocks.store");
         let store = Arc::new(EmbeddedStore::create(path, EmbeddedOptions::default()).unwrap());
-        Self { home, vaults, service_kek, store, key: AccountKey::Customer { principal, kek } }
+        Self {
+            home,
+            vaults,
+            service_kek,
+            store,
+            key: AccountKey::Customer { principal, kek, buffer: BufferMode::default() },
+        }
     }
 
     /// An engine over the store, near or far, with these settings; its account of this name.
@@ -243,6 +250,23 @@ impl BlockStore for Far {
         limit: usize,
     ) -> Result<Vec<(AccountId, BufferUsage)>, StoreError> {
         self.0.buffering(after, limit).await
+    }
+
+    async fn segment(
+        &self,
+        account: AccountId,
+        segment: SegmentId,
+    ) -> Result<Option<SegmentRow>, StoreError> {
+        self.0.segment(account, segment).await
+    }
+
+    async fn segments(
+        &self,
+        account: AccountId,
+        after: Option<SegmentId>,
+        limit: usize,
+    ) -> Result<Vec<(SegmentId, SegmentRow)>, StoreError> {
+        self.0.segments(account, after, limit).await
     }
 
     async fn last_version(&self) -> Result<Version, StoreError> {
