@@ -265,7 +265,7 @@ impl Operation<'_> {
                 // A block of a segment needs that one's key as well.
                 let is_of_segment =
                     self.seat.writes_only && matches!(request, Request::Get(_) | Request::Range(..));
-                if let KeyError::Unavailable { provider: Provider::Customer, fault, .. } = source
+                if let KeyError::Unavailable { provider: Provider::Customer, fault, .. } = &**source
                     && !matches!(fault, Fault::ServiceKey(_))
                     && !is_of_segment
                 {
