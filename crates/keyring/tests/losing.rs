@@ -780,3 +780,19 @@ async fn a_record_store_that_hangs_holds_up_neither_a_denial_nor_a_close() {
     assert!(closing.elapsed() <= 10 * SECOND + 10 * MS, "{:?}", closing.elapsed());
     assert!(drain(&mut events).contains(&alarm));
 }
+
+#[tokio::test(start_paused = true)]
+async fn after_a_suspend_a_denial_is_confirmed_in_time_although_the_timers_slept_through_it() {
+    let world = World::new();
+    let (account, other) = (active(&world).await, active(&world).await);
+    for _ in 0..40 {
+        world.key(account).await.unwrap();
+        world.key(other).await.unwrap();
+        sleep(SECOND).await;
+    }
+    world.clock.suspend(60 * SECOND);
+    world.customer.answer(Answer::Fail(Kind::KeyNotFound));
+    let asked = Instant::now();
+    assert!(matches!(world.key(account).await.unwrap_err(), KeyError::Revoked { .. }));
+    assert!(asked.elapsed() <= 5 * SECOND, "{:?}", asked.elapsed());
+}

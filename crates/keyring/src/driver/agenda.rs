@@ -107,11 +107,12 @@ impl Agenda {
     }
 
     /// The entry is looked at once this time since boot, in nanoseconds, has come.
-    pub(super) fn at(&self, at: u64, entry: Weak<Entry>) {
+    pub(super) fn at(&self, at: u64, entry: Weak<Entry>, now: u64) {
         let mut list = self.list();
         list.last += 1;
         let number = list.last;
-        let is_first = list.timers.peek().is_none_or(|Reverse(first)| at < first.at);
+        // One that is overdue was slept over: the machine was suspended, and the runtime's timers were too.
+        let is_first = list.timers.peek().is_none_or(|Reverse(first)| at < first.at || first.at <= now);
         list.timers.push(Reverse(Timer { at, number, entry }));
         drop(list);
         if is_first {

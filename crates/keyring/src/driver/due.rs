@@ -55,12 +55,14 @@ impl Entry {
 
     /// Has the agenda look at the entry after this time, or before.
     pub(super) fn set_timer(self: &Arc<Self>, desk: &mut Desk, time: Duration) {
-        let at = self.now().boot.saturating_add(time.min(LONGEST_SLEEP));
-        let at = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
+        let now = self.now().boot;
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let at = nanos(now.saturating_add(time.min(LONGEST_SLEEP)));
         // One that comes sooner sets the next.
-        if desk.timer.is_none_or(|timer| at < timer) {
+        // One that was slept over, while the machine was suspended, is no good.
+        if desk.timer.is_none_or(|timer| at < timer || timer <= nanos(now)) {
             desk.timer = Some(at);
-            self.hub().agenda.at(at, Arc::downgrade(self));
+            self.hub().agenda.at(at, Arc::downgrade(self), nanos(now));
         }
     }
 
