@@ -130,7 +130,11 @@ fn check_driver(path: &str, text: &str) -> Vec<String> {
     if !path.starts_with("crates/keyring/src/driver/") || path.ends_with("tests.rs") {
         return Vec::new();
     }
-    let source: Vec<&str> = text.lines().take(lines_before_tests(text)).collect();
+    let source: Vec<&str> = text
+        .lines()
+        .take(lines_before_tests(text))
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect();
     let source = source.join("\n");
     let named = |name: &&&str| {
         let (parent, last) = name.trim_end_matches("::").rsplit_once("::").unwrap_or(("", name));

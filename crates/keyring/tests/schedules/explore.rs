@@ -38,7 +38,7 @@ pub struct Explored {
 }
 
 impl Strategy {
-    pub const ALL: [Self; 2] = [Self::Random, Self::Pct];
+    pub const ALL: [Self; 2] = [Self::Pct, Self::Random];
 
     fn scheduler(self, seed: u64, schedules: usize) -> Box<dyn Scheduler + Send> {
         match self {

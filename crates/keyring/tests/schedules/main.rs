@@ -42,22 +42,27 @@ fn no_schedule_of_refresh_revoke_read_and_evict_breaks_a_promise() {
     explore(scale(2_000, 100_000), SEED).print();
 }
 
+/// Those that take tens of thousands of schedules: looked for at full scale alone.
+const RARE: &[Bug] = &[Bug::RetiredUsed, Bug::FlagLookedAtFirst, Bug::WriteEndForgotten];
+
 #[test]
 fn every_planted_defect_is_found() {
-    let bound = scale(4_000, 20_000);
+    let bound = scale(4_000, 100_000);
     let only = env::var("COFFERDAM_BUG").ok();
-    let bugs = Bug::INTERLEAVED.iter().copied().filter(|bug| only.as_ref().is_none_or(|o| o == bug.name()));
+    let bugs = Bug::INTERLEAVED.iter().copied().filter(|bug| match &only {
+        Some(name) => name == bug.name(),
+        None => scale(0, 1) == 1 || !RARE.contains(bug),
+    });
     let mut missed = Vec::new();
     for bug in bugs {
-        let found: Vec<_> = Strategy::ALL.map(|strategy| find(bug, strategy, bound, SEED)).into();
-        let said = |(strategy, found): (&Strategy, &Option<usize>)| match found {
-            Some(at) => format!("{strategy:?}: {at}"),
-            None => format!("{strategy:?}: not in {bound}"),
-        };
-        let line: Vec<String> = Strategy::ALL.iter().zip(&found).map(said).collect();
-        println!("{:<28} schedules until found: {}", bug.name(), line.join(", "));
-        if found.iter().all(Option::is_none) {
-            missed.push(bug.name());
+        let found =
+            Strategy::ALL.iter().find_map(|&strategy| Some((strategy, find(bug, strategy, bound, SEED)?)));
+        match found {
+            Some((strategy, at)) => println!("{:<28} found in {at:>6} schedules, {strategy:?}", bug.name()),
+            None => {
+                println!("{:<28} NOT FOUND in {bound} schedules by either strategy", bug.name());
+                missed.push(bug.name());
+            }
         }
     }
     assert!(missed.is_empty(), "not found: {missed:?}");
