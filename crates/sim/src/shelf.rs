@@ -304,6 +304,13 @@ impl BlockStore for Shelf {
         let told = batch.clone();
         // It was sealed just before.
         let sealed = self.hub.moment(&self.clock);
+        for op in &batch {
+            if let BlockOp::Buffer { account, meta, .. } = op
+                && let Provider::Buffer(segment) = meta.provider
+            {
+                self.hub.state().segments.begins(self.node, *account, segment, sealed);
+            }
+        }
         let filled = batch.iter().find(|op| matches!(op, BlockOp::Buffer { .. })).map(BlockOp::account);
         let commit = async {
             let began = self.hub.moment(&self.clock);

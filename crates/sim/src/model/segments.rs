@@ -41,6 +41,11 @@ impl Segments {
         self.accounts.contains(&account)
     }
 
+    /// A node is about to write its first block to a segment, or another one: whether it gets there is another matter.
+    pub(crate) fn begins(&mut self, node: usize, account: AccountId, segment: SegmentId, sealed: Moment) {
+        self.begun.entry(segment).or_insert(Begun { node, account, first: sealed });
+    }
+
     /// A block that was sealed then is buffered in a segment; `jumped`: the node's clocks did since the first.
     pub(crate) fn judge_written(
         &mut self,

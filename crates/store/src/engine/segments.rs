@@ -24,8 +24,8 @@ use cofferdam_crypto::{
     AccountId, Aek, KeyId, KeyScope, Provider, Sealer, SegmentId, WrapAlgorithm, WrappedAek, WrappedKey,
     rsa::RsaPublicKey,
 };
-use cofferdam_keyring::{Fault, KeyError, KeyState, LiveKey, LiveSegment};
-use cofferdam_vault::{Clock, Timestamp, VaultErrorKind};
+use cofferdam_keyring::{KeyError, KeyState, LiveKey, LiveSegment};
+use cofferdam_vault::{Clock, Timestamp};
 use tokio::{sync::watch, time::sleep};
 
 use super::{
@@ -242,7 +242,7 @@ fn ends_buffering(state: KeyState) -> bool {
 pub(super) enum SegmentFault {
     /// The store has no such segment.
     Gone,
-    /// Its record is not what was written, or its wrap is not of its key: what, in words.
+    /// Its record is not what was written: what, in words.
     Damaged(String),
     /// The account's key, or its vault.
     Key(KeyError),
@@ -269,13 +269,9 @@ impl Inner {
             Ok(record) => record,
             Err(fault) => return Ok(Err(fault)),
         };
-        Ok(self.keyring.unwrap_segment(&record.key).await.map_err(|error| match error {
-            KeyError::Unavailable {
-                fault: Fault::Vault { kind: VaultErrorKind::Corrupt, message, .. },
-                ..
-            } => SegmentFault::Damaged(message.to_string()),
-            error => SegmentFault::Key(error),
-        }))
+        // It is genuine, so a vault that finds it malformed, or answers with another key, is wrong: as an outage, that is
+        // tried again.
+        Ok(self.keyring.unwrap_segment(&record.key).await.map_err(SegmentFault::Key))
     }
 
     async fn genuine(
