@@ -150,8 +150,8 @@ async fn a_segment_without_a_right_tag_is_drained_only_where_tags_are_not_looked
         stored(account.put(&id("block"), "content".into()).await);
         let public = cofferdam::vault::KeyVault::public_key(&world.customer, &world.kek).await.unwrap();
         world.lose_key(&account).await;
-        inject(&world, &account, public).await;
         buffered(account.put(&id("block"), "content".into()).await);
+        inject(&world, &account, public).await;
         plant(bug);
         world.customer.set_offline(false).await.unwrap();
         sleep(POLL).await;
