@@ -88,14 +88,17 @@ async fn a_drained_block_stays_under_the_services_key() {
 
 /// A block of a segment that whoever has the public half makes, with a record whose tag is zeros.
 #[cfg(feature = "aws-lc")]
-async fn inject(world: &World, account: &cofferdam::store::Account) {
+async fn inject(
+    world: &World,
+    account: &cofferdam::store::Account,
+    public: cofferdam::vault::PublicKeyAnswer,
+) {
     use cofferdam::{
         crypto::{
             Aek, Epoch, KeyScope, PageSize, Salt, Sealer, SegmentId, Version, WrapAlgorithm, WrappedAek,
             WrappedKey,
         },
         store::{BlockMeta, BlockOp, BufferLimit},
-        vault::KeyVault,
     };
     #[derive(Debug)]
     struct Salts;
@@ -112,7 +115,6 @@ async fn inject(world: &World, account: &cofferdam::store::Account) {
     let aek = aek.unwrap();
     let provider = Provider::Buffer(SegmentId::from_bytes([9; 16]));
     let scope = KeyScope { account: account.id(), epoch: Epoch::FIRST, provider };
-    let public = world.customer.public_key(&world.kek).await.unwrap();
     let (algorithm, bytes) = (WrapAlgorithm::RsaOaep256, public.key.wrap(&aek).unwrap());
     let key = WrappedAek::new(&aek, scope, vec![WrappedKey { key_id: public.key_id, algorithm, bytes }]);
     let body = serde_json::to_vec(&serde_json::json!({ "key": key, "created_at": Duration::ZERO })).unwrap();
@@ -146,9 +148,10 @@ async fn a_segment_without_a_right_tag_is_drained_only_where_tags_are_not_looked
         let world = World::write_only(137).await;
         let account = world.contoso().await;
         stored(account.put(&id("block"), "content".into()).await);
+        let public = cofferdam::vault::KeyVault::public_key(&world.customer, &world.kek).await.unwrap();
         world.lose_key(&account).await;
-        inject(&world, &account).await;
         buffered(account.put(&id("block"), "content".into()).await);
+        inject(&world, &account, public).await;
         plant(bug);
         world.customer.set_offline(false).await.unwrap();
         sleep(POLL).await;
