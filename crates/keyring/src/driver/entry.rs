@@ -238,8 +238,11 @@ impl Entry {
     }
 
     /// Keeps the key, or not, until a caller who waits for it has looked.
-    pub(super) fn promise(&self, promised: bool) {
-        self.promised.store(promised, Ordering::Relaxed);
+    pub(super) fn promise(&self, promised: bool, shared: &Shared) {
+        // An earlier promise may still stand that whoever it was made to is about to find kept: it ends here.
+        if self.promised.swap(promised, Ordering::Relaxed) && !promised {
+            shared.seats.note_change();
+        }
     }
 
     pub(super) fn is_promised(&self) -> bool {

@@ -134,7 +134,7 @@ impl Entry {
             desk.keys = keys;
             let waited_for = desk.waiting > 0;
             desk.used = waited_for && desk.lent;
-            self.promise(waited_for);
+            self.promise(waited_for, shared);
             desk.failure = None;
             desk.denied = None;
             desk.denial = None;
