@@ -38,11 +38,11 @@ impl Director {
             self.power_fails().await;
         }
         // What a drain met last may have made it wait; then its key comes back, and it goes through the buffer.
-        let state = hub.state();
-        let turns = state.budgets.all_settled_by().saturating_sub(hub.at());
-        let settles =
-            state.keys.recovered_at(Duration::ZERO, Duration::ZERO) + 2 * DRAIN_TRIES_WITHIN + turns;
-        drop(state);
+        let settles = {
+            let state = hub.state();
+            let turns = state.budgets.all_settled_by().saturating_sub(hub.at());
+            state.keys.recovered_at(Duration::ZERO, Duration::ZERO) + 2 * DRAIN_TRIES_WITHIN + turns
+        };
         self.settle(settles).await;
         if !hub.has_failed() {
             self.check_buffers().await;
