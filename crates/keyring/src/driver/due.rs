@@ -57,7 +57,8 @@ impl Entry {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let at = nanos(now.saturating_add(time.min(LONGEST_SLEEP)));
         // One that comes sooner sets the next.
-        if desk.timer.is_none_or(|timer| at < timer) {
+        // One that was slept over, while the machine was suspended, is no good.
+        if desk.timer.is_none_or(|timer| at < timer || timer <= nanos(now)) {
             desk.timer = Some(at);
             self.hub().agenda.at(at, Arc::downgrade(self), nanos(now));
         }
