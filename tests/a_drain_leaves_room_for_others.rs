@@ -208,11 +208,12 @@ async fn with_nobody_else_there_drains_go_at_full_speed() {
     }
     let drains = slow.drains();
     let (first, last) = (drains[0].start, drains[drains.len() - 1].end);
-    // The two accounts learn that the vault is back a poll apart at most: that gap is no rest.
-    let gaps = drains.windows(2).map(|two| two[1].start - two[0].end);
-    let rests: Duration = gaps.filter(|gap| *gap < Duration::from_millis(500)).sum();
+    // The two accounts learn that the vault is back a poll apart at most: that gap, however long, is no rest. Each rests
+    // once, as long as five commits take, for the writes before the vault's return.
+    let gaps: Vec<_> = drains.windows(2).map(|two| two[1].start - two[0].end).collect();
+    let rests = gaps.iter().filter(|gap| (COMMIT * 5..COMMIT * 50).contains(gap)).count();
     assert!(last - first >= COMMIT * 50);
-    assert!(rests <= COMMIT * 10, "{rests:?}");
+    assert!(rests <= 3 && gaps.iter().filter(|gap| !gap.is_zero()).count() <= 3, "{gaps:?}");
     stored(accounts[0].put(&id("later"), "content".into()).await);
 }
 

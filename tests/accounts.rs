@@ -12,6 +12,20 @@ use cofferdam::{
 };
 use world::{World, name};
 
+#[cfg(not(feature = "aws-lc"))]
+#[tokio::test(start_paused = true)]
+async fn without_aws_lc_there_is_no_write_only_buffer_and_the_refusal_says_so() {
+    let world = World::new(51).await;
+    let key = AccountKey::Customer {
+        principal: World::principal(),
+        kek: world.kek.clone(),
+        buffer: BufferMode::WriteOnly,
+    };
+    let error = world.engine.create_account(&name("contoso"), key).await.unwrap_err();
+    assert!(matches!(error, EngineError::NoWriteOnly { .. }), "{error}");
+    assert!(error.to_string().contains("build with the feature aws-lc"), "{error}");
+}
+
 #[test]
 fn account_names_are_bounded() {
     for good in ["a", "0", "a.b_c-D", &"x".repeat(128)] {

@@ -81,8 +81,8 @@ async fn another_accounts_record_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_newer_format_is_named() {
     let (mut world, record) = world().await;
-    let [answer, _] = with_record(&mut world, [&[2], &record[1..]].concat()).await;
-    assert!(matches!(answer, Err(EngineError::NewerRecord { found: 2, supported: 1, .. })), "{answer:?}");
+    let [answer, _] = with_record(&mut world, [&[3], &record[1..]].concat()).await;
+    assert!(matches!(answer, Err(EngineError::NewerRecord { found: 3, supported: 2, .. })), "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use cofferdam::{
-    crypto::{Aek, BlockId, KeyId, WrappedKey, rsa::RsaSize},
+    crypto::{Aek, BlockId, KeyId, WrappedKey},
     keyring::{KeyState, Policy},
     store::{
         Account, AccountKey, AccountName, BlockStore, BufferMode, Catalog, EmbeddedOptions, EmbeddedStore,
@@ -22,9 +22,8 @@ use cofferdam::{
         PutReceipt,
     },
     vault::{
-        Clock, Executor, Inline, Job, KeyKind, KeyProperties, KeyVault, LocalVault, LocalVaultOptions,
-        Principal, PublicKeyAnswer, Recovery, Threads, Timestamp, VaultError, VaultErrorKind, VaultRegistry,
-        WrapContext,
+        Clock, Executor, Inline, Job, KeyProperties, KeyVault, LocalVault, LocalVaultOptions, Principal,
+        PublicKeyAnswer, Threads, Timestamp, VaultError, VaultErrorKind, VaultRegistry, WrapContext,
         testing::{ManualClock, PublishedRsaKeys, SeededEntropy, TokioClock},
     },
 };
@@ -86,6 +85,10 @@ impl World {
 
     #[cfg(feature = "aws-lc")]
     pub(crate) async fn write_only_with(seed: u64, settings: Settings) -> Self {
+        use cofferdam::{
+            crypto::rsa::RsaSize,
+            vault::{KeyKind, Recovery},
+        };
         let mut world = Self::set_up(seed, settings).await;
         let rsa = KeyKind::Rsa(RsaSize::Rsa2048);
         world.kek = world.customer.create_key_of("rsa", rsa, Recovery::default()).await.unwrap();
