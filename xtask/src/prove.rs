@@ -45,6 +45,16 @@ const PROOFS: &[Proof] = &[
         "planted defects of RSA wraps are found by the frozen vectors",
     ),
     planted("cofferdam", "rsa_keks", "planted defects of the pinned public key show"),
+    proof(
+        "cofferdam",
+        "a_write_only_process_keeps_no_earlier_key",
+        "the memory of a process in write-only mode holds no key of an earlier segment",
+    ),
+    planted(
+        "cofferdam",
+        "a_write_only_process_keeps_no_earlier_key",
+        "a process that keeps a segment's key on purpose is found by the search of its memory",
+    ),
     proof("cofferdam-vault", "local_vault_file", "whatever is wrong with a vault's file is a typed error"),
     proof("cofferdam-vault", "local_vault_keys", "any sequence of changes to keys answers what a model says"),
     proof(
