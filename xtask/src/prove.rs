@@ -113,6 +113,11 @@ const PROOFS: &[Proof] = &[
         "limits",
         "a vault that refuses calls at half its limit or less costs nothing within the grace",
     ),
+    proof(
+        "cofferdam-sim",
+        "write_only",
+        "whatever a vault gets wrong, no segment of a write-only buffer is lost, and no forged one is drained",
+    ),
     proof("cofferdam-sim", "denials", "a key that was taken away is not used, however it was taken"),
     planted("cofferdam-sim", "planted", "every defect that is planted on purpose is found by the simulator"),
     proof("cofferdam-cli", "damage", "damage of a home's files is found, and no read is wrong"),
