@@ -376,8 +376,14 @@ impl Keys {
         if self.store_failed_since(of.node, of.begun, self.policy.failure_window()) {
             return Ok(());
         }
+        // Another node's verified unwrap, which began later, lifts it for all who read the record again.
+        let lifted = |denial: Moment| {
+            let row = self.rows.get(&of.account);
+            row.is_some_and(|row| row.set != Some(true) && row.changed.seq > denial.seq)
+        };
         if let Some(denial) = self.confirmed(of.node, of.account)
             && settled(denial, SETTLES_WITHIN)
+            && !lifted(denial)
         {
             let what = format!(
                 "node {} buffered a write of {} though it saw a denial at {:?}",
