@@ -338,6 +338,27 @@ async fn a_revocation_that_is_found_as_the_keyring_closes_is_persisted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_record_that_waits_for_the_services_key_as_the_keyring_closes_has_not_failed() {
+    let world = World::new();
+    let account = active(&world).await;
+    world.rewrap(account, 2).await;
+    let (_, _) = world.use_for(account, 120 * SECOND, SECOND).await;
+    // By now the service's key was let go. It is asked for again once the denial has the record read.
+    world.service.set_latency(3 * SECOND);
+    world.customer.answer_for(&kek(1), Some(Answer::Fail(Kind::KeyDisabled)));
+    let asked = world.service.unwraps();
+    let mut events = world.keyring.subscribe();
+    while world.service.unwraps() == asked {
+        let _ = tokio::time::timeout(100 * MS, world.key(account)).await;
+        sleep(10 * MS).await;
+    }
+    world.keyring.close().await;
+    let told = drain(&mut events);
+    let of_the_record = |what: &&What| matches!(what, What::Changed { why: Why::RecordUnreadable, .. });
+    assert_eq!(told.iter().find(of_the_record), None, "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_revocation_that_could_not_be_persisted_is_tried_once_more_as_the_keyring_closes() {
     for writable in [true, false] {
         let world = World::new();

@@ -135,6 +135,10 @@ impl Task {
     }
 
     fn record_failed(&self, generation: Ticket, error: KeyError) -> Option<Effect> {
+        if matches!(error, KeyError::Closed) {
+            // As for what a close ends: nothing failed.
+            return None;
+        }
         let gone = matches!(error, KeyError::UnknownAccount { .. });
         let event = if gone { Event::RecordGone } else { Event::RecordUnreadable };
         let at = self.entry.now();

@@ -338,10 +338,11 @@ impl Entry {
         let mut told = Vec::new();
         let mut desk = self.desk();
         if desk.running.take().is_some() {
-            self.feed(&mut desk, shared, Event::Abandoned, &mut told);
             if shared.is_closing() {
+                // The close tells who waits; nothing failed that a key would spend its grace for.
                 self.evict(&mut desk);
             } else {
+                self.feed(&mut desk, shared, Event::Abandoned, &mut told);
                 self.set_timer(&mut desk, Duration::ZERO);
             }
             self.end_round(&mut desk);
