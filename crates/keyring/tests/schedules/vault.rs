@@ -17,7 +17,9 @@ use cofferdam_keyring::{
     KeyRecord, KeyRecords, RecordError,
     rt::{point, time},
 };
-use cofferdam_vault::{KeyProperties, KeyVault, Principal, VaultError, VaultErrorKind as Kind, WrapContext};
+use cofferdam_vault::{
+    KeyProperties, KeyVault, Principal, PublicKeyAnswer, VaultError, VaultErrorKind as Kind, WrapContext,
+};
 use shuttle::{future, rand::RngCore};
 
 use crate::judge::Judge;
@@ -46,7 +48,7 @@ static RECORDS: LazyLock<Vec<[KeyRecord; 2]>> =
 fn record(number: usize, provider: Provider) -> KeyRecord {
     let epochs = match provider {
         Provider::Service => 1,
-        Provider::Customer => EPOCHS,
+        Provider::Customer | Provider::Buffer(_) => EPOCHS,
     };
     let wrapped = |epoch| {
         let scope = KeyScope { account: account(number), epoch: Epoch::new(epoch), provider };
@@ -149,6 +151,10 @@ impl KeyVault for Vault {
 
     async fn key_properties(&self, _: &KeyId) -> Result<KeyProperties, VaultError> {
         Err(VaultError::new(Kind::Other, "nothing is told here"))
+    }
+
+    async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
+        Err(VaultError::not_rsa(key_id))
     }
 }
 

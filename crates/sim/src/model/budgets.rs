@@ -82,7 +82,9 @@ impl Budgets {
     pub(crate) fn queue(&self, vault: usize) -> Duration {
         let Some(terms) = self.terms.get(&vault) else { return Duration::ZERO };
         // Each account asks a few times where its key is denied, or fails.
-        WINDOW * (4 * terms.accounts / terms.budget.max(1))
+        let windows = 4 * terms.accounts / terms.budget.max(1);
+        // Retries that are due each second, and a call for each segment, use a small budget up by themselves.
+        WINDOW * windows.max(u32::from(terms.budget <= 16 * terms.accounts))
     }
 
     /// By when a process that was refused calls has made those that it owes, as it dares to make ever more.
