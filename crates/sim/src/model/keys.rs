@@ -306,6 +306,8 @@ impl Keys {
             .iter()
             .filter(|call| call.verdict == Verdict::Verified && call.answered.seq < of.begun.seq)
             .max_by_key(|call| call.sent.seq);
+        // A clock that was set ahead has ended it, also where it was set back after that.
+        let verified = verified.filter(|call| !self.jumped_since(of.node, call.sent));
         match verified.map(|call| of.ended.clock.since(&call.sent.clock)) {
             Some(age) if age < self.policy.usable_for() => {
                 let what = format!(
