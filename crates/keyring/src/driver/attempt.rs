@@ -14,10 +14,11 @@ use cofferdam_crypto::{
     AccountId, Epoch, KeyId, Provider, WrappedAek, WrappedKey,
     planted::{Bug, is_planted},
 };
-use cofferdam_vault::{KeyVault, Meaning, Timestamp, VaultError, VaultErrorKind, WrapContext};
+use cofferdam_vault::{KeyVault, Meaning, Timestamp, VaultError, VaultErrorKind};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::{
+    call,
     desk::Ticket,
     entry::For,
     kept::Kept,
@@ -314,14 +315,8 @@ impl Task {
     }
 
     async fn unwrap(&self, asked: &Asked<'_>, of: &WrappedAek) -> Result<(Arc<Material>, Timestamp), Failed> {
-        let malformed = |message: String| VaultError::new(VaultErrorKind::Corrupt, message);
-        let Some(wrapped) = of.wraps.first() else {
-            return Err((malformed("the record has no wrap of the key".into()), self.entry.now()));
-        };
-        if !wrapped.algorithm.accepts_len(wrapped.bytes.len()) {
-            let message = format!("a wrapped key can't have {} bytes", wrapped.bytes.len());
-            return Err((malformed(message).about(&wrapped.key_id), self.entry.now()));
-        }
+        let wrapped = call::wrap_of(of, "the record has no wrap of the key")
+            .map_err(|malformed| (malformed, self.entry.now()))?;
         let mut turn = loop {
             let given = asked.take_turn();
             let turn = match given {
@@ -357,28 +352,15 @@ impl Task {
         wrapped: &WrappedKey,
         of: &WrappedAek,
     ) -> Result<Arc<Material>, VaultError> {
-        let context = WrapContext { scope: of.scope };
-        let limit = self.shared.parts.policy.call_timeout();
         #[cfg(cofferdam_planted)]
         let _held = match is_planted(Bug::LockAcrossCall) {
             true => Some(self.shared.one_call.lock().await),
             false => None,
         };
-        let aek = match timeout(limit, vault.unwrap_key(wrapped, &context)).await {
-            Ok(answer) => answer.map_err(|failed| failed.about(&wrapped.key_id))?,
-            Err(_) => {
-                let message = format!("the vault did not answer within {limit:?}");
-                return Err(VaultError::new(VaultErrorKind::Unavailable, message).about(&wrapped.key_id));
-            }
-        };
-        if is_planted(Bug::CheckValueIgnored) {
-            return Ok(Arc::new(Material::new(&aek, of)));
+        let aek = call::unwrap(vault, wrapped, of, self.shared.parts.policy.call_timeout()).await?;
+        if !is_planted(Bug::CheckValueIgnored) {
+            call::verify(&aek, wrapped, of)?;
         }
-        of.verify(&aek).map_err(|mismatch| {
-            VaultError::new(VaultErrorKind::Corrupt, mismatch.to_string())
-                .about(&wrapped.key_id)
-                .caused_by(mismatch)
-        })?;
         Ok(Arc::new(Material::new(&aek, of)))
     }
 

@@ -9,6 +9,7 @@
 
 mod agenda;
 mod attempt;
+mod call;
 mod desk;
 mod due;
 mod entry;

@@ -19,11 +19,12 @@ use cofferdam_crypto::{
     AccountId, KeyScope, Provider, Sealer, SegmentId, WrappedAek, WrappedKey,
     planted::{Bug, is_planted},
 };
-use cofferdam_vault::{KeyVault, Meaning, VaultError, VaultErrorKind, WrapContext};
+use cofferdam_vault::{KeyVault, Meaning, VaultError};
 
 use super::{
     Keyring, LiveKey, Shared,
     attempt::not_asked,
+    call,
     entry::{Entry, For},
     lane::Lane,
     signal::Flag,
@@ -31,7 +32,7 @@ use super::{
 use crate::{
     Fault, KeyError,
     budget::Kind,
-    rt::{self, Mutex, MutexGuard, timeout},
+    rt::{self, Mutex, MutexGuard},
     telemetry,
 };
 
@@ -278,13 +279,7 @@ impl Call {
     }
 
     async fn unwrap(&self, vault: &dyn KeyVault, lane: &Arc<Lane>) -> Result<Arc<Sealer>, VaultError> {
-        let Some(wrapped) = self.of.wraps.first() else {
-            return Err(VaultError::new(VaultErrorKind::Corrupt, "the segment has no wrap of its key"));
-        };
-        if !wrapped.algorithm.accepts_len(wrapped.bytes.len()) {
-            let message = format!("a wrapped key can't have {} bytes", wrapped.bytes.len());
-            return Err(VaultError::new(VaultErrorKind::Corrupt, message).about(&wrapped.key_id));
-        }
+        let wrapped = call::wrap_of(&self.of, "the segment has no wrap of its key")?;
         let throttled = |throttled| not_asked(&throttled).about(&wrapped.key_id);
         let mut turn = lane.turn(Kind::Cold).await.map_err(throttled)?;
         let sent = self.entry.now();
@@ -297,23 +292,12 @@ impl Call {
 
     /// One call, and what it brings verified. The AEK is wiped before this returns.
     async fn call(&self, vault: &dyn KeyVault, wrapped: &WrappedKey) -> Result<Arc<Sealer>, VaultError> {
-        let scope = self.of.scope;
         let limit = self.shared.parts.policy.call_timeout();
-        let aek = match timeout(limit, vault.unwrap_key(wrapped, &WrapContext { scope })).await {
-            Ok(answer) => answer.map_err(|failed| failed.about(&wrapped.key_id))?,
-            Err(_) => {
-                let message = format!("the vault did not answer within {limit:?}");
-                return Err(VaultError::new(VaultErrorKind::Unavailable, message).about(&wrapped.key_id));
-            }
-        };
+        let aek = call::unwrap(vault, wrapped, &self.of, limit).await?;
         if !is_planted(Bug::SegmentCheckIgnored) {
-            self.of.verify(&aek).map_err(|mismatch| {
-                VaultError::new(VaultErrorKind::Corrupt, mismatch.to_string())
-                    .about(&wrapped.key_id)
-                    .caused_by(mismatch)
-            })?;
+            call::verify(&aek, wrapped, &self.of)?;
         }
-        Ok(Arc::new(Sealer::new(&aek, scope)))
+        Ok(Arc::new(Sealer::new(&aek, self.of.scope)))
     }
 
     fn failed(&self, failed: &VaultError) -> KeyError {
