@@ -13,7 +13,7 @@ use crate::{Check, hub::Moment};
 
 /// How long after a denial was seen an operation may still begin.
 const GRACE_OF_A_DENIAL: Duration = Duration::from_millis(100);
-/// Within how long three answers of "not found" must agree.
+/// Sooner than this after the first, the third answer of "not found" must have come.
 const AGREE_WITHIN: Duration = Duration::from_secs(5);
 /// How long what was learnt may take to take effect where a store is asked in between.
 const SETTLES_WITHIN: Duration = Duration::from_secs(2);
@@ -228,7 +228,7 @@ impl Keys {
                 }
                 Verdict::Denied(VaultErrorKind::KeyNotFound) => {
                     let now = call.answered.clock;
-                    absent.retain(|earlier| now.since(&earlier.clock) <= AGREE_WITHIN);
+                    absent.retain(|earlier| now.since(&earlier.clock) < AGREE_WITHIN);
                     absent.push(call.answered);
                     if absent.len() >= 3 || confirmed.is_some() {
                         confirmed = Some(call.answered);
