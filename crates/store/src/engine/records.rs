@@ -19,11 +19,13 @@ use cofferdam_vault::Clock;
 #[cfg(feature = "hot-cache")]
 use uuid::Uuid;
 
-use super::{AccountName, AccountRecord, EngineError, UnverifiedRecord};
-use crate::{Catalog, StoreError, StoreErrorKind};
+use super::{AccountName, EngineError, UnverifiedRecord, account_record::VerifiedRecord};
+use crate::{Catalog, Revision, StoreError, StoreErrorKind};
 
 const ACCOUNTS: &str = "account/";
 const REVOKED: &str = "revoked/";
+const SEALED: &str = "sealed/";
+const ARCHIVES: &str = "archive/";
 /// How many names are looked through at once.
 const NAMES_PAGE: usize = 256;
 
@@ -52,7 +54,7 @@ impl Records {
     pub(super) async fn load(&self, name: &AccountName) -> Result<UnverifiedRecord, EngineError> {
         let stored = self.catalog.load(&account_key(name)).await?;
         let stored = stored.ok_or_else(|| EngineError::NoAccount { account: name.clone() })?;
-        let record = UnverifiedRecord::parse(name, &stored.bytes)?;
+        let record = UnverifiedRecord::parse(name, &stored.bytes, stored.revision)?;
         self.learn(record.unverified().id, name, false)?;
         Ok(record)
     }
@@ -62,7 +64,7 @@ impl Records {
         &self,
         name: &AccountName,
         key: &RecordKey,
-    ) -> Result<AccountRecord, EngineError> {
+    ) -> Result<VerifiedRecord, EngineError> {
         let record = self.load(name).await?;
         let id = record.unverified().id;
         match record.verify(key) {
@@ -155,6 +157,76 @@ impl Records {
         }
     }
 
+    /// Replaces a record, or removes it, if it is still at this revision: whether it was.
+    pub(super) async fn replace(
+        &self,
+        name: &AccountName,
+        revision: &Revision,
+        bytes: Option<Vec<u8>>,
+    ) -> Result<bool, EngineError> {
+        match self.catalog.swap(&account_key(name), Some(revision), bytes.map(Bytes::from)).await {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == StoreErrorKind::Conflict => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Whether the record under this name is that of this account.
+    pub(super) async fn has(&self, name: &AccountName, id: AccountId) -> Result<bool, EngineError> {
+        let stored = self.catalog.load(&account_key(name)).await?;
+        let Some(stored) = stored else { return Ok(false) };
+        Ok(UnverifiedRecord::parse(name, &stored.bytes, stored.revision)?.unverified().id == id)
+    }
+
+    /// Removes what is kept of an account beside its record.
+    pub(super) async fn remove_rows(&self, id: AccountId) -> Result<(), EngineError> {
+        let mut keys = vec![revoked_key(id), bridge_key(id), sealed_key(id)];
+        let archives = format!("{ARCHIVES}{id}/");
+        keys.extend(self.catalog.list(&archives, None, usize::MAX).await?.into_iter().map(|(key, _)| key));
+        for key in keys {
+            while let Some(stored) = self.catalog.load(&key).await? {
+                match self.catalog.swap(&key, Some(&stored.revision), None).await {
+                    Ok(_) => break,
+                    Err(e) if e.kind() == StoreErrorKind::Conflict => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds to how many bytes were sealed under an epoch of an account, and tells how many that are in all.
+    pub(super) async fn add_sealed(&self, id: AccountId, epoch: u32, bytes: u64) -> Result<u64, StoreError> {
+        let key = sealed_key(id);
+        loop {
+            let stored = self.catalog.load(&key).await?;
+            let text = stored.as_ref().and_then(|stored| std::str::from_utf8(&stored.bytes).ok());
+            let known = text.and_then(|text| text.split_once(' '));
+            let known = known.and_then(|(of, sealed)| Some((of.parse::<u32>().ok()?, sealed.parse().ok()?)));
+            let before: u64 = known.filter(|(of, _)| *of == epoch).map_or(0, |(_, sealed)| sealed);
+            let sealed = before.saturating_add(bytes);
+            if bytes == 0 {
+                return Ok(sealed);
+            }
+            let revision = stored.as_ref().map(|stored| &stored.revision);
+            match self.catalog.swap(&key, revision, Some(format!("{epoch} {sealed}").into())).await {
+                Ok(_) => return Ok(sealed),
+                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The accounts that somebody here has looked at.
+    pub(super) fn known(&self) -> Vec<AccountId> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    /// The account is gone.
+    pub(super) fn unlearn(&self, id: AccountId) {
+        self.names.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
     pub(super) async fn list(
         &self,
         after: Option<&AccountName>,
@@ -225,6 +297,10 @@ fn account_key(name: &AccountName) -> String {
 
 fn revoked_key(account: AccountId) -> String {
     format!("{REVOKED}{account}")
+}
+
+fn sealed_key(account: AccountId) -> String {
+    format!("{SEALED}{account}")
 }
 
 fn record_error(e: EngineError) -> RecordError {
