@@ -29,6 +29,8 @@ pub(crate) mod label {
     pub(crate) const SEGMENT: &[u8] = b"cofferdam segment 1";
     /// What an operation on an account is told to do.
     pub(crate) const OPERATION: &[u8] = b"cofferdam operation 1";
+    /// What an epoch follows, before what is tagged.
+    pub(crate) const EPOCH: &[u8] = b"cofferdam epoch 1";
 }
 
 /// An extracted pseudorandom key, kept as the inner and outer HMAC states that it starts.
@@ -196,6 +198,14 @@ impl RecordKey {
     /// Whether this is the tag of what an operation is told to do, in constant time.
     pub fn verify_operation(&self, told: &[u8], tag: &RecordTag) -> bool {
         self.operation_tag(told).ct_eq(tag).into()
+    }
+
+    /// The tag of the epoch after this key's: of its scope and check value.
+    ///
+    /// Never that of a record, which begins with a brace, nor of a segment's, which has another label.
+    pub(crate) fn epoch_tag(&self, scope: &KeyScope, check: &[u8]) -> RecordTag {
+        let (epoch, provider) = (scope.epoch.number().to_be_bytes(), [scope.provider.code()]);
+        hmac(self.0.as_slice(), &[label::EPOCH, scope.account.as_bytes(), &epoch, &provider, check])
     }
 
     /// Whether this is the tag of the record of a buffer's segment, in constant time.

@@ -15,7 +15,7 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 use cofferdam_crypto::{
     AccountId, Epoch, KeyId, Provider, RecordKey, WrapAlgorithm, WrappedAek, WrappedKey, rsa::RsaPublicKey,
 };
-use cofferdam_keyring::Kek;
+use cofferdam_keyring::{Kek, KeyRecord};
 use cofferdam_vault::Principal;
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ use crate::Revision;
 const FORMAT: u8 = 3;
 const TAG_END: usize = 33;
 /// The most KEKs that an account's AEKs are wrapped under.
-pub(crate) const MAX_KEKS: usize = 4;
+pub(crate) const MAX_KEKS: usize = KeyRecord::MOST_KEKS;
 
 /// The customer's side of an account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
