@@ -1,16 +1,15 @@
 //! What a cache does while a store is in the middle of something.
 
-use std::{ops::Range, sync::atomic::AtomicBool, time::Duration};
+use std::{sync::atomic::AtomicBool, time::Duration};
 
 use async_trait::async_trait;
-use cofferdam_crypto::{Epoch, PageSize, Provider, SegmentId, Version};
+use cofferdam_crypto::{Epoch, PageSize, Provider, Version};
 use cofferdam_vault::{Inline, Timestamp, testing::ManualClock, testing::SeededEntropy};
 use tokio::sync::Semaphore;
 
 use super::*;
 use crate::{
-    Applied, BlockOp, BufferUsage, EmbeddedOptions, EmbeddedStore, FaultyFile, Located, SegmentRow,
-    StoreError, StoreErrorKind,
+    Applied, BlockOp, EmbeddedOptions, EmbeddedStore, FaultyFile, Located, StoreError, StoreErrorKind,
 };
 
 /// Knows every account, and of no revocation.
@@ -38,7 +37,11 @@ struct Gated {
 }
 
 #[async_trait]
-impl BlockStore for Gated {
+impl crate::Forwarding for Gated {
+    fn behind(&self) -> &dyn BlockStore {
+        &self.store
+    }
+
     async fn commit(&self, batch: Vec<BlockOp>) -> Result<Vec<Applied>, StoreError> {
         let applied = self.store.commit(batch).await;
         if self.slow.load(Ordering::Relaxed) {
@@ -48,115 +51,11 @@ impl BlockStore for Gated {
         applied
     }
 
-    async fn stat(&self, account: AccountId, id: &BlockId) -> Result<Option<Located>, StoreError> {
-        self.store.stat(account, id).await
-    }
-
     async fn fetch(&self, account: AccountId, id: &BlockId) -> Result<Option<(Located, Bytes)>, StoreError> {
         let fetched = self.store.fetch(account, id).await;
         self.read.add_permits(1);
         self.gate.acquire().await.unwrap().forget();
         fetched
-    }
-
-    async fn read(
-        &self,
-        account: AccountId,
-        id: &BlockId,
-        of: &Located,
-        ranges: &[Range<u64>],
-    ) -> Result<Option<Vec<Bytes>>, StoreError> {
-        self.store.read(account, id, of, ranges).await
-    }
-
-    async fn list(
-        &self,
-        account: AccountId,
-        after: Option<&BlockId>,
-        limit: usize,
-    ) -> Result<Vec<(BlockId, Located)>, StoreError> {
-        BlockStore::list(&self.store, account, after, limit).await
-    }
-
-    async fn buffered(
-        &self,
-        account: AccountId,
-        after: Option<&BlockId>,
-        limit: usize,
-    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError> {
-        self.store.buffered(account, after, limit).await
-    }
-
-    async fn buffer_usage(&self, account: AccountId) -> Result<Option<BufferUsage>, StoreError> {
-        self.store.buffer_usage(account).await
-    }
-
-    async fn buffering(
-        &self,
-        after: Option<AccountId>,
-        limit: usize,
-    ) -> Result<Vec<(AccountId, BufferUsage)>, StoreError> {
-        self.store.buffering(after, limit).await
-    }
-
-    async fn segment(
-        &self,
-        account: AccountId,
-        segment: SegmentId,
-    ) -> Result<Option<SegmentRow>, StoreError> {
-        self.store.segment(account, segment).await
-    }
-
-    async fn segments(
-        &self,
-        account: AccountId,
-        after: Option<SegmentId>,
-        limit: usize,
-    ) -> Result<Vec<(SegmentId, SegmentRow)>, StoreError> {
-        self.store.segments(account, after, limit).await
-    }
-
-    async fn stored(
-        &self,
-        account: AccountId,
-        after: Option<&BlockId>,
-        limit: usize,
-    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError> {
-        self.store.stored(account, after, limit).await
-    }
-
-    async fn fetch_stored(
-        &self,
-        account: AccountId,
-        id: &BlockId,
-    ) -> Result<Option<(BlockMeta, Bytes)>, StoreError> {
-        self.store.fetch_stored(account, id).await
-    }
-
-    async fn replace_segment(
-        &self,
-        account: AccountId,
-        segment: SegmentId,
-        expected: &Bytes,
-        new: Bytes,
-    ) -> Result<bool, StoreError> {
-        self.store.replace_segment(account, segment, expected, new).await
-    }
-
-    async fn remove_blocks(&self, account: AccountId, limit: usize) -> Result<u64, StoreError> {
-        self.store.remove_blocks(account, limit).await
-    }
-
-    async fn compact(&self) -> Result<(), StoreError> {
-        self.store.compact().await
-    }
-
-    async fn last_version(&self) -> Result<Version, StoreError> {
-        self.store.last_version().await
-    }
-
-    async fn close(&self) -> Result<(), StoreError> {
-        self.store.close().await
     }
 }
 
