@@ -145,11 +145,17 @@ bugs! {
     WriteEndForgotten = "write-end-forgotten",
     /// Who waits for a flag begins to listen after it has looked.
     FlagLookedAtFirst = "flag-looked-at-first",
+    /// A block is sealed anew whatever version of it is stored by then.
+    ResealIgnoresVersion = "reseal-ignores-version",
+    /// A compaction leaves in the file what was removed.
+    CompactKeepsFreedPages = "compact-keeps-freed-pages",
+    /// A compaction puts the new file in place before it is synced.
+    CompactRenamesBeforeSync = "compact-renames-before-sync",
 }
 
 impl Bug {
     /// Those that tests of their own find, and not the simulator: its RSA KEKs have one version, what wraps is what
-    /// unwraps, and an hour is longer than a run.
+    /// unwraps, an hour is longer than a run, and it neither seals stored blocks anew nor compacts.
     pub const NOT_SIMULATED: &[Self] = &[
         Self::OaepSha1,
         Self::RsaLengthIgnored,
@@ -157,6 +163,9 @@ impl Bug {
         Self::PublicKeyOfAnotherVersion,
         Self::HotCacheAgeIgnored,
         Self::SegmentKeyKept,
+        Self::ResealIgnoresVersion,
+        Self::CompactKeepsFreedPages,
+        Self::CompactRenamesBeforeSync,
     ];
 
     /// Those that show only where tasks meet in a certain order: the keyring's tests of schedules find them.
