@@ -131,6 +131,16 @@ bugs! {
     WriteEndForgotten = "write-end-forgotten",
     /// Who waits for a flag begins to listen after it has looked.
     FlagLookedAtFirst = "flag-looked-at-first",
+    /// A KEK that does not answer is bridged for as long as another does.
+    BridgeUnbounded = "bridge-unbounded",
+    /// That a KEK is bridged is not persisted, so that a restart begins to count anew.
+    BridgeNotPersisted = "bridge-not-persisted",
+    /// A denial by one KEK is bridged by another.
+    DenialBridged = "denial-bridged",
+    /// An epoch is used whether or not it follows the one before it.
+    ChainUnchecked = "chain-unchecked",
+    /// A key whose record changed goes on sealing under the epoch that was the newest before.
+    ReloadKeepsOldEpoch = "reload-keeps-old-epoch",
 }
 
 impl Bug {
@@ -143,7 +153,25 @@ impl Bug {
         Self::PublicKeyOfAnotherVersion,
         Self::HotCacheAgeIgnored,
         Self::SegmentKeyKept,
+        Self::BridgeUnbounded,
+        Self::BridgeNotPersisted,
+        Self::DenialBridged,
+        Self::ChainUnchecked,
+        Self::ReloadKeepsOldEpoch,
     ];
+
+    /// Those of accounts with several KEKs or epochs: the keyring's tests find them.
+    pub const OF_SEVERAL_KEKS: &[Self] = &[
+        Self::BridgeUnbounded,
+        Self::BridgeNotPersisted,
+        Self::DenialBridged,
+        Self::ChainUnchecked,
+        Self::ReloadKeepsOldEpoch,
+    ];
+
+    /// Those of a vault's rations: the keyring's tests find them.
+    pub const OF_BUDGETS: &[Self] =
+        &[Self::BudgetIgnored, Self::RetryAfterIgnored, Self::BudgetOpensGrace, Self::StretchUnbounded];
 
     /// Those that show only where tasks meet in a certain order: the keyring's tests of schedules find them.
     pub const INTERLEAVED: &[Self] = &[
