@@ -27,6 +27,8 @@ pub(crate) mod label {
     pub(crate) const AEK: &[u8] = b"cofferdam aek 1";
     /// The records of a buffer's segments, before what is tagged.
     pub(crate) const SEGMENT: &[u8] = b"cofferdam segment 1";
+    /// Archives, before their hash.
+    pub(crate) const ARCHIVE: &[u8] = b"cofferdam archive 1";
 }
 
 /// An extracted pseudorandom key, kept as the inner and outer HMAC states that it starts.
@@ -167,6 +169,10 @@ impl RecordKey {
         let mut key = Box::new(Zeroizing::new([0; 32]));
         Prk::extract(label::AEK, scope, &[], aek).expand(&Info::new(b"M"), &mut key);
         Self(key)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.0.as_slice()
     }
 
     /// The tag of a record.

@@ -131,6 +131,12 @@ bugs! {
     WriteEndForgotten = "write-end-forgotten",
     /// Who waits for a flag begins to listen after it has looked.
     FlagLookedAtFirst = "flag-looked-at-first",
+    /// A receipt is believed whatever its signature says.
+    ReceiptUnchecked = "receipt-unchecked",
+    /// An archive is imported whatever its MAC says.
+    ArchiveUncheckedMac = "archive-unchecked-mac",
+    /// An import asks any vault that the archive names.
+    ImportCallsAnyVault = "import-calls-any-vault",
 }
 
 impl Bug {
@@ -143,6 +149,9 @@ impl Bug {
         Self::PublicKeyOfAnotherVersion,
         Self::HotCacheAgeIgnored,
         Self::SegmentKeyKept,
+        Self::ReceiptUnchecked,
+        Self::ArchiveUncheckedMac,
+        Self::ImportCallsAnyVault,
     ];
 
     /// Those that show only where tasks meet in a certain order: the keyring's tests of schedules find them.

@@ -1,5 +1,6 @@
 //! The engine of Cofferdam: accounts and encrypted blocks over a store.
 
+mod archive;
 mod block_store;
 mod catalog;
 mod embedded;
@@ -7,7 +8,9 @@ mod engine;
 mod error;
 #[cfg(feature = "hot-cache")]
 mod hot;
+mod receipt;
 
+pub use archive::{ArchiveCounts, ArchiveError};
 pub use block_store::{
     Applied, BlockMeta, BlockOp, BlockStore, BufferLimit, BufferUsage, Located, Place, SegmentRow,
 };
@@ -21,6 +24,7 @@ pub use engine::{
 pub use error::{StoreError, StoreErrorKind};
 #[cfg(feature = "hot-cache")]
 pub use hot::{CacheUsage, HotCacheSettings, HotCacheStatus, HotCached, TierStatus};
+pub use receipt::{Examined, Receipt, ReceiptError, ReceiptKey, ReceiptPublicKey, Statement};
 
 #[cfg(any(test, feature = "testing"))]
 pub use embedded::{FaultyFile, FileFault, FileOp};
