@@ -1,5 +1,6 @@
 //! The engine of Cofferdam: accounts and encrypted blocks over a store.
 
+#[allow(dead_code, unused_imports, reason = "export and import follow")]
 mod archive;
 mod block_store;
 mod catalog;
