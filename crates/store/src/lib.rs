@@ -6,6 +6,8 @@ mod catalog;
 mod embedded;
 mod engine;
 mod error;
+#[cfg(any(test, feature = "testing"))]
+mod forwarding;
 #[cfg(feature = "hot-cache")]
 mod hot;
 mod receipt;
@@ -30,5 +32,7 @@ pub use receipt::{Examined, Receipt, ReceiptError, ReceiptKey, ReceiptPublicKey,
 
 #[cfg(any(test, feature = "testing"))]
 pub use embedded::{FaultyFile, FileFault, FileOp};
+#[cfg(any(test, feature = "testing"))]
+pub use forwarding::Forwarding;
 #[cfg(all(feature = "hot-cache", any(test, feature = "testing")))]
 pub use hot::HotCacheFaults;
