@@ -210,6 +210,17 @@ impl Nodes {
         Ok(rows.into_iter().filter(|(_, row)| row.seen < number).map(|(id, _)| id).collect())
     }
 
+    /// How many engines live, this one too, and which of the others have not seen the last change.
+    pub(super) async fn standing(&self) -> Result<(u64, Vec<NodeId>), EngineError> {
+        if !self.shared {
+            return Ok((1, Vec::new()));
+        }
+        let (changes, _) = self.changes().await?;
+        let rows = self.look_at_others().await?;
+        let living = rows.len() as u64 + 1;
+        Ok((living, rows.into_iter().filter(|(_, row)| row.seen < changes.last).map(|(id, _)| id).collect()))
+    }
+
     /// Whether this engine, another one than us, is alive as far as we know.
     pub(super) async fn lives(&self, node: NodeId) -> Result<bool, EngineError> {
         if !self.shared {
