@@ -5,15 +5,20 @@
 mod archives;
 mod world;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use archives::{Elsewhere, allowing, everything, export, importer, named};
 use bytes::Bytes;
 use cofferdam::{
-    crypto::{Epoch, Provider},
-    store::{Account, AccountKey, EngineError, ImportOptions, OperationStatus, Reencrypt},
+    crypto::{Epoch, Provider, rsa::RsaSize},
+    store::{
+        Account, AccountKey, BufferMode, EngineError, EngineErrorKind, ImportOptions, OperationStatus,
+        Reencrypt,
+    },
+    vault::{KeyKind, Recovery},
 };
-use world::{GRACE, MODES, NOTICED, World, id, name};
+use tokio::time::sleep;
+use world::{GRACE, Held, MODES, NOTICED, POLL, World, id, name};
 
 async fn fill(account: &Account) {
     for (n, len) in [0, 1, 17, 4096, 65_536, 65_537, 300_000].into_iter().enumerate() {
@@ -23,12 +28,15 @@ async fn fill(account: &Account) {
     account.delete(&id("block 2")).await.unwrap();
 }
 
-/// The account in an engine that is new to it, whose vault came back just now: what is buffered is not drained yet.
-async fn back_at_once(world: &World) -> Account {
-    let twin = world.twin().await;
-    let account = twin.account(&name("contoso")).await.unwrap();
-    world.customer.set_offline(false).await.unwrap();
-    account
+/// Whose engine drains nothing while it is told to wait.
+async fn held(mode: BufferMode, seed: u64) -> (World, Arc<Held>) {
+    let (mut world, held) = World::held(seed).await;
+    if mode == BufferMode::WriteOnly {
+        let rsa = KeyKind::Rsa(RsaSize::Rsa2048);
+        world.kek = world.customer.create_key_of("rsa", rsa, Recovery::default()).await.unwrap();
+        world.mode = mode;
+    }
+    (world, held)
 }
 
 #[tokio::test(start_paused = true)]
@@ -60,7 +68,7 @@ async fn everything_reads_elsewhere_as_it_did_with_its_versions() {
         (Epoch::FIRST, Epoch::new(2), Epoch::new(2))
     );
     assert_eq!(restored.get(&id("block 1")).await.unwrap(), "there");
-    tokio::time::sleep(NOTICED).await;
+    sleep(NOTICED).await;
     assert_eq!(restored.get(&id("block 6")).await.unwrap().len(), 300_000);
     // And through another engine, which knows nothing of it yet.
     let twin = there.twin().await;
@@ -71,21 +79,24 @@ async fn everything_reads_elsewhere_as_it_did_with_its_versions() {
 async fn what_is_buffered_is_in_the_archive_and_drained_by_the_import() {
     for (n, mode) in MODES.iter().enumerate() {
         let seed = 810 + n as u64;
-        let mut world = World::in_mode(*mode, seed).await;
+        let (world, held) = held(*mode, seed).await;
         let account = world.contoso().await;
-        account.put(&id("a"), "stored".into()).await.unwrap();
-        account.put(&id("b"), "stored".into()).await.unwrap();
+        let data = |text: &str| Bytes::from(text.repeat(40_000));
+        account.put(&id("a"), data("stored")).await.unwrap();
+        account.put(&id("b"), data("stored")).await.unwrap();
         world.lose_key(&account).await;
-        account.put(&id("b"), "buffered".into()).await.unwrap();
-        account.put(&id("c"), "buffered".into()).await.unwrap();
+        account.put(&id("b"), data("buffered")).await.unwrap();
+        account.put(&id("c"), data("buffered")).await.unwrap();
         // Another segment, where there are such.
-        tokio::time::sleep(std::time::Duration::from_secs(301)).await;
-        account.put(&id("d"), "buffered".into()).await.unwrap();
-        drop(account);
-        world.crash().await;
-        let account = back_at_once(&world).await;
+        sleep(Duration::from_secs(301)).await;
+        account.put(&id("d"), data("buffered")).await.unwrap();
+        held.hold();
+        world.customer.set_offline(false).await.unwrap();
+        sleep(POLL).await;
         let (archive, report) = export(&account).await;
         assert_eq!((report.counts.stored, report.counts.buffered), (2, 3), "{mode}");
+        let segments = if *mode == BufferMode::WriteOnly { 2 } else { 0 };
+        assert_eq!(report.counts.segments, segments);
 
         let there = Elsewhere::new(&world, seed).await;
         // Under a service-managed buffer it takes the vault of the service that wrote it.
@@ -96,9 +107,10 @@ async fn what_is_buffered_is_in_the_archive_and_drained_by_the_import() {
         assert_eq!((status.buffer_mode, status.buffer.blocks), (Some(*mode), 0));
         let read: Vec<_> = everything(&restored).await.into_iter().map(|(id, _, data)| (id, data)).collect();
         let expected = [("a", "stored"), ("b", "buffered"), ("c", "buffered"), ("d", "buffered")];
-        assert_eq!(read, expected.map(|(id, data)| (id.to_owned(), Bytes::from(data))), "{mode}");
+        assert_eq!(read, expected.map(|(id, text)| (id.to_owned(), data(text))), "{mode}");
         let blocks = restored.list(None, 10).await.unwrap().blocks;
         assert!(blocks.iter().all(|block| block.provider == Provider::Customer));
+        assert!(held.release() > 0, "nothing was to be drained");
     }
 }
 
@@ -121,11 +133,11 @@ async fn it_restores_after_rotations_while_a_version_that_it_names_unwraps() {
     world.customer.disable(&world.kek).await.unwrap();
     let refused = there.import(&archive, allowing()).await.unwrap_err();
     assert!(matches!(refused, EngineError::NotImportable { .. }), "{refused}");
-    assert_eq!(refused.kind(), cofferdam::store::EngineErrorKind::Revoked);
+    assert_eq!(refused.kind(), EngineErrorKind::Revoked);
     assert!(refused.to_string().contains(world.kek.as_str()), "{refused}");
     world.customer.set_offline(true).await.unwrap();
     let refused = there.import(&archive, allowing()).await.unwrap_err();
-    assert_eq!(refused.kind(), cofferdam::store::EngineErrorKind::Unavailable, "{refused}");
+    assert_eq!(refused.kind(), EngineErrorKind::Unavailable, "{refused}");
     world.customer.set_offline(false).await.unwrap();
     assert!(there.is_empty(&account).await);
 
@@ -135,7 +147,7 @@ async fn it_restores_after_rotations_while_a_version_that_it_names_unwraps() {
     assert_eq!(everything(&restored).await, before);
     // From here on only the new version is needed.
     world.customer.delete(&world.kek).await.unwrap();
-    tokio::time::sleep(GRACE + NOTICED).await;
+    sleep(GRACE + NOTICED).await;
     assert_eq!(everything(&restored).await, before);
     assert_eq!(restored.key_status().await.unwrap().key.key_id, Some(newest));
 }
