@@ -328,6 +328,12 @@ impl Simulation {
         Self { scenario }
     }
 
+    /// The same, with every event kept for [`Report::trace`].
+    #[must_use]
+    pub fn keep_trace(self) -> Self {
+        Self { scenario: self.scenario.keep_trace() }
+    }
+
     /// One run, on this thread, without threads of its own. Must not be called within a runtime.
     pub fn run(&self, seed: u64) -> Report {
         let _watch = Watch::start();

@@ -386,6 +386,7 @@ impl Keys {
         if let Some(denial) = self.confirmed(of.node, of.account)
             && settled(denial, SETTLES_WITHIN)
             && !lifted(denial)
+            && !self.record_unreadable(of, denial)
         {
             let what = format!(
                 "node {} buffered a write of {} though it saw a denial at {:?}",
@@ -415,6 +416,16 @@ impl Keys {
             return Err((Check::BufferedUnderRevocation, what));
         }
         Ok(())
+    }
+
+    /// Whether the record may have been closed to the node when it saw a denial: it takes the service's key to tell
+    /// whether the wrap that was denied is still current, and only then is the account revoked.
+    fn record_unreadable(&self, of: &Use, denial: Moment) -> bool {
+        let window = self.policy.call_timeout() + SETTLES_WITHIN;
+        self.calls(of.node, of.account, Provider::Service).iter().any(|call| {
+            let (answered, denied) = (call.answered.at, denial.at);
+            call.verdict != Verdict::Verified && answered + window >= denied && answered <= denied + window
+        })
     }
 
     /// Whether an operation may have been refused because the key is revoked.
