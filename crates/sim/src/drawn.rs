@@ -15,6 +15,9 @@ const LIMITS: u64 = 40;
 /// The least that a hot cache holds: as much as a few of the largest blocks.
 const HOT_BYTES: u64 = 1 << 20;
 
+/// The share of other seeds, in percent, that have operations on accounts.
+const OPERATIONS: u64 = 60;
+
 /// What a run is of.
 #[derive(Clone, Debug)]
 pub(crate) struct Drawn {
@@ -31,6 +34,9 @@ pub(crate) struct Drawn {
     pub(crate) write_only: u64,
     /// For how long a segment of one is written to.
     pub(crate) segment_time: Duration,
+    /// How long it takes from one operation on an account to the next on each node, on average, if there are any. Where there
+    /// are, vaults take any number of calls.
+    pub(crate) operations: Option<Duration>,
     /// How many bytes the nodes' hot caches hold, each; `None` where a node has none.
     pub(crate) hot: Vec<Option<u64>>,
 }
@@ -39,20 +45,28 @@ impl Drawn {
     pub(crate) fn of(scenario: &Scenario, dice: &mut Dice) -> Self {
         let policy = scenario.policy.clone().unwrap_or_else(|| draw_policy(dice));
         let buffer = scenario.buffer.unwrap_or_else(|| draw_buffer(dice));
-        let is_crowded = scenario.customers > 0 && dice.percent(CROWDS);
+        let operations = scenario.operations.unwrap_or_else(|| {
+            let calm = Duration::from_secs(dice.between(10, 90));
+            let is_free = scenario.crowd.is_none() && scenario.vault_limit.is_none();
+            (is_free && dice.percent(OPERATIONS)).then_some(calm)
+        });
+        let is_crowded = scenario.customers > 0 && operations.is_none() && dice.percent(CROWDS);
         let drawn = if is_crowded { dice.between(40, 200) as usize } else { 0 };
         let crowd = scenario.crowd.unwrap_or(drawn);
         let duration = match scenario.crowd {
             None if crowd > 0 => scenario.duration / 4,
             _ => scenario.duration,
         };
-        let limit = scenario.vault_limit.or_else(|| draw_limit(crowd, scenario.nodes, &policy, dice));
+        let limit = match operations {
+            Some(_) => None,
+            None => scenario.vault_limit.or_else(|| draw_limit(crowd, scenario.nodes, &policy, dice)),
+        };
         let rsa = scenario.rsa.unwrap_or(if cfg!(feature = "aws-lc") { 35 } else { 0 });
         let hot_cache = scenario.hot_cache.unwrap_or(35);
         let hot = (0..scenario.nodes).map(|_| dice.percent(hot_cache).then_some(HOT_BYTES)).collect();
         let write_only = scenario.write_only.unwrap_or(60);
         let segment_time = dice.millis(10_000, 60_000);
-        Self { policy, buffer, duration, crowd, limit, rsa, write_only, segment_time, hot }
+        Self { policy, buffer, duration, crowd, limit, rsa, write_only, segment_time, operations, hot }
     }
 
     /// What one process may ask of one customer's vault: of its share of the limit, a half.

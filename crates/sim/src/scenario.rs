@@ -116,6 +116,7 @@ pub struct Scenario {
     pub(crate) rsa: Option<u64>,
     pub(crate) write_only: Option<u64>,
     pub(crate) hot_cache: Option<u64>,
+    pub(crate) operations: Option<Option<Duration>>,
     pub(crate) keep_trace: bool,
     pub(crate) vaults: Vaults,
     pub(crate) stores: Stores,
@@ -148,6 +149,7 @@ impl Scenario {
             rsa: None,
             write_only: None,
             hot_cache: None,
+            operations: None,
             keep_trace: false,
             vaults: Arc::new(|seed| Arc::new(MemoryVault::new(seed))),
             stores: Arc::new(embedded),
@@ -263,6 +265,14 @@ impl Scenario {
     #[must_use]
     pub fn hot_cache(mut self, percent: u8) -> Self {
         self.hot_cache = Some(u64::from(percent));
+        self
+    }
+
+    /// How long it takes on each node from one operation on an account to the next, on average: rotation, linking, deletion;
+    /// `None` for no such operations. Drawn unless set, and none where a crowd or a vault's limit is set.
+    #[must_use]
+    pub fn operations(mut self, calm: Option<Duration>) -> Self {
+        self.operations = Some(calm);
         self
     }
 
