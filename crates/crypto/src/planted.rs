@@ -99,6 +99,20 @@ bugs! {
     PublicKeyNotPinned = "public-key-not-pinned",
     /// A public half is pinned whichever version of the KEK it is of.
     PublicKeyOfAnotherVersion = "public-key-of-another-version",
+    /// An AEK's wrap under another KEK counts without being unwrapped again.
+    RewrapUnproved = "rewrap-unproved",
+    /// An operation does not wait until other engines have seen what it changed.
+    NoAnnounce = "no-announce",
+    /// Who changes an account's key does not wait for writes that began under the former one.
+    GateForgotten = "gate-forgotten",
+    /// A version that was said to be safe to disable is wrapped under.
+    FenceForgotten = "fence-forgotten",
+    /// A purge leaves the account's record, and its wraps, where they are.
+    PurgeKeepsWraps = "purge-keeps-wraps",
+    /// An epoch's wraps are destroyed while blocks are sealed under it.
+    RetireBeforeReencrypted = "retire-before-reencrypted",
+    /// What a linked account has under the service's key is read without its customer's.
+    LinkedReadWithoutKey = "linked-read-without-key",
     /// The hot cache answers without asking which version is the newest.
     HotCacheStale = "hot-cache-stale",
     /// The hot cache keeps the blocks of an account whose key is revoked.

@@ -16,7 +16,8 @@ pub use embedded::{Activity, EmbeddedOptions, EmbeddedStore, FileLayer, VerifyRe
 pub use engine::{
     Account, AccountKey, AccountKeyStatus, AccountName, AccountStatus, BlockInfo, BlockPage, BufferChange,
     BufferEvent, BufferMode, BufferStatus, DrainBlocked, DrainReport, Engine, EngineBuilder, EngineError,
-    EngineErrorKind, Moved, Outcome, PutReceipt, Trouble, TroubleKind,
+    EngineErrorKind, LinkTo, Moved, NodeId, Operation, OperationFailure, OperationHandle, OperationId,
+    OperationKind, OperationStatus, Outcome, Progress, PutReceipt, Reencrypt, Step, Trouble, TroubleKind,
 };
 pub use error::{StoreError, StoreErrorKind};
 #[cfg(feature = "hot-cache")]

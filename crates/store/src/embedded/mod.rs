@@ -336,6 +336,10 @@ impl Catalog for EmbeddedStore {
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
         self.reading(move |database| tables::list_records(database, &prefix, after.as_deref(), limit)).await
     }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 impl fmt::Debug for EmbeddedStore {
