@@ -269,6 +269,41 @@ impl BlockStore for Far {
         self.0.segments(account, after, limit).await
     }
 
+    async fn stored(
+        &self,
+        account: AccountId,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError> {
+        self.0.stored(account, after, limit).await
+    }
+
+    async fn fetch_stored(
+        &self,
+        account: AccountId,
+        id: &BlockId,
+    ) -> Result<Option<(BlockMeta, Bytes)>, StoreError> {
+        self.0.fetch_stored(account, id).await
+    }
+
+    async fn replace_segment(
+        &self,
+        account: AccountId,
+        segment: SegmentId,
+        expected: &Bytes,
+        new: Bytes,
+    ) -> Result<bool, StoreError> {
+        self.0.replace_segment(account, segment, expected, new).await
+    }
+
+    async fn remove_blocks(&self, account: AccountId, limit: usize) -> Result<u64, StoreError> {
+        self.0.remove_blocks(account, limit).await
+    }
+
+    async fn compact(&self) -> Result<(), StoreError> {
+        self.0.compact().await
+    }
+
     async fn last_version(&self) -> Result<Version, StoreError> {
         self.0.last_version().await
     }

@@ -145,6 +145,12 @@ bugs! {
     WriteEndForgotten = "write-end-forgotten",
     /// Who waits for a flag begins to listen after it has looked.
     FlagLookedAtFirst = "flag-looked-at-first",
+    /// A block is sealed anew whatever version of it is stored by then.
+    ResealIgnoresVersion = "reseal-ignores-version",
+    /// A compaction leaves in the file what was removed.
+    CompactKeepsFreedPages = "compact-keeps-freed-pages",
+    /// A compaction puts the new file in place before it is synced.
+    CompactRenamesBeforeSync = "compact-renames-before-sync",
 }
 
 impl Bug {

@@ -542,6 +542,41 @@ impl BlockStore for Shelf {
         self.call(self.store.segments(account, after, limit), untold).await
     }
 
+    async fn stored(
+        &self,
+        account: AccountId,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError> {
+        self.call(self.store.stored(account, after, limit), untold).await
+    }
+
+    async fn fetch_stored(
+        &self,
+        account: AccountId,
+        id: &BlockId,
+    ) -> Result<Option<(BlockMeta, Bytes)>, StoreError> {
+        self.call(self.store.fetch_stored(account, id), untold).await
+    }
+
+    async fn replace_segment(
+        &self,
+        account: AccountId,
+        segment: SegmentId,
+        expected: &Bytes,
+        new: Bytes,
+    ) -> Result<bool, StoreError> {
+        self.call(self.store.replace_segment(account, segment, expected, new), untold).await
+    }
+
+    async fn remove_blocks(&self, account: AccountId, limit: usize) -> Result<u64, StoreError> {
+        self.call(self.store.remove_blocks(account, limit), untold).await
+    }
+
+    async fn compact(&self) -> Result<(), StoreError> {
+        self.call(self.store.compact(), untold).await
+    }
+
     async fn last_version(&self) -> Result<Version, StoreError> {
         self.call(self.store.last_version(), untold).await
     }

@@ -11,6 +11,9 @@
 //! those up to the next sync be tried, too. Only which page the `nth` write of [`FaultyFile::fail`] hits is a matter
 //! of order (redb 4.6 has one, its hash maps being unseeded).
 //!
+//! It may have another file beside it, which takes its place (`beside`, `replace`): until the place is synced, a crash
+//! leaves the one there or the other, each as its own syncs left it. What lies beside the place after a crash stays there.
+//!
 //! Not its job: locks.
 
 use std::{
@@ -37,6 +40,12 @@ pub enum FileOp {
     SetLen,
     /// A sync.
     Sync,
+    /// The making of a file beside this one.
+    Beside,
+    /// That file's taking this one's place.
+    Replace,
+    /// A sync of which file has the place.
+    SyncPlace,
 }
 
 /// How an operation fails.
@@ -50,25 +59,40 @@ pub enum Fault {
     Lost,
 }
 
-/// A file in memory; clones are the same file.
+/// A file in memory; clones are the same file, and whatever took its place.
 #[derive(Clone, Default)]
-pub struct FaultyFile(Arc<Mutex<Disk>>);
+pub struct FaultyFile {
+    disk: Arc<Mutex<Disk>>,
+    /// This one wherever it lies; `None`: the one that has the place.
+    number: Option<u64>,
+}
 
-#[derive(Default)]
 struct Disk {
-    /// What a crash leaves for certain.
-    durable: Vec<u8>,
-    /// What reads see.
-    current: Vec<u8>,
-    unsynced: Vec<Change>,
+    files: BTreeMap<u64, Contents>,
+    /// Which of them has the place, and which had when that was last synced.
+    place: u64,
+    durable_place: u64,
+    beside: Option<u64>,
+    /// How many files there have been.
+    made: u64,
     /// How often each operation was asked for.
     asked: BTreeMap<FileOp, u64>,
     faults: Vec<(FileOp, u64, Fault)>,
     power: Power,
     /// How often the power has failed.
     crashes: u64,
-    /// Blocks that may be allocated, and those that are.
+    /// Blocks that may be allocated.
     capacity: Option<u64>,
+}
+
+#[derive(Default)]
+struct Contents {
+    /// What a crash leaves for certain.
+    durable: Vec<u8>,
+    /// What reads see.
+    current: Vec<u8>,
+    unsynced: Vec<Change>,
+    /// Blocks that are allocated.
     allocated: BTreeMap<u64, ()>,
 }
 
@@ -97,18 +121,18 @@ impl FaultyFile {
     /// A file of these bytes, all of them durable.
     pub fn from_bytes(bytes: Vec<u8>) -> Self {
         let file = Self::new();
-        {
-            let mut disk = file.disk();
-            disk.allocated = (0..(bytes.len() as u64).div_ceil(BLOCK)).map(|block| (block, ())).collect();
-            disk.durable.clone_from(&bytes);
-            disk.current = bytes;
-        }
+        file.disk().files.insert(0, Contents::of(bytes));
         file
     }
 
     /// What reads see.
     pub fn bytes(&self) -> Vec<u8> {
-        self.disk().current.clone()
+        self.with(|contents| contents.current.clone())
+    }
+
+    /// What reads see of it and of what lies beside it.
+    pub fn all_bytes(&self) -> Vec<Vec<u8>> {
+        self.disk().files.values().map(|contents| contents.current.clone()).collect()
     }
 
     /// How often this operation was asked for.
@@ -129,7 +153,7 @@ impl FaultyFile {
 
     /// How many bytes are allocated.
     pub fn allocated(&self) -> u64 {
-        self.disk().allocated.len() as u64 * BLOCK
+        self.disk().allocated() * BLOCK
     }
 
     /// Turns the power off after this many operations other than reads; everything fails from then on, or amid
@@ -155,23 +179,159 @@ impl FaultyFile {
 
     /// Flips one bit of what is stored.
     pub fn flip(&self, bit: u64) {
-        let mut disk = self.disk();
         let (at, mask) = ((bit / 8) as usize, 1u8 << (bit % 8));
-        let Disk { durable, current, .. } = &mut *disk;
-        for bytes in [durable, current] {
-            if let Some(byte) = bytes.get_mut(at) {
-                *byte ^= mask;
+        self.with(|Contents { durable, current, .. }| {
+            for bytes in [durable, current] {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= mask;
+                }
             }
-        }
+        });
     }
 
     /// The file as it is after the power has failed now and come back. `draw` decides what was kept, and is asked
-    /// three times: how many of the lengths set, what share of the sectors written (0: none), and which of them.
+    /// three times: how many of the lengths set, what share of the sectors written (0: none), and which of them; before that,
+    /// where another file has the place since the last sync of it, whether that was kept (0: it was not).
     pub fn after_crash(&self, mut draw: impl FnMut() -> u64) -> Self {
         let disk = self.disk();
-        let mut bytes = disk.durable.clone();
+        let place = match disk.place == disk.durable_place || draw() % 2 == 1 {
+            true => disk.place,
+            false => disk.durable_place,
+        };
+        let after = Self::new();
+        {
+            let mut after = after.disk();
+            after.crashes = disk.crashes + 1;
+            after.made = 2;
+            if let Some(contents) = disk.files.get(&place) {
+                after.files.insert(0, Contents::of(contents.after_crash(disk.crashes, &mut draw)));
+            }
+            if let Some((_, beside)) = disk.files.iter().find(|(number, _)| **number != place) {
+                after.files.insert(1, Contents::of(beside.current.clone()));
+                after.beside = Some(1);
+            }
+        }
+        after
+    }
+
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, call: impl FnOnce(&mut Contents) -> T) -> T {
+        let mut disk = self.disk();
+        let number = self.number.unwrap_or(disk.place);
+        call(disk.files.entry(number).or_default())
+    }
+
+    /// Asks the disk for an operation on this file, and does it.
+    fn ask<T>(
+        &self,
+        op: FileOp,
+        call: impl FnOnce(&mut Disk, u64, Option<Fault>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut disk = self.disk();
+        let number = self.number.unwrap_or(disk.place);
+        let fault = disk.ask(op, number)?;
+        call(&mut disk, number, fault)
+    }
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self {
+            files: BTreeMap::from([(0, Contents::default())]),
+            place: 0,
+            durable_place: 0,
+            beside: None,
+            made: 1,
+            asked: BTreeMap::new(),
+            faults: Vec::new(),
+            power: Power::On,
+            crashes: 0,
+            capacity: None,
+        }
+    }
+}
+
+impl Disk {
+    /// Counts the operation, and says how it is to fail.
+    fn ask(&mut self, op: FileOp, file: u64) -> io::Result<Option<Fault>> {
+        let asked = self.asked.entry(op).or_default();
+        let number = *asked;
+        *asked += 1;
+        self.power = match (self.power, op) {
+            (power, FileOp::Read) => power,
+            (Power::For(left), _) => match left.checked_sub(1) {
+                Some(left) => Power::For(left),
+                None if op == FileOp::Write => Power::Failing,
+                None => Power::Off,
+            },
+            (Power::Failing, FileOp::Write) => Power::Failing,
+            (Power::Failing, _) => Power::Off,
+            (power, _) => power,
+        };
+        if self.power == Power::Off {
+            return Err(power_is_off());
+        }
+        let Some(found) = self.faults.iter().position(|(kind, at, _)| *kind == op && *at == number) else {
+            return Ok(None);
+        };
+        match (self.faults.swap_remove(found).2, op) {
+            (Fault::Error(kind), FileOp::Sync) => {
+                self.contents(file)?.drop_dirty();
+                Err(kind.into())
+            }
+            (Fault::Short(kind), FileOp::Sync) => {
+                self.contents(file)?.sync_some(number);
+                Err(kind.into())
+            }
+            (Fault::Error(kind), _) => Err(kind.into()),
+            (fault, _) => Ok(Some(fault)),
+        }
+    }
+
+    fn contents(&mut self, file: u64) -> io::Result<&mut Contents> {
+        self.files.get_mut(&file).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn allocated(&self) -> u64 {
+        self.files.values().map(|contents| contents.allocated.len() as u64).sum()
+    }
+
+    fn allocate(&mut self, file: u64, offset: u64, len: usize) -> io::Result<()> {
+        for block in offset / BLOCK..(offset + len as u64).div_ceil(BLOCK) {
+            let full = self.capacity.is_some_and(|capacity| self.allocated() >= capacity);
+            let contents = self.contents(file)?;
+            if full && !contents.allocated.contains_key(&block) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            contents.allocated.insert(block, ());
+        }
+        Ok(())
+    }
+
+    fn clear_beside(&mut self) {
+        if let Some(beside) = self.beside.take() {
+            self.files.remove(&beside);
+        }
+    }
+}
+
+impl Contents {
+    fn of(bytes: Vec<u8>) -> Self {
+        Self {
+            allocated: (0..(bytes.len() as u64).div_ceil(BLOCK)).map(|block| (block, ())).collect(),
+            durable: bytes.clone(),
+            current: bytes,
+            unsynced: Vec::new(),
+        }
+    }
+
+    fn after_crash(&self, crashes: u64, mut draw: impl FnMut() -> u64) -> Vec<u8> {
+        let mut bytes = self.durable.clone();
         // Lengths are set in order, so one of them is the last that was kept.
-        let lengths: Vec<u64> = disk
+        let lengths: Vec<u64> = self
             .unsynced
             .iter()
             .filter_map(|change| match change {
@@ -185,63 +345,25 @@ impl FaultyFile {
         }
         // Sometimes everything or nothing, sometimes some sectors.
         let odds = [0, 1, 2, 8, u64::MAX][(draw() % 5) as usize];
-        keep_some(&mut bytes, &disk.unsynced, odds, draw() ^ disk.crashes.rotate_left(32));
-        let after = Self::from_bytes(bytes);
-        after.disk().crashes = disk.crashes + 1;
-        after
-    }
-
-    fn disk(&self) -> MutexGuard<'_, Disk> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Disk {
-    /// Counts the operation, and says how it is to fail.
-    fn ask(&mut self, op: FileOp) -> io::Result<Option<Fault>> {
-        let asked = self.asked.entry(op).or_default();
-        let number = *asked;
-        *asked += 1;
-        self.power = match (self.power, op) {
-            (Power::For(left), FileOp::Write | FileOp::SetLen | FileOp::Sync) => match left.checked_sub(1) {
-                Some(left) => Power::For(left),
-                None if op == FileOp::Write => Power::Failing,
-                None => Power::Off,
-            },
-            (Power::Failing, FileOp::SetLen | FileOp::Sync) => Power::Off,
-            (power, _) => power,
-        };
-        if self.power == Power::Off {
-            return Err(power_is_off());
-        }
-        match self.faults.iter().position(|(kind, at, _)| *kind == op && *at == number) {
-            Some(found) => match self.faults.swap_remove(found).2 {
-                Fault::Error(kind) => {
-                    if op == FileOp::Sync {
-                        self.drop_dirty();
-                    }
-                    Err(kind.into())
-                }
-                Fault::Short(kind) if op == FileOp::Sync => {
-                    let Self { durable, unsynced, .. } = self;
-                    for change in unsynced.iter() {
-                        if let Change::SetLen(len) = change {
-                            durable.resize(*len as usize, 0);
-                        }
-                    }
-                    keep_some(durable, unsynced, 1, number);
-                    self.drop_dirty();
-                    Err(kind.into())
-                }
-                fault => Ok(Some(fault)),
-            },
-            None => Ok(None),
-        }
+        keep_some(&mut bytes, &self.unsynced, odds, draw() ^ crashes.rotate_left(32));
+        bytes
     }
 
     /// After a failed sync, what it covered counts as never written, though reads may still see it.
     fn drop_dirty(&mut self) {
         self.unsynced.clear();
+    }
+
+    /// A sync that fails after some of it.
+    fn sync_some(&mut self, seed: u64) {
+        let Self { durable, unsynced, .. } = self;
+        for change in unsynced.iter() {
+            if let Change::SetLen(len) = change {
+                durable.resize(*len as usize, 0);
+            }
+        }
+        keep_some(durable, unsynced, 1, seed);
+        self.drop_dirty();
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
@@ -254,15 +376,36 @@ impl Disk {
         self.unsynced.push(Change::Write { offset, data: data.to_vec() });
     }
 
-    fn allocate(&mut self, offset: u64, len: usize) -> io::Result<()> {
-        for block in offset / BLOCK..(offset + len as u64).div_ceil(BLOCK) {
-            let full = self.capacity.is_some_and(|capacity| self.allocated.len() as u64 >= capacity);
-            if full && !self.allocated.contains_key(&block) {
-                return Err(io::ErrorKind::StorageFull.into());
+    fn sync(&mut self) {
+        for change in std::mem::take(&mut self.unsynced) {
+            match change {
+                Change::SetLen(len) => self.durable.resize(len as usize, 0),
+                Change::Write { offset, data } => {
+                    let at = offset as usize;
+                    if let Some(place) = self.durable.get_mut(at..at + data.len()) {
+                        place.copy_from_slice(&data);
+                    }
+                }
             }
-            self.allocated.insert(block, ());
         }
-        Ok(())
+    }
+
+    fn forget(&mut self) {
+        let Self { durable, current, unsynced, .. } = self;
+        // The length is the file system's own, which a failed sync of pages leaves to be written.
+        unsynced.insert(0, Change::SetLen(current.len() as u64));
+        current.clone_from(durable);
+        for change in unsynced.iter() {
+            match change {
+                Change::SetLen(len) => current.resize(*len as usize, 0),
+                Change::Write { offset, data } => {
+                    let at = *offset as usize;
+                    if let Some(place) = current.get_mut(at..at + data.len()) {
+                        place.copy_from_slice(data);
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -299,90 +442,92 @@ fn power_is_off() -> io::Error {
 
 impl FileLayer for FaultyFile {
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let mut disk = self.disk();
-        disk.ask(FileOp::Read)?;
-        let at = offset as usize;
-        match disk.current.get(at..at + out.len()) {
-            Some(bytes) => {
-                out.copy_from_slice(bytes);
-                Ok(())
-            }
-            None => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
+        self.ask(FileOp::Read, |disk, number, _| {
+            let at = offset as usize;
+            let contents = disk.contents(number)?;
+            let bytes = contents.current.get(at..at + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+            out.copy_from_slice(bytes);
+            Ok(())
+        })
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut disk = self.disk();
-        match disk.ask(FileOp::Write)? {
+        self.ask(FileOp::Write, |disk, number, fault| match fault {
             None => {
-                disk.allocate(offset, data.len())?;
-                disk.write(offset, data);
+                disk.allocate(number, offset, data.len())?;
+                disk.contents(number)?.write(offset, data);
                 Ok(())
             }
             Some(Fault::Lost) => Ok(()),
             Some(Fault::Short(kind) | Fault::Error(kind)) => {
-                disk.write(offset, &data[..data.len() / 2]);
+                disk.contents(number)?.write(offset, &data[..data.len() / 2]);
                 Err(kind.into())
             }
-        }
+        })
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut disk = self.disk();
-        disk.ask(FileOp::SetLen)?;
-        disk.current.resize(len as usize, 0);
-        disk.allocated.retain(|block, ()| *block < len.div_ceil(BLOCK));
-        disk.unsynced.push(Change::SetLen(len));
-        Ok(())
+        self.ask(FileOp::SetLen, |disk, number, _| {
+            let contents = disk.contents(number)?;
+            contents.current.resize(len as usize, 0);
+            contents.allocated.retain(|block, ()| *block < len.div_ceil(BLOCK));
+            contents.unsynced.push(Change::SetLen(len));
+            Ok(())
+        })
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut disk = self.disk();
-        disk.ask(FileOp::Sync)?;
-        for change in std::mem::take(&mut disk.unsynced) {
-            match change {
-                Change::SetLen(len) => disk.durable.resize(len as usize, 0),
-                Change::Write { offset, data } => {
-                    let at = offset as usize;
-                    if let Some(place) = disk.durable.get_mut(at..at + data.len()) {
-                        place.copy_from_slice(&data);
-                    }
-                }
-            }
-        }
-        Ok(())
+        self.ask(FileOp::Sync, |disk, number, _| {
+            disk.contents(number)?.sync();
+            Ok(())
+        })
     }
 
     fn forget(&self) {
-        let mut disk = self.disk();
-        let Disk { durable, current, unsynced, .. } = &mut *disk;
-        // The length is the file system's own, which a failed sync of pages leaves to be written.
-        unsynced.insert(0, Change::SetLen(current.len() as u64));
-        current.clone_from(durable);
-        for change in unsynced.iter() {
-            match change {
-                Change::SetLen(len) => current.resize(*len as usize, 0),
-                Change::Write { offset, data } => {
-                    let at = *offset as usize;
-                    if let Some(place) = current.get_mut(at..at + data.len()) {
-                        place.copy_from_slice(data);
-                    }
-                }
-            }
-        }
+        self.with(Contents::forget);
     }
 
     fn size(&self) -> io::Result<u64> {
-        let disk = self.disk();
-        if disk.power == Power::Off {
-            return Err(power_is_off());
-        }
-        Ok(disk.current.len() as u64)
+        let off = self.disk().power == Power::Off;
+        if off { Err(power_is_off()) } else { Ok(self.with(|contents| contents.current.len() as u64)) }
+    }
+
+    fn beside(&self) -> io::Result<Arc<dyn FileLayer>> {
+        self.ask(FileOp::Beside, |disk, _, _| {
+            disk.clear_beside();
+            let number = disk.made;
+            disk.made += 1;
+            disk.files.insert(number, Contents::default());
+            disk.beside = Some(number);
+            let new: Arc<dyn FileLayer> = Arc::new(Self { disk: self.disk.clone(), number: Some(number) });
+            Ok(new)
+        })
+    }
+
+    fn replace(&self) -> io::Result<()> {
+        self.ask(FileOp::Replace, |disk, _, _| {
+            disk.place = disk.beside.take().ok_or(io::ErrorKind::NotFound)?;
+            Ok(())
+        })
+    }
+
+    fn sync_place(&self) -> io::Result<()> {
+        self.ask(FileOp::SyncPlace, |disk, _, _| {
+            disk.durable_place = disk.place;
+            let kept = [Some(disk.place), disk.beside];
+            disk.files.retain(|number, _| kept.contains(&Some(*number)));
+            Ok(())
+        })
+    }
+
+    fn clear_beside(&self) -> io::Result<()> {
+        self.disk().clear_beside();
+        Ok(())
     }
 }
 
 impl fmt::Debug for FaultyFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FaultyFile({} bytes)", self.disk().current.len())
+        write!(f, "FaultyFile({} bytes)", self.with(|contents| contents.current.len()))
     }
 }

@@ -116,6 +116,41 @@ impl BlockStore for Gated {
         self.store.segments(account, after, limit).await
     }
 
+    async fn stored(
+        &self,
+        account: AccountId,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError> {
+        self.store.stored(account, after, limit).await
+    }
+
+    async fn fetch_stored(
+        &self,
+        account: AccountId,
+        id: &BlockId,
+    ) -> Result<Option<(BlockMeta, Bytes)>, StoreError> {
+        self.store.fetch_stored(account, id).await
+    }
+
+    async fn replace_segment(
+        &self,
+        account: AccountId,
+        segment: SegmentId,
+        expected: &Bytes,
+        new: Bytes,
+    ) -> Result<bool, StoreError> {
+        self.store.replace_segment(account, segment, expected, new).await
+    }
+
+    async fn remove_blocks(&self, account: AccountId, limit: usize) -> Result<u64, StoreError> {
+        self.store.remove_blocks(account, limit).await
+    }
+
+    async fn compact(&self) -> Result<(), StoreError> {
+        self.store.compact().await
+    }
+
     async fn last_version(&self) -> Result<Version, StoreError> {
         self.store.last_version().await
     }
