@@ -285,9 +285,10 @@ impl Admin {
         let mut state = hub.state();
         let views = state.accounts.views(seat.id, begun.seq, ended.seq);
         let has = |holds: &dyn Fn(&AccountState) -> bool| views.any(holds);
+        // The service's key is the keyring's to renew, which tries again after a while.
         let is_fair = |kek: &KeyId| {
             let since = state.weather.fair_since(self.node, kek, ended.at);
-            since.is_some_and(|since| since < begun.at)
+            since.is_some_and(|since| state.keys.recovered_at(since, since) < begun.at)
         };
         let explained = match error {
             EngineError::OperationRunning { operation, .. } => {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use cofferdam_crypto::{AccountId, BlockId, KeyId};
-use cofferdam_store::{BlockStore, Catalog, FaultyFile, FileFault, FileOp};
+use cofferdam_store::{Catalog, FaultyFile, FileFault, FileOp};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
@@ -80,7 +80,7 @@ impl Director {
             hot: Arc::new(drawn.hot.clone()),
             // Once there are accounts.
             clients: 0,
-            operations: drawn.operations,
+            operations: None,
             think: scenario.think,
             back: Arc::default(),
             closing_time: Arc::new(AtomicBool::new(false)),

@@ -76,6 +76,7 @@ impl Director {
                 () = hub.woken() => {}
                 () = sleep(LOOK) => {}
             }
+            self.look_at_store().await;
             let broken = {
                 let state = hub.state();
                 state.power_lost || state.store_broken
@@ -97,6 +98,15 @@ impl Director {
                 let what = format!("the run does not come to rest: {busy:?}");
                 hub.fail(Check::Hang, what);
             }
+        }
+    }
+
+    /// A fault that nobody has heard of, as who asked was gone, leaves the store's handle useless.
+    async fn look_at_store(&self) {
+        if let Some(store) = &self.store
+            && store.last_version().await.is_err()
+        {
+            self.site.hub.break_store();
         }
     }
 
@@ -238,7 +248,10 @@ impl Director {
     /// Puts sealed blocks where they do not belong.
     async fn move_blocks(&mut self) {
         let (Some(store), Some(engine)) = (self.store.clone(), self.nodes[0].engine()) else { return };
-        for seat in self.site.seats.clone().iter().filter(|seat| !seat.is_of_crowd && !self.is_gone(seat)) {
+        for seat in self.site.seats.clone().iter() {
+            if seat.is_of_crowd || self.is_gone(seat) {
+                continue;
+            }
             let listed = match cofferdam_store::BlockStore::list(&*store, seat.id, None, 2).await {
                 Ok(listed) => listed,
                 Err(error) => return self.unexplained("listing the disk", &error),

@@ -91,7 +91,7 @@ impl Call<'_> {
             Verdict::Outage(kind @ VaultErrorKind::Throttled { .. }) => {
                 state.counts.throttled += 1;
                 state.counts.vault_outages += 1;
-                state.budgets.throttled(*node, *vault, (self.sent, answered), kind);
+                state.budgets.throttled(*node, *vault, (self.sent, answered), kind, !self.is_doubtful);
             }
             _ => state.counts.vault_outages += 1,
         }

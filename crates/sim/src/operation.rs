@@ -461,7 +461,11 @@ impl Operation<'_> {
     fn judge_cached(&self, of: &Use, account: &Account) {
         let hub = &self.site.hub;
         let cached = account.hot_cached().memory;
-        if cached.blocks > 0 && hub.state().keys.is_revoked_since(self.node, self.seat.id, of.begun.at) {
+        // The service's blocks of an account that was unlinked may be there.
+        if cached.blocks > 0
+            && of.views.all(|view| view.linked)
+            && hub.state().keys.is_revoked_since(self.node, self.seat.id, of.begun.at)
+        {
             let what = format!(
                 "node {} still has {} blocks of {} in its hot cache, which is revoked",
                 self.node, cached.blocks, self.seat.name

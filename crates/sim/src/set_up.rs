@@ -33,7 +33,7 @@ impl Director {
         self.store = Some(store);
         self.site.service.vault.create_key(&self.site.service_kek, KeyKind::Aes256).map_err(said)?;
         // Each customer has a second vault, for further KEKs.
-        let standby = if self.site.operations.is_some() { self.scenario.customers } else { 0 };
+        let standby = if self.drawn.operations.is_some() { self.scenario.customers } else { 0 };
         for number in 0..self.scenario.customers + standby {
             let vault = (self.scenario.vaults)(self.dice.roll());
             let meter = match self.drawn.limit {
@@ -56,6 +56,7 @@ impl Director {
         self.nodes[0].crash(&self.site.hub);
         self.site.houses().for_each(|house| house.meter().set_open(false));
         self.site.clients = self.scenario.clients;
+        self.site.operations = self.drawn.operations;
         (0..self.nodes.len()).for_each(|number| self.start(number));
         Ok(())
     }

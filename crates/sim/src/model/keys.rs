@@ -466,7 +466,10 @@ impl Keys {
             return Ok(());
         }
         // What is answered in this moment may not have been heard of.
-        let verified = |call: &&Answered| call.verdict == Verdict::Verified && call.answered.at < of.begun.at;
+        // An operation's is of no use to others.
+        let verified = |call: &&Answered| {
+            call.verdict == Verdict::Verified && call.answered.at < of.begun.at && !call.is_doubtful
+        };
         let calls = self.calls(node, account, provider);
         let since = calls.iter().filter(verified).map(|call| call.sent.seq).max().unwrap_or_default();
         let failed = |provider| {
