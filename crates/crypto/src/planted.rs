@@ -155,7 +155,7 @@ bugs! {
 
 impl Bug {
     /// Those that tests of their own find, and not the simulator: its RSA KEKs have one version, what wraps is what
-    /// unwraps, and an hour is longer than a run.
+    /// unwraps, an hour is longer than a run, and it neither seals stored blocks anew nor compacts.
     pub const NOT_SIMULATED: &[Self] = &[
         Self::OaepSha1,
         Self::RsaLengthIgnored,
@@ -163,6 +163,9 @@ impl Bug {
         Self::PublicKeyOfAnotherVersion,
         Self::HotCacheAgeIgnored,
         Self::SegmentKeyKept,
+        Self::ResealIgnoresVersion,
+        Self::CompactKeepsFreedPages,
+        Self::CompactRenamesBeforeSync,
     ];
 
     /// Those that show only where tasks meet in a certain order: the keyring's tests of schedules find them.

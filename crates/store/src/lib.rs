@@ -5,6 +5,8 @@ mod catalog;
 mod embedded;
 mod engine;
 mod error;
+#[cfg(any(test, feature = "testing"))]
+mod forwarding;
 #[cfg(feature = "hot-cache")]
 mod hot;
 
@@ -25,5 +27,7 @@ pub use hot::{CacheUsage, HotCacheSettings, HotCacheStatus, HotCached, TierStatu
 
 #[cfg(any(test, feature = "testing"))]
 pub use embedded::{FaultyFile, FileFault, FileOp};
+#[cfg(any(test, feature = "testing"))]
+pub use forwarding::Forwarding;
 #[cfg(all(feature = "hot-cache", any(test, feature = "testing")))]
 pub use hot::HotCacheFaults;

@@ -120,7 +120,7 @@ impl Joint {
         health.is_used();
         self.layer().sync().map_err(|error| {
             health.note(Failure::Sync(error.kind()));
-            self.explain(Failure::Sync(error.kind()))
+            self.located(StoreError::from_io("syncing the compacted file", error))
         })?;
         self.counters.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())

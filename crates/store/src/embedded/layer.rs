@@ -5,6 +5,7 @@
 //! owner and permissions. Not its job: what the bytes are.
 
 use std::{
+    ffi::OsString,
     fmt,
     fs::{File, OpenOptions, TryLockError},
     io,
@@ -140,9 +141,10 @@ impl LockedFile {
     }
 
     fn path_beside(&self) -> PathBuf {
-        let mut name = self.place.clone().into_os_string();
+        let mut name = OsString::from(".");
+        name.push(self.place.file_name().unwrap_or_default());
         name.push(".compacting");
-        name.into()
+        self.place.with_file_name(name)
     }
 
     /// Who may use the other file is who may use this one.

@@ -13,7 +13,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{
     AccountId, BlockId, BlockRef, HEADER_LEN, KeyScope, OpenError, PageSize, PageSpan, SealError, Sealer,
     Version, sealed_len,

@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{AccountId, Provider};
-use cofferdam_keyring::{KeyError, LiveKey};
+use cofferdam_keyring::LiveKey;
 
 use super::{
     AccountName, EngineError, Inner,
@@ -46,11 +46,7 @@ impl Inner {
         if stage != Some(Stage::Live) {
             return self.retire(account, &name, stage.is_none()).await;
         }
-        match self.keyring.reload(account).await {
-            // What is not held is read anew when it is asked for.
-            Ok(()) | Err(KeyError::UnknownAccount { .. }) => {}
-            Err(e) => return Err(key_error(&name, e)),
-        }
+        self.keyring.forget(account);
         self.segments.forget(account);
         if let Some(shared) = known {
             let current = CurrentKey::verify(self, &shared).await?;

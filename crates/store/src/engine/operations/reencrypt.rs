@@ -132,10 +132,11 @@ impl<'a> Work<'a> {
             while !old.is_empty() {
                 let (batch, rest) = old.split_at(batch_len(old));
                 old = rest;
-                let Some(_turn) = self.engine.drains.turn().await else { return Err(Stop::Ended) };
+                let engine = self.engine.clone();
+                let Some(_turn) = engine.drains.turn().await else { return Err(Stop::Ended) };
                 let began = Instant::now();
                 damaged = damaged.or(self.batch(batch).await?);
-                let rest = self.engine.pace.rest_after(began.elapsed(), &mut self.seen);
+                let rest = engine.pace.rest_after(began.elapsed(), &mut self.seen);
                 if rest.is_zero() {
                     tokio::task::yield_now().await;
                 } else {
