@@ -81,6 +81,7 @@ impl Director {
             // Once there are accounts.
             clients: 0,
             operations: None,
+            retention: drawn.retention,
             think: scenario.think,
             back: Arc::default(),
             closing_time: Arc::new(AtomicBool::new(false)),

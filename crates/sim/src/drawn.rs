@@ -37,6 +37,8 @@ pub(crate) struct Drawn {
     /// How long it takes from one operation on an account to the next on each node, on average, if there are any. Where there
     /// are, vaults take any number of calls.
     pub(crate) operations: Option<Duration>,
+    /// For how long a deleted account can be recovered.
+    pub(crate) retention: Duration,
     /// How many bytes the nodes' hot caches hold, each; `None` where a node has none.
     pub(crate) hot: Vec<Option<u64>>,
 }
@@ -66,7 +68,20 @@ impl Drawn {
         let hot = (0..scenario.nodes).map(|_| dice.percent(hot_cache).then_some(HOT_BYTES)).collect();
         let write_only = scenario.write_only.unwrap_or(60);
         let segment_time = dice.millis(10_000, 60_000);
-        Self { policy, buffer, duration, crowd, limit, rsa, write_only, segment_time, operations, hot }
+        let retention = Duration::from_secs(dice.pick(&[60, 200, 14 * 24 * 3600]));
+        Self {
+            policy,
+            buffer,
+            duration,
+            crowd,
+            limit,
+            rsa,
+            write_only,
+            segment_time,
+            operations,
+            retention,
+            hot,
+        }
     }
 
     /// What one process may ask of one customer's vault: of its share of the limit, a half.
@@ -82,6 +97,7 @@ fn draw_policy(dice: &mut Dice) -> Policy {
     let ceiling = refresh.max(dice.millis(6_000, 60_000));
     let grace = if dice.percent(25) { Duration::ZERO } else { dice.millis(30_000, 240_000) };
     let timeout = dice.pick(&[200, 1_000, 3_000, 5_000, 10_000]);
+    let bridge = dice.pick(&[0, 0, 30, 90, 24 * 3600]);
     let (retry, poll) = (dice.millis(1_000, 30_000), dice.millis(1_000, 30_000));
     let policy = Policy::default()
         .with_refresh(refresh)
@@ -89,7 +105,8 @@ fn draw_policy(dice: &mut Dice) -> Policy {
         .and_then(|policy| policy.with_grace(grace))
         .and_then(|policy| policy.with_call_timeout(Duration::from_millis(timeout)))
         .and_then(|policy| policy.with_retry_max(retry))
-        .and_then(|policy| policy.with_revoked_poll(poll));
+        .and_then(|policy| policy.with_revoked_poll(poll))
+        .and_then(|policy| policy.with_max_bridge(Duration::from_secs(bridge)));
     policy.unwrap_or_default()
 }
 

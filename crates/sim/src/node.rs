@@ -285,6 +285,7 @@ impl Life {
             .buffer_time(buffer.0)
             .buffer_bytes(buffer.1)
             .segment_time(self.site.segment_time)
+            .deleted_retention(self.site.retention)
             .open()
             .await
     }

@@ -113,6 +113,8 @@ checks! {
     Moved = "moved",
     /// An operation ends as it should, or leaves the account as it was; and an account has one at a time.
     Operation = "operation",
+    /// A KEK that does not answer is bridged by others for so long at the most.
+    Bridge = "bridge",
     /// Every wrap in a record unwraps to the AEK that it is of.
     Wraps = "wraps",
     /// No key is destroyed that something is sealed under, and nothing is sealed under one that is.

@@ -91,6 +91,8 @@ pub(crate) struct Site {
     pub(crate) clients: usize,
     /// How long it takes from one operation on an account to the next on each node, on average, if there are any.
     pub(crate) operations: Option<Duration>,
+    /// For how long a deleted account can be recovered.
+    pub(crate) retention: Duration,
     pub(crate) think: Duration,
     /// Tells clients that an account can be used again.
     pub(crate) back: Arc<Back>,

@@ -158,6 +158,8 @@ pub(crate) struct Keys {
     wraps: BTreeMap<Vec<u8>, [u8; 32]>,
     /// Wraps that hold something else than what the vault was given.
     wrong: BTreeSet<Vec<u8>>,
+    /// When each KEK last said yes or no, to any node.
+    answered: BTreeMap<(AccountId, KeyId), u64>,
 }
 
 impl Keys {
@@ -169,6 +171,7 @@ impl Keys {
             aeks: BTreeMap::new(),
             wraps: BTreeMap::new(),
             wrong: BTreeSet::new(),
+            answered: BTreeMap::new(),
         }
     }
 
@@ -263,6 +266,9 @@ impl Keys {
         verdict: Verdict,
     ) {
         let Call { scope, kek, is_current, is_doubtful } = *call;
+        if matches!(verdict, Verdict::Verified | Verdict::Denied(_)) && scope.provider == Provider::Customer {
+            self.answered.insert((scope.account, kek.clone()), answered.seq);
+        }
         let node = self.nodes.entry(node).or_default();
         let kek = kek.clone();
         if let Some(under_way) = node.under_way.get_mut(&(scope.account, scope.provider, kek.clone())) {
@@ -404,6 +410,9 @@ impl Keys {
             let what = format!("{}: served an operation that began {late:?} after a denial", who());
             return Err((Check::Denial, what));
         }
+        if provider == Provider::Customer {
+            self.judge_bridge(of)?;
+        }
         if verified.sent.seq > of.begun.seq {
             return Ok(Duration::ZERO);
         }
@@ -426,6 +435,55 @@ impl Keys {
             return Err((Check::Freshness, what));
         }
         Ok(age)
+    }
+
+    /// Whether every KEK of the account has answered lately enough, on some node: for those that did not others may stand in.
+    fn judge_bridge(&self, of: &Use) -> Judged {
+        let longest = self.policy.max_bridge() + self.policy.usable_for() + 2 * self.policy.call_timeout();
+        let longest = longest + self.policy.retry_max().max(self.policy.ceiling()) + SETTLES_WITHIN;
+        let Some(view) = of.views.of.first().and_then(Option::as_ref).filter(|view| view.keks.len() > 1)
+        else {
+            return Ok(());
+        };
+        for (_, kek) in view.keks.iter().filter(|(_, kek)| of.is_under(kek)) {
+            let answered = self.answered.get(&(of.account, kek.clone())).copied().unwrap_or_default();
+            let together = |one: &Answered, other: &Answered| {
+                one.sent.at.abs_diff(other.sent.at) <= self.policy.call_timeout()
+            };
+            // From when another has stood in for it, as far as it is known.
+            let mut since = None::<Moment>;
+            for node in self.nodes.values() {
+                let calls = node.calls.get(&(of.account, Provider::Customer)).map_or(&[][..], Vec::as_slice);
+                let failed = calls.iter().filter(|call| {
+                    call.kek == *kek
+                        && call.answered.seq > answered
+                        && matches!(call.verdict, Verdict::Outage(_) | Verdict::Wrong)
+                });
+                let bridged = |call: &&Answered| {
+                    calls.iter().any(|other| {
+                        other.kek != *kek && other.verdict == Verdict::Verified && together(call, other)
+                    })
+                };
+                if let Some(first) = failed.filter(bridged).map(|call| call.answered).next()
+                    && since.is_none_or(|since| first.seq < since.seq)
+                {
+                    since = Some(first);
+                }
+            }
+            let Some(since) = since else { continue };
+            let jumped = self.nodes.keys().any(|node| self.jumped_since(*node, since));
+            if since.at + longest < of.begun.at && !jumped {
+                let what = format!(
+                    "node {}, account {}: served though {kek} has not answered since {:?}; it may be bridged for {:?}",
+                    of.node,
+                    of.account,
+                    since.at,
+                    self.policy.max_bridge()
+                );
+                return Err((Check::Bridge, what));
+            }
+        }
+        Ok(())
     }
 
     /// Whether an operation may have gone without the account's own key, because that was unavailable.
