@@ -320,7 +320,9 @@ impl Operation<'_> {
                 hub.state().counts.refused_deleted += 1;
                 open.end(WriteEnd::Refused, seq);
             }
-            EngineError::NoAccount { .. } if of.views.may_be_gone() => {
+            EngineError::NoAccount { .. }
+                if of.views.may_be_gone() || of.views.any(|view| view.deleted_until.is_some()) =>
+            {
                 hub.state().counts.refused_deleted += 1;
                 open.end(WriteEnd::Refused, seq);
             }

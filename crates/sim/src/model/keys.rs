@@ -266,7 +266,10 @@ impl Keys {
         verdict: Verdict,
     ) {
         let Call { scope, kek, is_current, is_doubtful } = *call;
-        if matches!(verdict, Verdict::Verified | Verdict::Denied(_)) && scope.provider == Provider::Customer {
+        if matches!(verdict, Verdict::Verified | Verdict::Denied(_))
+            && scope.provider == Provider::Customer
+            && scope.epoch.number() > 0
+        {
             self.answered.insert((scope.account, kek.clone()), answered.seq);
         }
         let node = self.nodes.entry(node).or_default();
@@ -274,8 +277,8 @@ impl Keys {
         if let Some(under_way) = node.under_way.get_mut(&(scope.account, scope.provider, kek.clone())) {
             *under_way = under_way.saturating_sub(1);
         }
-        // A call that the process before this one sent.
-        if sent.seq >= node.started {
+        // Not a call that the process before this one sent, nor one with a key that is made up to try a KEK out.
+        if sent.seq >= node.started && scope.epoch.number() > 0 {
             let calls = node.calls.entry((scope.account, scope.provider)).or_default();
             calls.push(Answered { kek, sent, answered, verdict, is_current, is_doubtful });
         }
@@ -339,10 +342,11 @@ impl Keys {
         calls.map_or(&[], Vec::as_slice)
     }
 
-    /// The last denial by one of these KEKs that this node saw confirmed, unless a verified unwrap by it began after that.
-    fn confirmed(&self, node: usize, account: AccountId, of: impl Fn(&KeyId) -> bool) -> Option<Moment> {
+    /// The last denial that this node saw confirmed by these answers, unless an unwrap by the same KEK that began after that
+    /// was verified.
+    fn confirmed(&self, node: usize, account: AccountId, of: impl Fn(&Answered) -> bool) -> Option<Moment> {
         let mut keks = BTreeMap::<&KeyId, (Option<Moment>, Vec<Moment>)>::new();
-        for call in self.calls(node, account, Provider::Customer).iter().filter(|call| of(&call.kek)) {
+        for call in self.calls(node, account, Provider::Customer).iter().filter(|call| of(call)) {
             let (confirmed, absent) = keks.entry(&call.kek).or_default();
             match call.verdict {
                 Verdict::Verified => {
@@ -372,8 +376,11 @@ impl Keys {
     /// account has that all the time.
     fn denied(&self, of: &Use, before: Duration, until: u64) -> Option<Moment> {
         let calls = self.calls(of.node, of.account, Provider::Customer);
+        // What an operation was answered only it has heard.
         let denials = calls.iter().filter(|call| {
-            matches!(call.verdict, Verdict::Denied(_)) && call.answered.at + before < of.begun.at
+            matches!(call.verdict, Verdict::Denied(_))
+                && call.answered.at + before < of.begun.at
+                && !call.is_doubtful
         });
         let lifted = |denial: &Answered| {
             let same = of.is_under(&denial.kek);
@@ -578,7 +585,8 @@ impl Keys {
             let row = self.rows.get(&of.account);
             row.is_some_and(|row| row.set != Some(true) && row.changed.seq > denial.seq)
         };
-        if let Some(denial) = self.confirmed(of.node, of.account, |kek| of.is_under(kek))
+        if let Some(denial) =
+            self.confirmed(of.node, of.account, |call| of.is_under(&call.kek) && !call.is_doubtful)
             && settled(denial, SETTLES_WITHIN)
             && !lifted(denial)
             && !self.record_unreadable(of, denial)
@@ -630,7 +638,7 @@ impl Keys {
         let settles = self.policy.revoked_poll() + 2 * self.policy.call_timeout() + SETTLES_WITHIN;
         let changed =
             of.views.operating || of.views.changed.is_some_and(|changed| changed.at + settles >= of.begun.at);
-        let counts = |kek: &KeyId| changed || of.views.any(|view| view.is_under(kek));
+        let counts = |call: &Answered| changed || of.views.any(|view| view.is_under(&call.kek));
         if self.confirmed(of.node, of.account, counts).is_some() {
             return Ok(());
         }
