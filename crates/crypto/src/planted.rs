@@ -161,6 +161,12 @@ bugs! {
     ChainUnchecked = "chain-unchecked",
     /// A key whose record changed goes on sealing under the epoch that was the newest before.
     ReloadKeepsOldEpoch = "reload-keeps-old-epoch",
+    /// A receipt is believed whatever its signature says.
+    ReceiptUnchecked = "receipt-unchecked",
+    /// An archive is imported whatever its MAC says.
+    ArchiveUncheckedMac = "archive-unchecked-mac",
+    /// An import asks any vault that the archive names.
+    ImportCallsAnyVault = "import-calls-any-vault",
 }
 
 impl Bug {
@@ -181,6 +187,9 @@ impl Bug {
         Self::DenialBridged,
         Self::ChainUnchecked,
         Self::ReloadKeepsOldEpoch,
+        Self::ReceiptUnchecked,
+        Self::ArchiveUncheckedMac,
+        Self::ImportCallsAnyVault,
     ];
 
     /// Those of accounts with several KEKs or epochs: the keyring's tests find them.

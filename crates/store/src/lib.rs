@@ -1,5 +1,6 @@
 //! The engine of Cofferdam: accounts and encrypted blocks over a store.
 
+mod archive;
 mod block_store;
 mod catalog;
 mod embedded;
@@ -9,21 +10,25 @@ mod error;
 mod forwarding;
 #[cfg(feature = "hot-cache")]
 mod hot;
+mod receipt;
 
+pub use archive::{ArchiveCounts, ArchiveError};
 pub use block_store::{
     Applied, BlockMeta, BlockOp, BlockStore, BufferLimit, BufferUsage, Located, Place, SegmentRow,
 };
 pub use catalog::{Catalog, Revision, Stored};
 pub use embedded::{Activity, EmbeddedOptions, EmbeddedStore, FileLayer, VerifyReport};
 pub use engine::{
-    Account, AccountKey, AccountKeyStatus, AccountName, AccountStatus, BlockInfo, BlockPage, BufferChange,
-    BufferEvent, BufferMode, BufferStatus, DrainBlocked, DrainReport, Engine, EngineBuilder, EngineError,
-    EngineErrorKind, LinkTo, Moved, NodeId, Operation, OperationFailure, OperationHandle, OperationId,
-    OperationKind, OperationStatus, Outcome, Progress, PutReceipt, Reencrypt, Step, Trouble, TroubleKind,
+    Account, AccountKey, AccountKeyStatus, AccountName, AccountStatus, ArchiveEntry, ArchiveId,
+    ArchiveReport, BlockInfo, BlockPage, BufferChange, BufferEvent, BufferMode, BufferStatus, DrainBlocked,
+    DrainReport, Engine, EngineBuilder, EngineError, EngineErrorKind, ImportOptions, ImportReport, LinkTo,
+    Moved, NodeId, Operation, OperationFailure, OperationHandle, OperationId, OperationKind, OperationStatus,
+    Outcome, Progress, PutReceipt, Reencrypt, Refusal, RefusedKek, Step, Trouble, TroubleKind,
 };
 pub use error::{StoreError, StoreErrorKind};
 #[cfg(feature = "hot-cache")]
 pub use hot::{CacheUsage, HotCacheSettings, HotCacheStatus, HotCached, TierStatus};
+pub use receipt::{Examined, Receipt, ReceiptError, ReceiptKey, ReceiptPublicKey, Statement};
 
 #[cfg(any(test, feature = "testing"))]
 pub use embedded::{FaultyFile, FileFault, FileOp};
