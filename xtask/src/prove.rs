@@ -169,6 +169,16 @@ const PROOFS: &[Proof] = &[
         "writes_are_buffered_through_an_outage",
         "10,000 puts of an hour of outage are all there after it, each once, never in the clear",
     ),
+    proof(
+        "cofferdam-keyring",
+        "several_keks",
+        "an outage of one KEK is bridged for a day and no longer, and a denial by any is a revocation",
+    ),
+    planted(
+        "cofferdam-keyring",
+        "planted_keks",
+        "every defect of several KEKs and epochs that is planted on purpose is found",
+    ),
 ];
 
 /// Runs the proofs whose title or target contains one of `words`, all when there are none; whether they held.
