@@ -228,6 +228,13 @@ impl Accounts {
         })
     }
 
+    /// How many accounts' records changed after this.
+    pub(crate) fn changed_since(&self, at: Duration) -> u32 {
+        let changed =
+            |history: &&History| history.versions.iter().skip(1).any(|version| version.settled.at >= at);
+        self.of.values().filter(changed).count() as u32
+    }
+
     /// When an operation last ended, or a call of an administrator.
     pub(crate) fn operated_until(&self, account: AccountId) -> Option<Duration> {
         self.of.get(&account)?.asked
