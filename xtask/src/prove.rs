@@ -173,6 +173,14 @@ const PROOFS: &[Proof] = &[
         "cofferdam-store",
         "embedded_compaction",
         "a power failure at any step of a compaction loses nothing, and what was removed is in no file after it",
+        "cofferdam-keyring",
+        "several_keks",
+        "an outage of one KEK is bridged for a day and no longer, and a denial by any is a revocation",
+    ),
+    planted(
+        "cofferdam-keyring",
+        "planted_keks",
+        "every defect of several KEKs and epochs that is planted on purpose is found",
     ),
 ];
 
