@@ -171,6 +171,40 @@ async fn an_import_that_ends_early_leaves_nothing_and_can_be_begun_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_engines_that_share_a_catalog_one_imports_and_no_other_sweeps_up_behind_it() {
+    let world = World::new(860).await;
+    let account = world.contoso().await;
+    for n in 0..500 {
+        account.put(&id(&format!("block {n:03}")), Bytes::from(vec![7; 2000])).await.unwrap();
+    }
+    let before = everything(&account).await;
+    let (archive, _) = export(&account).await;
+    let there = Elsewhere::new(&world, 860).await;
+    let (one, other) = (there.shared().await, there.shared().await);
+    // Which takes the store for its own.
+    drop(there.engine);
+    let stuck = Stuck::after(&archive, archive.len() + archive.len() * 2 / 3);
+    let going_on = tokio::spawn({
+        let one = one.clone();
+        async move { one.import(stuck, allowing()).await.map(drop) }
+    });
+    sleep(NOTICED * 5).await;
+    let refused = other.import(Cursor::new(&archive), allowing()).await.unwrap_err();
+    assert!(matches!(refused, EngineError::ImportRunning { .. }), "{refused}");
+    let loaded = there.store.list(account.id(), None, 10).await.unwrap();
+    assert!(!loaded.is_empty(), "the blocks of an import that goes on were removed");
+
+    // That engine is gone, without a word: its lease ends.
+    going_on.abort();
+    let _ = going_on.await;
+    drop(one);
+    sleep(NOTICED * 5).await;
+    assert!(there.store.list(account.id(), None, 10).await.unwrap().is_empty());
+    let (restored, _) = other.import(Cursor::new(&archive), allowing()).await.unwrap();
+    assert_eq!(everything(&restored).await, before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_export_needs_the_accounts_key_and_is_recorded_while_it_is_of_use() {
     let world = World::new(855).await;
     let account = small(&world).await;
