@@ -133,6 +133,21 @@ async fn a_forged_archive_is_refused_by_its_tag() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_the_services_key_is_to_vouch_it_must() {
+    let world = World::new(861).await;
+    let account = small(&world).await;
+    let (archive, _) = export(&account).await;
+    let there = Elsewhere::new(&world, 861).await;
+    // Another service's vault has not wrapped this.
+    let refused = there.import(&archive, allowing().allow_own_service()).await.unwrap_err();
+    assert!(matches!(refused, EngineError::NotImportable { .. }), "{refused}");
+    assert!(there.is_empty(&account).await);
+    let service = std::sync::Arc::new(world.service.clone());
+    let (_, imported) = there.import(&archive, allowing().allow_service(service)).await.unwrap();
+    assert!(imported.vouched);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_import_that_ends_early_leaves_nothing_and_can_be_begun_again() {
     let world = World::new(854).await;
     let account = world.contoso().await;

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncSeek};
 use super::{
     AccountPart, ImportOptions, ImportReport,
     claims::Claim,
-    keys::{self, RefusedKek, Unwrapped},
+    keys::{self, Refusal, RefusedKek, Unwrapped},
     load::{Load, Loaded},
 };
 use crate::{
@@ -175,10 +175,9 @@ fn check_needed<R>(
     let has_blocks = archive.sealed_under().keys().any(|(provider, _)| *provider == ProviderKind::Service);
     match service {
         Ok(aeks) => Ok(Some(aeks)),
-        Err(refused) if has_blocks || !old.linked => {
-            Err(EngineError::NotImportable { account: old.name.clone(), refused: vec![refused] })
-        }
-        Err(_) => Ok(None),
+        // Who allows it to be asked wants its word: else a forger had but to spoil the service's wraps.
+        Err(RefusedKek { why: Refusal::NotAllowed, .. }) if old.linked && !has_blocks => Ok(None),
+        Err(refused) => Err(EngineError::NotImportable { account: old.name.clone(), refused: vec![refused] }),
     }
 }
 
