@@ -182,6 +182,17 @@ const PROOFS: &[Proof] = &[
         "planted_keks",
         "every defect of several KEKs and epochs that is planted on purpose is found",
     ),
+    proof(
+        "cofferdam",
+        "archive_restores_an_account",
+        "an archive of mixed keys and epochs restores every block elsewhere, three rotations later",
+    ),
+    proof(
+        "cofferdam",
+        "archive_is_refused",
+        "a damaged or forged archive is refused with nothing imported, and no vault is asked that is not allowed",
+    ),
+    planted("cofferdam", "archive_is_refused", "an import that checks no tag, or asks any vault, shows"),
 ];
 
 /// Runs the proofs whose title or target contains one of `words`, all when there are none; whether they held.
