@@ -1,15 +1,16 @@
-//! `account create` and `account list`.
+//! `account`: accounts are made, listed, deleted, recovered and purged.
 
 use std::fmt;
 
-use cofferdam_store::{AccountKey, BufferMode};
+use cofferdam_store::{AccountKey, AccountName, BufferMode};
 use serde::Serialize;
 
+use super::operations::{finish_first, run_one};
 use crate::{
     cli::AccountCommand,
     error::CliError,
     home::{Home, Keys, principal},
-    output::Output,
+    output::{Output, Time},
 };
 
 #[derive(Serialize)]
@@ -41,11 +42,38 @@ impl fmt::Display for Created {
 #[derive(Serialize)]
 struct Name {
     account: String,
+    /// Until when it can be recovered, if it is deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deleted_until: Option<Time>,
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.account)
+        f.write_str(&self.account)?;
+        match &self.deleted_until {
+            Some(until) => write!(f, " deleted, recoverable until {until}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A setting of an account that was changed.
+#[derive(Serialize)]
+struct Set {
+    account: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    purge_protection: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    follow_latest: Option<bool>,
+}
+
+impl fmt::Display for Set {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.follow_latest {
+            None => write!(f, "{} can't be purged before its time any longer", self.account),
+            Some(true) => write!(f, "{} goes to the latest versions of its KEKs by itself", self.account),
+            Some(false) => write!(f, "{} stays under the versions that are set", self.account),
+        }
     }
 }
 
@@ -69,12 +97,48 @@ pub(super) async fn run(home: Home, command: AccountCommand, output: &mut Output
                 key_id: kek.map(String::from),
             })
         }
-        AccountCommand::List => {
+        AccountCommand::List { deleted } => {
             let open = home.open(Keys::Unused).await?;
-            for name in open.accounts().await? {
-                output.emit(&Name { account: name.to_string() })?;
+            for (name, until) in open.accounts_and_deleted().await? {
+                if deleted || until.is_none() {
+                    output.emit(&Name { account: name.to_string(), deleted_until: until.map(Time) })?;
+                }
             }
             open.close().await.map(drop)
         }
+        AccountCommand::Delete { name } => {
+            run_one(home, output, async |open| open.engine.account(&name).await?.delete_account().await).await
+        }
+        AccountCommand::Recover { name } => {
+            run_one(home, output, async |open| open.engine.recover_account(&name).await).await
+        }
+        AccountCommand::Purge { name, yes } => {
+            if !yes {
+                return Err(CliError::Usage(format!(
+                    "a purge of {name} can't be undone: say --yes if it is meant"
+                )));
+            }
+            run_one(home, output, async |open| open.engine.purge_account(&name).await).await
+        }
+        AccountCommand::Protect { name } => protect(home, &name, output).await,
+        AccountCommand::FollowLatest { name, on } => follow_latest(home, &name, on, output).await,
     }
+}
+
+async fn protect(home: Home, name: &AccountName, output: &mut Output) -> Result<(), CliError> {
+    let open = home.open(Keys::Needed).await?;
+    finish_first(&open).await?;
+    let set = async { open.engine.account(name).await?.protect_from_purge().await }.await;
+    open.close().await?;
+    set?;
+    output.emit(&Set { account: name.to_string(), purge_protection: Some(true), follow_latest: None })
+}
+
+async fn follow_latest(home: Home, name: &AccountName, on: bool, output: &mut Output) -> Result<(), CliError> {
+    let open = home.open(Keys::Needed).await?;
+    finish_first(&open).await?;
+    let set = async { open.engine.account(name).await?.follow_latest(on).await }.await;
+    open.close().await?;
+    set?;
+    output.emit(&Set { account: name.to_string(), purge_protection: None, follow_latest: Some(on) })
 }
