@@ -7,12 +7,12 @@
 
 mod paired;
 
-use std::{hint::black_box, sync::Arc};
+use std::{hint::black_box, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use cofferdam::crypto::SaltSource;
 use cofferdam::{
-    crypto::{AccountId, Aek, Epoch, KeyScope, Provider, RecordKey, WrappedAek},
+    crypto::{AccountId, Aek, Epoch, KeyId, KeyScope, Provider, RecordKey, WrappedAek},
     keyring::{KeyHandle, KeyRecord, KeyRecords, Keyring, KeyringParts, LiveKey, Policy, RecordError, Salts},
     vault::{
         Clock, KeyVault, LocalVault, LocalVaultOptions, SystemClock, SystemEntropy, Timestamp, VaultRegistry,
@@ -34,7 +34,7 @@ struct Record(WrappedAek);
 #[async_trait]
 impl KeyRecords for Record {
     async fn service_keys(&self, _: AccountId) -> Result<KeyRecord, RecordError> {
-        Ok(KeyRecord { principal: None, epochs: vec![self.0.clone()], revoked: false })
+        Ok(KeyRecord::under(None, vec![self.0.clone()]))
     }
 
     async fn customer_keys(&self, _: AccountId, _: &RecordKey) -> Result<KeyRecord, RecordError> {
@@ -42,6 +42,10 @@ impl KeyRecords for Record {
     }
 
     async fn set_revoked(&self, _: AccountId, _: bool) -> Result<(), RecordError> {
+        Ok(())
+    }
+
+    async fn note_bridge(&self, _: AccountId, _: &KeyId, _: Option<Duration>) -> Result<(), RecordError> {
         Ok(())
     }
 }

@@ -18,11 +18,10 @@ use std::{cell::Cell, ops::Range, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cofferdam::{
-    crypto::{AccountId, BlockId, KeyId, SegmentId, Version},
+    crypto::{AccountId, BlockId, KeyId},
     store::{
-        Account, AccountKey, AccountName, Applied, BlockMeta, BlockOp, BlockStore, BufferMode, BufferUsage,
-        Catalog, EmbeddedOptions, EmbeddedStore, Engine, HotCacheSettings, Located, Revision, SegmentRow,
-        StoreError, Stored,
+        Account, AccountKey, AccountName, Applied, BlockOp, BlockStore, BufferMode, Catalog, EmbeddedOptions,
+        EmbeddedStore, Engine, HotCacheSettings, Located, Revision, StoreError, Stored,
     },
     vault::{LocalVault, LocalVaultOptions, Principal, SystemClock, SystemEntropy, VaultRegistry},
 };
@@ -194,7 +193,11 @@ impl Far {
 }
 
 #[async_trait]
-impl BlockStore for Far {
+impl cofferdam::store::Forwarding for Far {
+    fn behind(&self) -> &dyn BlockStore {
+        &*self.0
+    }
+
     async fn commit(&self, batch: Vec<BlockOp>) -> Result<Vec<Applied>, StoreError> {
         Self::way(0).await;
         self.0.commit(batch).await
@@ -220,61 +223,6 @@ impl BlockStore for Far {
     ) -> Result<Option<Vec<Bytes>>, StoreError> {
         Self::way(ranges.iter().map(|range| range.end - range.start).sum()).await;
         self.0.read(account, id, of, ranges).await
-    }
-
-    async fn list(
-        &self,
-        account: AccountId,
-        after: Option<&BlockId>,
-        limit: usize,
-    ) -> Result<Vec<(BlockId, Located)>, StoreError> {
-        BlockStore::list(&*self.0, account, after, limit).await
-    }
-
-    async fn buffered(
-        &self,
-        account: AccountId,
-        after: Option<&BlockId>,
-        limit: usize,
-    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError> {
-        self.0.buffered(account, after, limit).await
-    }
-
-    async fn buffer_usage(&self, account: AccountId) -> Result<Option<BufferUsage>, StoreError> {
-        self.0.buffer_usage(account).await
-    }
-
-    async fn buffering(
-        &self,
-        after: Option<AccountId>,
-        limit: usize,
-    ) -> Result<Vec<(AccountId, BufferUsage)>, StoreError> {
-        self.0.buffering(after, limit).await
-    }
-
-    async fn segment(
-        &self,
-        account: AccountId,
-        segment: SegmentId,
-    ) -> Result<Option<SegmentRow>, StoreError> {
-        self.0.segment(account, segment).await
-    }
-
-    async fn segments(
-        &self,
-        account: AccountId,
-        after: Option<SegmentId>,
-        limit: usize,
-    ) -> Result<Vec<(SegmentId, SegmentRow)>, StoreError> {
-        self.0.segments(account, after, limit).await
-    }
-
-    async fn last_version(&self) -> Result<Version, StoreError> {
-        self.0.last_version().await
-    }
-
-    async fn close(&self) -> Result<(), StoreError> {
-        BlockStore::close(&*self.0).await
     }
 }
 

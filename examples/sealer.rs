@@ -12,12 +12,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use cofferdam::{
     crypto::{
-        AccountId, Aek, BlockId, Epoch, Header, KeyScope, PageSize, Provider, ProviderKind, RecordKey,
+        AccountId, Aek, BlockId, Epoch, Header, KeyId, KeyScope, PageSize, Provider, ProviderKind, RecordKey,
         RecordTag, Version, WrappedAek,
     },
     keyring::{KeyRecord, KeyRecords, Keyring, KeyringParts, Policy, RecordError},
@@ -49,7 +50,7 @@ struct Customer {
 #[async_trait]
 impl KeyRecords for Catalog {
     async fn service_keys(&self, _: AccountId) -> Result<KeyRecord, RecordError> {
-        Ok(KeyRecord { principal: None, epochs: vec![self.service.clone()], revoked: false })
+        Ok(KeyRecord::under(None, vec![self.service.clone()]))
     }
 
     async fn customer_keys(&self, _: AccountId, service: &RecordKey) -> Result<KeyRecord, RecordError> {
@@ -60,12 +61,17 @@ impl KeyRecords for Catalog {
         let customer: Customer =
             serde_json::from_slice(&self.customer).map_err(|e| RecordError::Tampered(e.to_string()))?;
         let revoked = self.revoked.load(Ordering::SeqCst);
-        Ok(KeyRecord { principal: Some(customer.principal), epochs: customer.epochs, revoked })
+        Ok(KeyRecord { revoked, ..KeyRecord::under(Some(customer.principal), customer.epochs) })
     }
 
     async fn set_revoked(&self, _: AccountId, revoked: bool) -> Result<(), RecordError> {
         // A real catalog has it on disk before this returns: it must outlive a restart.
         self.revoked.store(revoked, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn note_bridge(&self, _: AccountId, _: &KeyId, _: Option<Duration>) -> Result<(), RecordError> {
+        // With one KEK there is none that another could stand in for.
         Ok(())
     }
 }

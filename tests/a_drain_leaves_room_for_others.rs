@@ -13,12 +13,8 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cofferdam::{
-    crypto::{AccountId, BlockId, SegmentId, Version},
-    store::{
-        Account, Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Catalog, EmbeddedStore, Located,
-        Revision, SegmentRow, StoreError, Stored,
-    },
+use cofferdam::store::{
+    Account, Applied, BlockOp, BlockStore, Catalog, EmbeddedStore, Revision, StoreError, Stored,
 };
 use tokio::time::{Instant, sleep};
 use world::{POLL, World, buffered, id, name, stored};
@@ -40,7 +36,11 @@ impl Slow {
 }
 
 #[async_trait]
-impl BlockStore for Slow {
+impl cofferdam::store::Forwarding for Slow {
+    fn behind(&self) -> &dyn BlockStore {
+        &self.store
+    }
+
     async fn commit(&self, batch: Vec<BlockOp>) -> Result<Vec<Applied>, StoreError> {
         let is_drain = matches!(batch.first(), Some(BlockOp::Drain { .. }));
         let began = Instant::now();
@@ -50,79 +50,6 @@ impl BlockStore for Slow {
             self.drains.lock().unwrap_or_else(PoisonError::into_inner).push(began..Instant::now());
         }
         applied
-    }
-
-    async fn stat(&self, account: AccountId, id: &BlockId) -> Result<Option<Located>, StoreError> {
-        self.store.stat(account, id).await
-    }
-
-    async fn fetch(&self, account: AccountId, id: &BlockId) -> Result<Option<(Located, Bytes)>, StoreError> {
-        self.store.fetch(account, id).await
-    }
-
-    async fn read(
-        &self,
-        account: AccountId,
-        id: &BlockId,
-        of: &Located,
-        ranges: &[Range<u64>],
-    ) -> Result<Option<Vec<Bytes>>, StoreError> {
-        self.store.read(account, id, of, ranges).await
-    }
-
-    async fn list(
-        &self,
-        account: AccountId,
-        after: Option<&BlockId>,
-        limit: usize,
-    ) -> Result<Vec<(BlockId, Located)>, StoreError> {
-        BlockStore::list(&self.store, account, after, limit).await
-    }
-
-    async fn buffered(
-        &self,
-        account: AccountId,
-        after: Option<&BlockId>,
-        limit: usize,
-    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError> {
-        self.store.buffered(account, after, limit).await
-    }
-
-    async fn buffer_usage(&self, account: AccountId) -> Result<Option<BufferUsage>, StoreError> {
-        self.store.buffer_usage(account).await
-    }
-
-    async fn buffering(
-        &self,
-        after: Option<AccountId>,
-        limit: usize,
-    ) -> Result<Vec<(AccountId, BufferUsage)>, StoreError> {
-        self.store.buffering(after, limit).await
-    }
-
-    async fn segment(
-        &self,
-        account: AccountId,
-        segment: SegmentId,
-    ) -> Result<Option<SegmentRow>, StoreError> {
-        self.store.segment(account, segment).await
-    }
-
-    async fn segments(
-        &self,
-        account: AccountId,
-        after: Option<SegmentId>,
-        limit: usize,
-    ) -> Result<Vec<(SegmentId, SegmentRow)>, StoreError> {
-        self.store.segments(account, after, limit).await
-    }
-
-    async fn last_version(&self) -> Result<Version, StoreError> {
-        self.store.last_version().await
-    }
-
-    async fn close(&self) -> Result<(), StoreError> {
-        self.store.close().await
     }
 }
 

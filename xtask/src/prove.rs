@@ -169,6 +169,11 @@ const PROOFS: &[Proof] = &[
         "writes_are_buffered_through_an_outage",
         "10,000 puts of an hour of outage are all there after it, each once, never in the clear",
     ),
+    proof(
+        "cofferdam-store",
+        "embedded_compaction",
+        "a power failure at any step of a compaction loses nothing, and what was removed is in no file after it",
+    ),
 ];
 
 /// Runs the proofs whose title or target contains one of `words`, all when there are none; whether they held.

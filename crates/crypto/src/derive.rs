@@ -27,6 +27,10 @@ pub(crate) mod label {
     pub(crate) const AEK: &[u8] = b"cofferdam aek 1";
     /// The records of a buffer's segments, before what is tagged.
     pub(crate) const SEGMENT: &[u8] = b"cofferdam segment 1";
+    /// What an operation on an account is told to do.
+    pub(crate) const OPERATION: &[u8] = b"cofferdam operation 1";
+    /// What an epoch follows, before what is tagged.
+    pub(crate) const EPOCH: &[u8] = b"cofferdam epoch 1";
 }
 
 /// An extracted pseudorandom key, kept as the inner and outer HMAC states that it starts.
@@ -184,6 +188,24 @@ impl RecordKey {
     /// Never that of another record: those are JSON objects, and what is tagged here begins with no brace.
     pub fn segment_tag(&self, record: &[u8]) -> RecordTag {
         hmac(self.0.as_slice(), &[label::SEGMENT, record])
+    }
+
+    /// The tag of what an operation on the account is told to do: begins with no brace, as a segment's.
+    pub fn operation_tag(&self, told: &[u8]) -> RecordTag {
+        hmac(self.0.as_slice(), &[label::OPERATION, told])
+    }
+
+    /// Whether this is the tag of what an operation is told to do, in constant time.
+    pub fn verify_operation(&self, told: &[u8], tag: &RecordTag) -> bool {
+        self.operation_tag(told).ct_eq(tag).into()
+    }
+
+    /// The tag of the epoch after this key's: of its scope and check value.
+    ///
+    /// Never that of a record, which begins with a brace, nor of a segment's, which has another label.
+    pub(crate) fn epoch_tag(&self, scope: &KeyScope, check: &[u8]) -> RecordTag {
+        let (epoch, provider) = (scope.epoch.number().to_be_bytes(), [scope.provider.code()]);
+        hmac(self.0.as_slice(), &[label::EPOCH, scope.account.as_bytes(), &epoch, &provider, check])
     }
 
     /// Whether this is the tag of the record of a buffer's segment, in constant time.

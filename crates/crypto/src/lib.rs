@@ -77,4 +77,4 @@ pub use open::OpenError;
 pub use salt::{EntropyError, SALT_LEN, Salt, SaltSource};
 pub use sealer::{BatchError, SealError, SealItem, Sealer};
 pub use segment::SegmentId;
-pub use wrapped::{CHECK_LEN, KeyCheckValue, KeyMismatch, WrapAlgorithm, WrappedAek, WrappedKey};
+pub use wrapped::{CHECK_LEN, EpochTag, KeyCheckValue, KeyMismatch, WrapAlgorithm, WrappedAek, WrappedKey};

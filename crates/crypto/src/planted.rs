@@ -99,6 +99,20 @@ bugs! {
     PublicKeyNotPinned = "public-key-not-pinned",
     /// A public half is pinned whichever version of the KEK it is of.
     PublicKeyOfAnotherVersion = "public-key-of-another-version",
+    /// An AEK's wrap under another KEK counts without being unwrapped again.
+    RewrapUnproved = "rewrap-unproved",
+    /// An operation does not wait until other engines have seen what it changed.
+    NoAnnounce = "no-announce",
+    /// Who changes an account's key does not wait for writes that began under the former one.
+    GateForgotten = "gate-forgotten",
+    /// A version that was said to be safe to disable is wrapped under.
+    FenceForgotten = "fence-forgotten",
+    /// A purge leaves the account's record, and its wraps, where they are.
+    PurgeKeepsWraps = "purge-keeps-wraps",
+    /// An epoch's wraps are destroyed while blocks are sealed under it.
+    RetireBeforeReencrypted = "retire-before-reencrypted",
+    /// What a linked account has under the service's key is read without its customer's.
+    LinkedReadWithoutKey = "linked-read-without-key",
     /// The hot cache answers without asking which version is the newest.
     HotCacheStale = "hot-cache-stale",
     /// The hot cache keeps the blocks of an account whose key is revoked.
@@ -131,11 +145,17 @@ bugs! {
     WriteEndForgotten = "write-end-forgotten",
     /// Who waits for a flag begins to listen after it has looked.
     FlagLookedAtFirst = "flag-looked-at-first",
+    /// A block is sealed anew whatever version of it is stored by then.
+    ResealIgnoresVersion = "reseal-ignores-version",
+    /// A compaction leaves in the file what was removed.
+    CompactKeepsFreedPages = "compact-keeps-freed-pages",
+    /// A compaction puts the new file in place before it is synced.
+    CompactRenamesBeforeSync = "compact-renames-before-sync",
 }
 
 impl Bug {
     /// Those that tests of their own find, and not the simulator: its RSA KEKs have one version, what wraps is what
-    /// unwraps, and an hour is longer than a run.
+    /// unwraps, an hour is longer than a run, and it neither seals stored blocks anew nor compacts.
     pub const NOT_SIMULATED: &[Self] = &[
         Self::OaepSha1,
         Self::RsaLengthIgnored,
@@ -143,6 +163,9 @@ impl Bug {
         Self::PublicKeyOfAnotherVersion,
         Self::HotCacheAgeIgnored,
         Self::SegmentKeyKept,
+        Self::ResealIgnoresVersion,
+        Self::CompactKeepsFreedPages,
+        Self::CompactRenamesBeforeSync,
     ];
 
     /// Those that show only where tasks meet in a certain order: the keyring's tests of schedules find them.

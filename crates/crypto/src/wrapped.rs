@@ -1,8 +1,8 @@
 //! AEKs as they are stored: wrapped by KEKs, with a key check value.
 //!
 //! Guarantees: what a vault unwraps is used only after [`WrappedAek::verify`] has found it to be the AEK of
-//! that account, epoch and provider. Not its job: to wrap (a vault's), to authenticate the record (the
-//! catalog's, by a [`RecordKey`](crate::RecordKey)).
+//! that account, epoch and provider; an epoch that follows another says so under that one's key. Not its job: to wrap
+//! (a vault's), to authenticate the record (the catalog's, by a [`RecordKey`]).
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::{
-    Aek, KeyId, KeyScope,
+    Aek, KeyId, KeyScope, RecordKey, RecordTag,
     derive::{Info, Prk, label},
 };
 
@@ -86,6 +86,28 @@ impl fmt::Debug for KeyCheckValue {
     }
 }
 
+/// Tells that an epoch was made by who held the one directly before it.
+///
+/// Who has a KEK's public half can wrap an AEK of their own and make its check value; this they can't make. Not a secret.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EpochTag(#[serde(with = "hex")] RecordTag);
+
+impl PartialEq for EpochTag {
+    /// In constant time.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for EpochTag {}
+
+impl fmt::Debug for EpochTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EpochTag({})", data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
 /// An AEK as it is stored: its scope, its check value and its wraps, one for each KEK.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrappedAek {
@@ -95,12 +117,27 @@ pub struct WrappedAek {
     pub check: KeyCheckValue,
     /// The key under each KEK.
     pub wraps: Vec<WrappedKey>,
+    /// The tag of this epoch under the record key of the one directly before it; `None` where none was before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<EpochTag>,
 }
 
 impl WrappedAek {
-    /// The record of this AEK under these wraps.
+    /// The record of this AEK under these wraps, of an account's first epoch.
     pub fn new(aek: &Aek, scope: KeyScope, wraps: Vec<WrappedKey>) -> Self {
-        Self { scope, check: KeyCheckValue::derive(aek, &scope), wraps }
+        Self { scope, check: KeyCheckValue::derive(aek, &scope), wraps, follows: None }
+    }
+
+    /// The same, as the epoch that follows the one of this record key.
+    #[must_use]
+    pub fn following(self, previous: &RecordKey) -> Self {
+        let follows = Some(EpochTag(previous.epoch_tag(&self.scope, &self.check.0)));
+        Self { follows, ..self }
+    }
+
+    /// Whether it was made to follow the epoch of this record key, and nothing of it but its wraps was changed since.
+    pub fn follows(&self, previous: &RecordKey) -> bool {
+        self.follows == Some(EpochTag(previous.epoch_tag(&self.scope, &self.check.0)))
     }
 
     /// Whether an unwrapped key is this AEK.
@@ -215,6 +252,59 @@ mod tests {
             bad["check"] = check.into();
             assert!(serde_json::from_value::<WrappedAek>(bad).is_err(), "{check:?}");
         }
+    }
+
+    fn second() -> KeyScope {
+        KeyScope { epoch: Epoch::new(2), ..scope() }
+    }
+
+    #[test]
+    fn an_epoch_follows_the_key_that_it_was_made_under_and_no_other() {
+        let first = RecordKey::derive(&aek(7), &scope());
+        let of = WrappedAek::new(&aek(8), second(), record().wraps).following(&first);
+        assert!(of.follows(&first));
+        assert!(WrappedAek { wraps: Vec::new(), ..of.clone() }.follows(&first), "wraps may change");
+        assert!(!of.follows(&RecordKey::derive(&aek(9), &scope())), "another key before it");
+        assert!(!of.follows(&RecordKey::derive(&aek(7), &second())), "the same key, as another epoch");
+        let elsewhere = [
+            KeyScope { account: AccountId::from_bytes([0xa2; 16]), ..second() },
+            KeyScope { epoch: Epoch::new(3), ..second() },
+            KeyScope { provider: Provider::Service, ..second() },
+        ];
+        for scope in elsewhere {
+            assert!(!WrappedAek { scope, ..of.clone() }.follows(&first), "moved to {scope}");
+        }
+        let forged = WrappedAek::new(&aek(9), second(), record().wraps);
+        assert!(!forged.follows(&first), "no tag");
+        assert!(!WrappedAek { follows: of.follows, ..forged }.follows(&first), "the tag of another AEK");
+        for bit in 0..256 {
+            let mut bad = of.clone();
+            bad.follows.as_mut().unwrap().0[bit / 8] ^= 1 << (bit % 8);
+            assert!(!bad.follows(&first), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn an_epochs_tag_is_no_records_tag() {
+        let first = RecordKey::derive(&aek(7), &scope());
+        let of = WrappedAek::new(&aek(8), second(), Vec::new()).following(&first);
+        let EpochTag(tag) = of.follows.unwrap();
+        let scope = second();
+        let said = [scope.account.as_bytes(), &scope.epoch.number().to_be_bytes()[..]].concat();
+        let said = [&said[..], &[scope.provider.code()], &of.check.0].concat();
+        assert!(!first.verify(&said, &tag) && !first.verify_segment(&said, &tag));
+    }
+
+    #[test]
+    fn what_an_epoch_follows_reads_back_and_is_not_written_where_there_is_nothing() {
+        assert!(!serde_json::to_string(&record()).unwrap().contains("follows"));
+        let of = WrappedAek::new(&aek(8), second(), record().wraps)
+            .following(&RecordKey::derive(&aek(7), &scope()));
+        let json = serde_json::to_string(&of).unwrap();
+        assert_eq!(serde_json::from_str::<WrappedAek>(&json).unwrap(), of);
+        let mut bad = serde_json::to_value(&of).unwrap();
+        bad["follows"] = "00".into();
+        assert!(serde_json::from_value::<WrappedAek>(bad).is_err());
     }
 
     #[test]

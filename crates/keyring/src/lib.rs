@@ -25,6 +25,6 @@ pub use driver::{KeyHandle, KeyStatus, Keyring, KeyringParts, LastFailure, LiveK
 pub use error::{Fault, KeyError};
 pub use event::{KeyEvent, What};
 pub use machine::{Alarm, KeyState, Policy, PolicyError, Why};
-pub use records::{KeyRecord, KeyRecords, RecordError};
+pub use records::{Kek, KeyRecord, KeyRecords, RecordError};
 pub use salts::Salts;
 pub use vaults::{VaultEvent, VaultName, VaultStatus, WhatOfVault};

@@ -705,24 +705,26 @@ async fn a_record_store_that_panics_is_an_outage() {
 #[tokio::test(start_paused = true)]
 async fn an_old_wrap_that_is_damaged_takes_the_newest_key_from_nobody() {
     let world = World::new();
-    let account = world.account(1).await;
-    world.rewrap(account, 2).await;
-    world.add_epoch(account, 2).await;
-    world.records.change(account, |record| record.epochs[0].wraps[0].bytes[7] ^= 1);
+    let account = world.account(2).await;
+    world.wrap_under(account, &[(0, 1), (0, 2)]).await;
+    world.records.change(account, |record| {
+        record.epochs[0].wraps.iter_mut().for_each(|wrap| wrap.bytes[7] ^= 1);
+    });
     let mut events = world.keyring.subscribe();
-    assert_eq!(world.use_for(account, 3600 * SECOND, SECOND).await.0, 0);
-    assert_eq!(world.state(account), KeyState::Active);
+    for _ in 0..60 {
+        assert_eq!(world.use_for(account, 60 * SECOND, SECOND).await.0, 0);
+        let refused = world.keyring.opening_key(account, Provider::Customer, Epoch::FIRST).await.unwrap_err();
+        assert!(matches!(refused, KeyError::Unavailable { .. }), "{refused}");
+        assert_eq!(world.state(account), KeyState::Active);
+    }
     assert!(drain(&mut events).contains(&What::Alarm(Alarm::Corrupt)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn several_keks_that_answer_late_cost_one_wait() {
     let world = World::new();
-    let account = world.account(1).await;
-    for version in [3, 2] {
-        world.rewrap(account, version).await;
-        world.add_epoch(account, 5 - version).await;
-    }
+    let account = world.account(3).await;
+    world.wrap_under(account, &[(0, 1), (0, 2), (0, 3)]).await;
     world.customer.set_latency(4 * SECOND);
     let asked = Instant::now();
     world.key(account).await.unwrap();
@@ -734,9 +736,8 @@ async fn several_keks_that_answer_late_cost_one_wait() {
 async fn a_denial_by_one_kek_counts_although_another_can_not_be_asked() {
     for (hangs, denies) in [(1, 2), (2, 1)] {
         let world = World::new();
-        let account = world.account(1).await;
-        world.rewrap(account, 2).await;
-        world.add_epoch(account, 2).await;
+        let account = world.account(2).await;
+        world.wrap_under(account, &[(0, 1), (0, 2)]).await;
         world.key(account).await.unwrap();
         world.customer.answer_for(&kek(hangs), Some(Answer::Hang));
         world.customer.answer_for(&kek(denies), Some(Answer::Fail(Kind::AccessDenied)));

@@ -402,7 +402,7 @@ async fn principals_with_one_vault_share_its_budget() {
     for n in 0..40 {
         let account = world.account(1).await;
         let name = if n % 2 == 0 { "tenant" } else { "another" };
-        world.records.change(account, |r| r.principal = Some(cofferdam_vault::Principal::new(name)));
+        world.records.change(account, |r| r.keks[0].principal = Some(cofferdam_vault::Principal::new(name)));
         accounts.push(account);
     }
     world.forget_calls();

@@ -426,7 +426,7 @@ async fn a_principal_without_a_vault_is_named() {
     let world = World::new();
     let account = world.account(1).await;
     world.records.change(account, |record| {
-        record.principal = Some(cofferdam_vault::Principal::new("stranger"));
+        record.keks[0].principal = Some(cofferdam_vault::Principal::new("stranger"));
     });
     let refused = world.key(account).await.unwrap_err();
     assert!(refused.to_string().contains("stranger"), "{refused}");

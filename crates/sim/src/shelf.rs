@@ -123,6 +123,10 @@ impl Shelf {
             BlockOp::Put { account, id, meta, sealed }
             | BlockOp::Buffer { account, id, meta, sealed, .. }
             | BlockOp::Drain { account, id, meta, sealed, .. } => (*account, id, meta, sealed),
+            // Which key it goes to is its operation's to say.
+            BlockOp::Reseal { account, id, meta, sealed } => {
+                return self.hub.check(self.judge_sealed(*account, id, meta, sealed));
+            }
             BlockOp::Discard { .. } | BlockOp::Delete { .. } => return,
         };
         let buffers = matches!(op, BlockOp::Buffer { .. });
@@ -395,6 +399,41 @@ impl BlockStore for Shelf {
         limit: usize,
     ) -> Result<Vec<(SegmentId, SegmentRow)>, StoreError> {
         self.call(self.store.segments(account, after, limit), untold).await
+    }
+
+    async fn stored(
+        &self,
+        account: AccountId,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError> {
+        self.call(self.store.stored(account, after, limit), untold).await
+    }
+
+    async fn fetch_stored(
+        &self,
+        account: AccountId,
+        id: &BlockId,
+    ) -> Result<Option<(BlockMeta, Bytes)>, StoreError> {
+        self.call(self.store.fetch_stored(account, id), untold).await
+    }
+
+    async fn replace_segment(
+        &self,
+        account: AccountId,
+        segment: SegmentId,
+        expected: &Bytes,
+        new: Bytes,
+    ) -> Result<bool, StoreError> {
+        self.call(self.store.replace_segment(account, segment, expected, new), untold).await
+    }
+
+    async fn remove_blocks(&self, account: AccountId, limit: usize) -> Result<u64, StoreError> {
+        self.call(self.store.remove_blocks(account, limit), untold).await
+    }
+
+    async fn compact(&self) -> Result<(), StoreError> {
+        self.call(self.store.compact(), untold).await
     }
 
     async fn last_version(&self) -> Result<Version, StoreError> {

@@ -45,7 +45,8 @@ pub trait BlockStore: fmt::Debug + Send + Sync {
     /// `Corrupt`, `Poisoned`, `Closed`, `Io`.
     async fn fetch(&self, account: AccountId, id: &BlockId) -> Result<Option<(Located, Bytes)>, StoreError>;
 
-    /// Byte ranges of the sealed block that this is of; `None` when it was replaced, drained or deleted.
+    /// Byte ranges of the sealed block that this is of; `None` when it was replaced, sealed anew, drained or deleted: unless
+    /// all that is known of it is still so, what is stored are other bytes.
     ///
     /// # Errors
     /// `OutOfBounds` when a range ends past the block or before it starts; `Corrupt`, `Poisoned`, `Closed`,
@@ -69,6 +70,29 @@ pub trait BlockStore: fmt::Debug + Send + Sync {
         after: Option<&BlockId>,
         limit: usize,
     ) -> Result<Vec<(BlockId, Located)>, StoreError>;
+
+    /// The next `limit` blocks of an account in the store proper after this id, in the order of their ids' bytes, whether or
+    /// not newer versions of them are buffered.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Poisoned`, `Closed`, `Io`.
+    async fn stored(
+        &self,
+        account: AccountId,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError>;
+
+    /// The whole sealed block that is in the store proper, whether or not a newer version of it is buffered, with what is
+    /// known of it as of the same moment.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Poisoned`, `Closed`, `Io`.
+    async fn fetch_stored(
+        &self,
+        account: AccountId,
+        id: &BlockId,
+    ) -> Result<Option<(BlockMeta, Bytes)>, StoreError>;
 
     /// The next `limit` blocks in an account's buffer after this id, in the order of their ids' bytes.
     ///
@@ -115,7 +139,40 @@ pub trait BlockStore: fmt::Debug + Send + Sync {
         limit: usize,
     ) -> Result<Vec<(SegmentId, SegmentRow)>, StoreError>;
 
-    /// The highest version ever committed, of a put or a delete; 0 in a new store.
+    /// Replaces the record of a segment of an account's buffer, if it is `expected`, and is durable before it returns.
+    /// `false`: the segment is gone or has another record, and nothing was changed. Blocks that come to the segment later
+    /// may bring its earlier record; the one that is there stays.
+    ///
+    /// # Errors
+    /// `Full`, `Corrupt`, `Poisoned`, `Closed`, `Io`.
+    async fn replace_segment(
+        &self,
+        account: AccountId,
+        segment: SegmentId,
+        expected: &Bytes,
+        new: Bytes,
+    ) -> Result<bool, StoreError>;
+
+    /// Removes blocks of an account from the store proper and from its buffer, and with the last blocks of a segment its
+    /// record: `limit` of them at most, one at least if there is one, and durable before it returns. How many were removed;
+    /// 0 once nothing of the account is left. Which version was the last one stays known.
+    ///
+    /// # Errors
+    /// `Full`, `Corrupt`, `Poisoned`, `Closed`, `Io`. Nothing was removed then.
+    async fn remove_blocks(&self, account: AccountId, limit: usize) -> Result<u64, StoreError>;
+
+    /// Once it has returned, nothing is left in the store's files of what was removed or replaced before it was called:
+    /// blocks, segments' records, and the records of a catalog that is kept in the same files. Commits wait meanwhile;
+    /// reads wait for a moment only.
+    ///
+    /// A store that fails amid it, or a power that does, leaves everything as it was, or done.
+    ///
+    /// # Errors
+    /// `Full` where there is no room for what is left beside what there is: nothing was changed then, and the store goes on.
+    /// `Corrupt`, `ReadOnly`, `Poisoned`, `Closed`, `Io`.
+    async fn compact(&self) -> Result<(), StoreError>;
+
+    /// The highest version ever committed, of a put or a delete; 0 in a new store. It never goes back.
     ///
     /// # Errors
     /// `Corrupt`, `Poisoned`, `Closed`, `Io`.
@@ -173,6 +230,19 @@ pub enum BlockOp {
         /// When, since the Unix epoch: the account's key is back, so its buffer's time counts anew from here.
         at: Duration,
     },
+    /// Seals a block of the store proper anew, in its place, whether or not a newer version of it is buffered. Only while
+    /// the store proper has exactly this version, and under a later epoch of the same provider's key or under another
+    /// provider's; else the answer is that of a drain, so that of two who seal it anew the later key wins.
+    Reseal {
+        /// The account it belongs to.
+        account: AccountId,
+        /// Its id.
+        id: BlockId,
+        /// What is known of it, with the version that is stored.
+        meta: BlockMeta,
+        /// Its bytes as they are sealed now.
+        sealed: Bytes,
+    },
     /// Removes a block from the buffer, if it holds exactly this version; else the answer is that of a drain. What is
     /// stored stays, and is the newest then.
     Discard {
@@ -201,6 +271,7 @@ impl BlockOp {
             Self::Put { account, .. }
             | Self::Buffer { account, .. }
             | Self::Drain { account, .. }
+            | Self::Reseal { account, .. }
             | Self::Discard { account, .. }
             | Self::Delete { account, .. } => *account,
         }
@@ -212,6 +283,7 @@ impl BlockOp {
             Self::Put { id, .. }
             | Self::Buffer { id, .. }
             | Self::Drain { id, .. }
+            | Self::Reseal { id, .. }
             | Self::Discard { id, .. }
             | Self::Delete { id, .. } => id,
         }
@@ -230,7 +302,8 @@ impl BlockOp {
         match self {
             Self::Put { meta, sealed, .. }
             | Self::Buffer { meta, sealed, .. }
-            | Self::Drain { meta, sealed, .. } => Some((meta, sealed)),
+            | Self::Drain { meta, sealed, .. }
+            | Self::Reseal { meta, sealed, .. } => Some((meta, sealed)),
             Self::Discard { .. } | Self::Delete { .. } => None,
         }
     }
@@ -238,7 +311,10 @@ impl BlockOp {
     /// The version it brings.
     pub fn version(&self) -> Version {
         match self {
-            Self::Put { meta, .. } | Self::Buffer { meta, .. } | Self::Drain { meta, .. } => meta.version,
+            Self::Put { meta, .. }
+            | Self::Buffer { meta, .. }
+            | Self::Drain { meta, .. }
+            | Self::Reseal { meta, .. } => meta.version,
             Self::Discard { version, .. } | Self::Delete { version, .. } => *version,
         }
     }
@@ -250,6 +326,7 @@ impl fmt::Debug for BlockOp {
             Self::Put { .. } => "Put",
             Self::Buffer { .. } => "Buffer",
             Self::Drain { .. } => "Drain",
+            Self::Reseal { .. } => "Reseal",
             Self::Discard { .. } => "Discard",
             Self::Delete { .. } => "Delete",
         };
@@ -260,11 +337,11 @@ impl fmt::Debug for BlockOp {
 /// What became of one operation of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// The block was written: put, buffered or drained.
+    /// The block was written: put, buffered, drained or sealed anew.
     Written,
     /// The block was removed.
     Deleted,
-    /// There was no such block to remove, or to drain.
+    /// There was no such block to remove, to drain or to seal anew.
     Absent,
     /// Nothing was changed: a version at least as new is there.
     Superseded {

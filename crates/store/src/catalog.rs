@@ -44,6 +44,12 @@ pub trait Catalog: fmt::Debug + Send + Sync {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(String, Stored)>, StoreError>;
+
+    /// Whether other processes may use the catalog at the same time. Where they can't, engines need not tell each other what
+    /// they changed.
+    fn is_shared(&self) -> bool {
+        true
+    }
 }
 
 /// A record as it is stored.

@@ -5,6 +5,8 @@ mod catalog;
 mod embedded;
 mod engine;
 mod error;
+#[cfg(any(test, feature = "testing"))]
+mod forwarding;
 #[cfg(feature = "hot-cache")]
 mod hot;
 
@@ -16,7 +18,8 @@ pub use embedded::{Activity, EmbeddedOptions, EmbeddedStore, FileLayer, VerifyRe
 pub use engine::{
     Account, AccountKey, AccountKeyStatus, AccountName, AccountStatus, BlockInfo, BlockPage, BufferChange,
     BufferEvent, BufferMode, BufferStatus, DrainBlocked, DrainReport, Engine, EngineBuilder, EngineError,
-    EngineErrorKind, Moved, Outcome, PutReceipt, Trouble, TroubleKind,
+    EngineErrorKind, LinkTo, Moved, NodeId, Operation, OperationFailure, OperationHandle, OperationId,
+    OperationKind, OperationStatus, Outcome, Progress, PutReceipt, Reencrypt, Step, Trouble, TroubleKind,
 };
 pub use error::{StoreError, StoreErrorKind};
 #[cfg(feature = "hot-cache")]
@@ -24,5 +27,7 @@ pub use hot::{CacheUsage, HotCacheSettings, HotCacheStatus, HotCached, TierStatu
 
 #[cfg(any(test, feature = "testing"))]
 pub use embedded::{FaultyFile, FileFault, FileOp};
+#[cfg(any(test, feature = "testing"))]
+pub use forwarding::Forwarding;
 #[cfg(all(feature = "hot-cache", any(test, feature = "testing")))]
 pub use hot::HotCacheFaults;

@@ -15,7 +15,8 @@ use std::{process::Command, sync::Arc};
 
 use cofferdam_crypto::AccountId;
 use cofferdam_store::{
-    BlockOp, BlockStore, Catalog, EmbeddedOptions, EmbeddedStore, FaultyFile, FileOp, StoreErrorKind,
+    BlockOp, BlockStore, Catalog, EmbeddedOptions, EmbeddedStore, FaultyFile, FileOp, StoreError,
+    StoreErrorKind,
 };
 use cofferdam_vault::Inline;
 use embedded_support::{
@@ -59,6 +60,13 @@ fn random_op(rng: &mut Rng, model: &Model, version: &mut u64) -> BlockOp {
     // Mostly what is buffered, sometimes another version.
     let of_owner: Vec<_> = model.buffered.iter().filter(|((of, _), _)| *of == owner).collect();
     let buffered = (!of_owner.is_empty()).then(|| of_owner[rng.below(of_owner.len() as u64) as usize]);
+    let stored: Vec<_> = model.stored.iter().filter(|((of, _), _)| *of == owner).collect();
+    if rng.one_in(8) && !stored.is_empty() {
+        let ((_, id), (meta, _)) = stored[rng.below(stored.len() as u64) as usize];
+        let epoch = meta.epoch.number() + u32::from(!rng.one_in(8));
+        let of = meta.version.number() + u64::from(rng.one_in(8));
+        return reseal(owner, id.as_bytes(), of, epoch, sealed);
+    }
     match (rng.below(12), buffered) {
         (0..=1, _) => delete(owner, name, *version),
         (2..=5, _) => buffer(owner, name, *version, sealed),
@@ -71,8 +79,41 @@ fn random_op(rng: &mut Rng, model: &Model, version: &mut u64) -> BlockOp {
     }
 }
 
+/// What is neither a batch nor a record.
+async fn do_something_else(
+    store: &EmbeddedStore,
+    model: &mut Model,
+    rng: &mut Rng,
+    version: &mut u64,
+    tally: &mut Tally,
+) -> Result<(), StoreError> {
+    let of = account(1 + rng.below(2) as u8);
+    match rng.below(6) {
+        0..=2 => {
+            store.compact().await?;
+            tally.compactions += 1;
+        }
+        3..=4 => {
+            *version += 1;
+            let (segment, new) = (segment(rng.below(4) as u8), bytes_of(*version, 200));
+            let there = model.segments(of).into_iter().find(|(id, _)| *id == segment);
+            let expected = there.map_or("another".into(), |(_, row)| row.record);
+            let is_it = model.replace_segment(of, segment, &expected, &new);
+            assert_eq!(store.replace_segment(of, segment, &expected, new).await?, is_it);
+        }
+        _ => {
+            let limit = if rng.one_in(2) { 1000 } else { rng.below(4) as usize };
+            let removed = model.remove_blocks(of, limit);
+            assert_eq!(store.remove_blocks(of, limit).await?, removed);
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
 struct Tally {
     acknowledged: u64,
+    compactions: u64,
     crashes: u64,
     kept_unacknowledged: u64,
 }
@@ -89,9 +130,12 @@ async fn run(seed: u64, tally: &mut Tally) -> Vec<u8> {
         file.power_off_after(if rng.one_in(4) { rng.below(12) } else { 12 + rng.below(200) });
         let mut maybe = model.clone();
         if let Ok(store) = EmbeddedStore::open_on(Arc::new(file.clone()), options_of(&mut rng)) {
+            assert_eq!(file.all_bytes().len(), 1, "seed {seed}: what a compaction left is removed");
             loop {
                 maybe = model.clone();
-                let result = if rng.one_in(5) {
+                let result = if rng.one_in(8) {
+                    do_something_else(&store, &mut maybe, &mut rng, &mut version, tally).await
+                } else if rng.one_in(5) {
                     let key = format!("record {}", rng.below(3));
                     version += 1;
                     let new = (!rng.one_in(4)).then(|| bytes_of(version, rng.below(6000) as usize));
@@ -132,6 +176,7 @@ async fn run(seed: u64, tally: &mut Tally) -> Vec<u8> {
         }
         tally.crashes += 1;
         file = file.after_crash(|| rng.next());
+        assert!(file.all_bytes().len() <= 2);
         let check = FaultyFile::from_bytes(file.bytes());
         let store = EmbeddedStore::open_on(Arc::new(check), options_of(&mut rng))
             .unwrap_or_else(|error| panic!("seed {seed}, round {round}: {error}"));
@@ -154,15 +199,16 @@ async fn run(seed: u64, tally: &mut Tally) -> Vec<u8> {
 #[tokio::test]
 async fn what_was_acknowledged_survives_a_crash_at_any_moment() {
     let seeds = if std::env::var_os("COFFERDAM_FULL").is_some() { 20_000 } else { 400 };
-    let mut tally = Tally { acknowledged: 0, crashes: 0, kept_unacknowledged: 0 };
+    let mut tally = Tally::default();
     for seed in 0..seeds {
         run(seed, &mut tally).await;
     }
     println!(
-        "{seeds} seeds: {} writes acknowledged, {} crashes, 0 lost; {} kept that were not acknowledged yet",
-        tally.acknowledged, tally.crashes, tally.kept_unacknowledged
+        "{seeds} seeds: {} writes acknowledged, {} compactions among them, {} crashes, 0 lost; {} kept that were not \
+         acknowledged yet",
+        tally.acknowledged, tally.compactions, tally.crashes, tally.kept_unacknowledged
     );
-    assert!(tally.acknowledged > seeds && tally.kept_unacknowledged > 0);
+    assert!(tally.acknowledged > seeds && tally.kept_unacknowledged > 0 && tally.compactions > seeds / 4);
 }
 
 /// The hardest reading of "durable before it returns": at each acknowledgement the power fails and the disk
@@ -190,7 +236,7 @@ const CHILD: &str = "COFFERDAM_TEST_SAME_BYTES";
 /// The other process: this test, run again.
 #[tokio::test]
 async fn the_same_seeds_leave_the_same_bytes_in_another_process() {
-    let mut tally = Tally { acknowledged: 0, crashes: 0, kept_unacknowledged: 0 };
+    let mut tally = Tally::default();
     let mut sums = Vec::new();
     for seed in 1_000_000..1_000_012 {
         sums.push(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&run(seed, &mut tally).await)));

@@ -34,6 +34,8 @@ enum What {
     Buffer(usize, u8),
     /// Whatever is buffered.
     Drain(usize),
+    /// Whatever is stored, under the epoch after its own or under the same.
+    Reseal(usize, bool),
     Discard,
 }
 
@@ -42,6 +44,10 @@ enum Step {
     /// `true` makes the version an old one, or for a drain and a discard another one than is buffered.
     Commit(Vec<(u8, u8, What, bool)>),
     Swap(u8, Option<usize>),
+    /// The record of a segment, from the right one or from another.
+    ReplaceSegment(u8, u8, bool),
+    Remove(u8, usize),
+    Compact,
     Reopen {
         closed: bool,
     },
@@ -54,12 +60,16 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(What::Delete),
         4 => (len(), 0u8..8).prop_map(|(len, limit)| What::Buffer(len, limit)),
         3 => len().prop_map(What::Drain),
+        3 => (len(), prop::bool::weighted(0.8)).prop_map(|(len, later)| What::Reseal(len, later)),
         1 => Just(What::Discard),
     ];
     let op = (0u8..3, 0u8..6, what, prop::bool::weighted(0.1));
     prop_oneof![
         8 => prop::collection::vec(op, 1..5).prop_map(Step::Commit),
         2 => (0u8..4, prop::option::weighted(0.8, 0usize..5000)).prop_map(|(key, len)| Step::Swap(key, len)),
+        1 => (0u8..3, 0u8..4, prop::bool::weighted(0.8)).prop_map(|(of, n, right)| Step::ReplaceSegment(of, n, right)),
+        1 => (0u8..3, prop_oneof![0usize..4, Just(1000)]).prop_map(|(of, limit)| Step::Remove(of, limit)),
+        1 => Just(Step::Compact),
         1 => any::<bool>().prop_map(|closed| Step::Reopen { closed }),
     ]
 }
@@ -84,6 +94,13 @@ fn op_of(model: &Model, step: (u8, u8, What, bool), version: u64) -> BlockOp {
             buffer_within(limit, owner, [name], own, bytes_of(version, len))
         }
         What::Drain(len) => drain(owner, [name], exact, bytes_of(version, len), version + 1000),
+        What::Reseal(len, later) => {
+            let there =
+                model.stored.get(&(owner, id([name]))).map(|(meta, _)| (meta.version.number(), meta.epoch));
+            let (there, epoch) = there.unwrap_or((0, cofferdam_crypto::Epoch::FIRST));
+            let epoch = epoch.number() + u32::from(later);
+            reseal(owner, [name], there + u64::from(odd), epoch, bytes_of(version, len))
+        }
         What::Discard => discard(owner, [name], exact),
     }
 }
@@ -130,6 +147,20 @@ async fn check(steps: Vec<Step>) {
                     None => drop(model.records.remove(&key)),
                 }
             }
+            Step::ReplaceSegment(of, n, right) => {
+                version += 1;
+                let (of, n, new) = (account(of), segment(n), bytes_of(version, 40));
+                let there =
+                    model.segments(of).into_iter().find(|(id, _)| *id == n).map(|(_, row)| row.record);
+                let expected = there.filter(|_| right).unwrap_or("another".into());
+                let replaced = store.replace_segment(of, n, &expected, new.clone()).await.unwrap();
+                assert_eq!(replaced, model.replace_segment(of, n, &expected, &new), "step {n}");
+            }
+            Step::Remove(of, limit) => {
+                let removed = store.remove_blocks(account(of), limit).await.unwrap();
+                assert_eq!(removed, model.remove_blocks(account(of), limit), "step {n}");
+            }
+            Step::Compact => store.compact().await.unwrap(),
             Step::Reopen { closed } => {
                 if closed {
                     store.close().await.unwrap();

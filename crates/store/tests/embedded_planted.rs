@@ -17,7 +17,7 @@ use std::{io::ErrorKind, sync::Arc};
 
 use cofferdam_crypto::planted::{Bug, plant};
 use cofferdam_store::{
-    Applied, BlockStore, BufferLimit, EmbeddedOptions, EmbeddedStore, FaultyFile, FileFault, FileOp,
+    Applied, BlockStore, BufferLimit, Catalog, EmbeddedOptions, EmbeddedStore, FaultyFile, FileFault, FileOp,
 };
 use cofferdam_vault::Inline;
 use embedded_support::*;
@@ -71,6 +71,35 @@ async fn shows(bug: Bug) -> bool {
             let gone = store.segments(a, None, 9).await.unwrap().is_empty();
             gone && !store.verify().await.unwrap().is_sound()
         }
+        Bug::ResealIgnoresVersion => {
+            store.commit(vec![put(a, "x", 2, bytes_of(2, 10))]).await.unwrap();
+            store.commit(vec![reseal(a, "x", 1, 2, bytes_of(1, 10))]).await.unwrap() == [Applied::Written]
+        }
+        Bug::CompactKeepsFreedPages => {
+            let needle = bytes_of(5, 32);
+            store.swap("account/x", None, Some(needle.clone())).await.unwrap();
+            let revision = store.load("account/x").await.unwrap().map(|record| record.revision);
+            store.swap("account/x", revision.as_ref(), None).await.unwrap();
+            store.compact().await.unwrap();
+            file.all_bytes().iter().any(|file| file.windows(32).any(|window| window == needle))
+        }
+        Bug::CompactRenamesBeforeSync => {
+            store.commit(vec![put(a, "x", 1, bytes_of(1, 10))]).await.unwrap();
+            drop(store);
+            let whole = file.bytes();
+            for (step, seed) in (0..40).flat_map(|step| (0..16).map(move |seed| (step, seed))) {
+                let file = FaultyFile::from_bytes(whole.clone());
+                let store = EmbeddedStore::open_on(Arc::new(file.clone()), inline()).unwrap();
+                file.power_off_after(step);
+                let _ = store.compact().await;
+                let mut rng = Rng(seed);
+                match EmbeddedStore::open_on(Arc::new(file.after_crash(|| rng.next())), inline()) {
+                    Ok(after) if after.stat(a, &x).await.unwrap() == Some(stored(1, 10)) => {}
+                    _ => return true,
+                }
+            }
+            false
+        }
         other => panic!("{other:?} is not planted in the embedded store"),
     }
 }
@@ -86,6 +115,9 @@ async fn each_planted_defect_shows_and_only_while_it_is_planted() {
         Bug::DeleteMissesBuffer,
         Bug::BufferUnbounded,
         Bug::SegmentRemovedEarly,
+        Bug::ResealIgnoresVersion,
+        Bug::CompactKeepsFreedPages,
+        Bug::CompactRenamesBeforeSync,
     ] {
         plant(Some(bug));
         let shown = shows(bug).await;

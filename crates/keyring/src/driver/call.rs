@@ -10,10 +10,14 @@ use cofferdam_vault::{KeyVault, VaultError, VaultErrorKind, WrapContext};
 
 use crate::rt::timeout;
 
-/// The wrap that is to be unwrapped; `lacking` says what it means that there is none.
-pub(super) fn wrap_of<'a>(of: &'a WrappedAek, lacking: &str) -> Result<&'a WrappedKey, VaultError> {
+/// The wrap that is to be unwrapped, by the KEK at this place; `lacking` says what it means that there is none.
+pub(super) fn wrap_of<'a>(
+    of: &'a WrappedAek,
+    kek: usize,
+    lacking: &str,
+) -> Result<&'a WrappedKey, VaultError> {
     let corrupt = |message: String| VaultError::new(VaultErrorKind::Corrupt, message);
-    let wrapped = of.wraps.first().ok_or_else(|| corrupt(lacking.into()))?;
+    let wrapped = of.wraps.get(kek).ok_or_else(|| corrupt(lacking.into()))?;
     let len = wrapped.bytes.len();
     if !wrapped.algorithm.accepts_len(len) {
         return Err(corrupt(format!("a wrapped key can't have {len} bytes")).about(&wrapped.key_id));

@@ -78,8 +78,8 @@ pub(super) struct Desk {
     pub(super) watch: Option<Box<watch::Sender<KeyState>>>,
     /// Counts the account as in use at its vault.
     pub(super) in_use: Option<InUse>,
-    /// For the next call, given by the agenda.
-    pub(super) turn: Option<Turn>,
+    /// For the next calls, at most one at each vault.
+    pub(super) turns: Vec<Turn>,
     /// It waits at its vault for a turn that nobody else waits for.
     pub(super) queued: bool,
     /// The soonest time at which the agenda looks at it, in nanoseconds since boot.
@@ -131,7 +131,7 @@ impl Desk {
             round_ended: None,
             watch: None,
             in_use: None,
-            turn: None,
+            turns: Vec::new(),
             queued: false,
             timer: None,
         }

@@ -8,6 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use cofferdam_crypto::planted::{Bug, is_planted};
+use cofferdam_vault::Timestamp;
 
 use super::{
     Shared,
@@ -34,7 +35,7 @@ impl Entry {
         }
         let work = self.decide(&mut desk, shared, &mut told);
         if !matches!(work, Work::Do(Effect::Attempt { .. })) {
-            desk.turn = None;
+            desk.turns.clear();
         }
         match work {
             Work::Do(_) | Work::Look(_) => {
@@ -81,12 +82,12 @@ impl Entry {
         let mut desk = self.desk();
         desk.queued = false;
         if desk.running.is_none() {
-            desk.turn = Some(turn);
+            desk.turns.push(turn);
         }
     }
 
-    /// An attempt that nobody waits for is put off until there is a turn for it at its vault; returns for how long at
-    /// the most, unless it is its turn.
+    /// An attempt that nobody waits for is put off until there is a turn for it at each of its vaults; returns for how
+    /// long at the most, unless it is its turn.
     pub(super) fn put_off(
         self: &Arc<Self>,
         desk: &mut Desk,
@@ -97,26 +98,21 @@ impl Entry {
         if !desk.machine.is_attempt_due(now) {
             return None;
         }
-        let lane = shared.lanes.of(self.provider, desk.record.as_ref()?)?.clone();
+        let demand = shared.lanes.demand(self.provider, desk.record.as_ref()?)?;
         // First of all later, if there are more accounts than when it was verified. Lets time pass in any case.
-        let pace = lane.pace().max(desk.machine.pace(policy));
+        let pace = demand.pace().max(desk.machine.pace(policy));
         self.feed(desk, shared, Event::Paced(pace), told);
-        if !desk.machine.is_attempt_due(now) || desk.turn.is_some() {
-            return None;
-        }
-        if let Some(turn) = lane.turn_behind(now) {
-            desk.turn = Some(turn);
-            return None;
-        }
-        if is_planted(Bug::BudgetOpensGrace) {
+        if !desk.machine.is_attempt_due(now) {
             return None;
         }
         let deadline = self.deadline(desk, shared);
-        if deadline.is_some_and(|deadline| deadline <= now.boot) && lane.throttles(now) {
-            // It need not be asked to know the answer, which lets the key serve within its grace.
-            return None;
-        }
-        self.queue(desk, &lane, deadline.unwrap_or(now.boot + policy.ceiling()));
+        // It does not go from one queue to the next for ever.
+        let has_waited = !desk.turns.is_empty();
+        let is_late = deadline.is_some_and(|deadline| deadline <= now.boot);
+        let lane = demand.lanes().find(|lane| !may_go(desk, lane, has_waited, is_late, now))?;
+        // What is not used is another's: it is not kept while one waits elsewhere.
+        desk.turns.clear();
+        self.queue(desk, lane, deadline.unwrap_or(now.boot + policy.ceiling()));
         let until = deadline.map(|deadline| deadline.saturating_sub(now.boot));
         let until = until.filter(|until| !until.is_zero()).unwrap_or(LONGEST_SLEEP);
         let bound = desk.machine.next_wake_but_due(now, policy).unwrap_or(LONGEST_SLEEP);
@@ -135,6 +131,22 @@ impl Entry {
         let unasked = bounds.unasked_until.boot;
         Some(bounds.retried_until.map_or(unasked, |until| until.boot.max(unasked)))
     }
+}
+
+/// Whether an attempt need not wait for its turn at this vault any longer; `has_waited`: it has for another's.
+fn may_go(desk: &mut Desk, lane: &Arc<Lane>, has_waited: bool, is_late: bool, now: Timestamp) -> bool {
+    if desk.turns.iter().any(|turn| turn.is_of(lane)) {
+        return true;
+    }
+    if let Some(turn) = lane.turn_behind(now) {
+        desk.turns.push(turn);
+        return true;
+    }
+    if is_planted(Bug::BudgetOpensGrace) {
+        return true;
+    }
+    // A vault that throttles need not be asked to know the answer, which lets the key serve within its grace.
+    if lane.throttles(now) { is_late } else { has_waited }
 }
 
 impl Shared {

@@ -9,68 +9,103 @@ use std::{
 };
 
 use cofferdam_crypto::{
-    AccountId, Epoch, KeyCheckValue, KeyId, KeyScope, Provider, WrapAlgorithm, WrappedAek, WrappedKey,
+    AccountId, Epoch, EpochTag, KeyCheckValue, KeyId, KeyScope, Provider, WrapAlgorithm, WrappedAek,
+    WrappedKey,
 };
-use cofferdam_vault::Principal;
+use cofferdam_vault::{Principal, Timestamp};
 
-use crate::{KeyRecord, rt::Mutex};
+use crate::{Kek, KeyRecord, rt::Mutex};
 
 pub(super) struct Kept {
-    principal: Option<Arc<Principal>>,
+    keks: Arc<KekNames>,
     epochs: Box<[KeptEpoch]>,
+    rare: Option<Box<Rare>>,
 }
+
+/// What few records have.
+struct Rare {
+    /// Since when each KEK is bridged, in their order.
+    bridged: Box<[Option<Timestamp>]>,
+    /// What each epoch follows.
+    follows: Box<[Option<EpochTag>]>,
+}
+
+/// Whose vault has a KEK, and its name.
+type KekName = (Option<Arc<Principal>>, KeyId);
+type KekNames = Box<[KekName]>;
 
 struct KeptEpoch {
     epoch: Epoch,
     check: KeyCheckValue,
+    /// One for each KEK, in their order.
     wraps: Box<[KeptWrap]>,
 }
 
 struct KeptWrap {
-    key_id: Arc<KeyId>,
     algorithm: WrapAlgorithm,
     bytes: Box<[u8]>,
 }
 
 impl Kept {
-    pub(super) fn new(record: &KeyRecord, names: &Names) -> Self {
-        let wrap = |wrap: &WrappedKey| KeptWrap {
-            key_id: names.key_ids.name(&wrap.key_id),
-            algorithm: wrap.algorithm,
-            bytes: wrap.bytes.clone().into(),
-        };
+    /// Of a record that was checked, and read at `now`.
+    pub(super) fn new(record: &KeyRecord, names: &Names, now: Timestamp) -> Self {
+        let wrap =
+            |wrap: &WrappedKey| KeptWrap { algorithm: wrap.algorithm, bytes: wrap.bytes.clone().into() };
         let epoch = |of: &WrappedAek| KeptEpoch {
             epoch: of.scope.epoch,
             check: of.check,
             wraps: of.wraps.iter().map(wrap).collect(),
         };
+        let since = |kek: &Kek| kek.bridged_since.map(|since| on_both_clocks(since, now));
+        let bridged: Box<[_]> = record.keks.iter().map(since).collect();
+        let follows: Box<[_]> = record.epochs.iter().map(|of| of.follows).collect();
+        let is_rare = bridged.iter().any(Option::is_some) || follows.iter().any(Option::is_some);
         Self {
-            principal: record.principal.as_ref().map(|principal| names.principals.name(principal)),
+            keks: names.of(&record.keks),
             epochs: record.epochs.iter().map(epoch).collect(),
+            rare: is_rare.then(|| Box::new(Rare { bridged, follows })),
         }
     }
 
     /// The record as it was read.
     pub(super) fn record(&self, account: AccountId, provider: Provider) -> KeyRecord {
-        let wrap = |wrap: &KeptWrap| WrappedKey {
-            key_id: KeyId::clone(&wrap.key_id),
+        let kek = |(at, (principal, key_id)): (usize, &KekName)| Kek {
+            principal: principal.as_deref().cloned(),
+            key_id: key_id.clone(),
+            bridged_since: self.bridged_since(at).map(|since| since.wall),
+        };
+        let wrap = |(wrap, (_, key_id)): (&KeptWrap, &KekName)| WrappedKey {
+            key_id: key_id.clone(),
             algorithm: wrap.algorithm,
             bytes: wrap.bytes.to_vec(),
         };
-        let epoch = |of: &KeptEpoch| WrappedAek {
+        let epoch = |(at, of): (usize, &KeptEpoch)| WrappedAek {
             scope: KeyScope { account, epoch: of.epoch, provider },
             check: of.check,
-            wraps: of.wraps.iter().map(wrap).collect(),
+            wraps: of.wraps.iter().zip(&**self.keks).map(wrap).collect(),
+            follows: self.rare.as_ref().and_then(|rare| *rare.follows.get(at)?),
         };
         KeyRecord {
-            principal: self.principal.as_deref().cloned(),
-            epochs: self.epochs.iter().map(epoch).collect(),
+            keks: self.keks.iter().enumerate().map(kek).collect(),
+            epochs: self.epochs.iter().enumerate().map(epoch).collect(),
             revoked: false,
         }
     }
 
-    pub(super) fn principal(&self) -> Option<&Principal> {
-        self.principal.as_deref()
+    /// Whose vaults have the KEKs, in their order.
+    pub(super) fn principals(&self) -> impl Iterator<Item = Option<&Principal>> {
+        self.keks.iter().map(|(principal, _)| principal.as_deref())
+    }
+
+    /// Whose vault has this KEK; that of the first where it is none of the account's any longer.
+    pub(super) fn principal_of(&self, key_id: Option<&KeyId>) -> Option<&Principal> {
+        let kek = self.keks.iter().find(|(_, kek)| Some(kek) == key_id).or(self.keks.first());
+        kek.and_then(|(principal, _)| principal.as_deref())
+    }
+
+    /// Since when the KEK at this place is bridged.
+    pub(super) fn bridged_since(&self, at: usize) -> Option<Timestamp> {
+        *self.rare.as_ref()?.bridged.get(at)?
     }
 
     /// Whether it has a wrap of this epoch.
@@ -83,24 +118,31 @@ impl Kept {
         self.epochs.last().map(|of| (of.epoch, of.check))
     }
 
-    /// The KEK of the newest epoch.
+    /// The first KEK.
     pub(super) fn key_id(&self) -> Option<&KeyId> {
-        self.epochs.last()?.wraps.first().map(|wrap| &*wrap.key_id)
+        self.keks.first().map(|(_, key_id)| key_id)
     }
+}
 
-    /// How many KEKs are asked for one refresh.
-    pub(super) fn keks(&self) -> u32 {
-        let keks: BTreeSet<&KeyId> =
-            self.epochs.iter().filter_map(|of| of.wraps.first()).map(|wrap| &*wrap.key_id).collect();
-        u32::try_from(keks.len()).unwrap_or(u32::MAX)
-    }
+/// A time of the wall clock on both: as far from `now` by either.
+fn on_both_clocks(wall: std::time::Duration, now: Timestamp) -> Timestamp {
+    // From after now: the clock was set back. It counts from now.
+    let wall = wall.min(now.wall);
+    Timestamp { boot: now.boot.saturating_sub(now.wall - wall), wall }
 }
 
 /// The names that records have in common.
 #[derive(Default)]
 pub(super) struct Names {
-    key_ids: Interned<KeyId>,
+    keks: Interned<KekNames>,
     principals: Interned<Principal>,
+}
+
+impl Names {
+    fn of(&self, keks: &[Kek]) -> Arc<KekNames> {
+        let principal = |kek: &Kek| kek.principal.as_ref().map(|principal| self.principals.name(principal));
+        self.keks.name(&keks.iter().map(|kek| (principal(kek), kek.key_id.clone())).collect())
+    }
 }
 
 struct Interned<T>(Mutex<Known<T>>);
@@ -153,27 +195,36 @@ mod tests {
         .unwrap();
         let kek = |n| KeyId::new(format!("test://vault/keys/{n}")).unwrap();
         let wrap = |n| WrappedKey { key_id: kek(n), algorithm: WrapAlgorithm::Aes256Kw, bytes: vec![n; 40] };
-        let epochs = vec![
-            WrappedAek::new(&aek, scope(1), vec![wrap(1), wrap(2)]),
-            WrappedAek::new(&aek, scope(4), vec![wrap(1)]),
-        ];
-        let record = KeyRecord { principal: Some(Principal::new("tenant")), epochs, revoked: false };
+        let first = WrappedAek::new(&aek, scope(1), vec![wrap(1), wrap(2)]);
+        let previous = cofferdam_crypto::RecordKey::derive(&aek, &scope(1));
+        let second = WrappedAek::new(&aek, scope(4), vec![wrap(1), wrap(2)]).following(&previous);
+        let mut record = KeyRecord::under(Some(Principal::new("tenant")), vec![first, second]);
+        let second = std::time::Duration::from_secs(1);
+        record.keks[1].principal = Some(Principal::new("another"));
+        record.keks[1].bridged_since = Some(1_000 * second);
+        record.check().unwrap();
         let names = Names::default();
-        let kept = Kept::new(&record, &names);
+        let now = Timestamp { boot: 700 * second, wall: 1_600 * second };
+        let kept = Kept::new(&record, &names, now);
         assert_eq!(kept.record(scope(1).account, Provider::Customer), record);
         assert!(kept.has(Epoch::new(4)) && !kept.has(Epoch::new(2)));
-        assert_eq!((kept.keks(), kept.key_id()), (1, Some(&kek(1))));
-        let again = Kept::new(&record, &names);
-        assert!(Arc::ptr_eq(&kept.epochs[0].wraps[1].key_id, &again.epochs[0].wraps[1].key_id));
-        assert!(kept.principal.zip(again.principal).is_some_and(|(one, other)| Arc::ptr_eq(&one, &other)));
+        assert_eq!(kept.key_id(), Some(&kek(1)));
+        assert_eq!(kept.bridged_since(0), None);
+        let since = Timestamp { boot: 100 * second, wall: 1_000 * second };
+        assert_eq!(kept.bridged_since(1), Some(since));
+        assert_eq!(kept.principal_of(Some(&kek(2))), Some(&Principal::new("another")));
+        assert_eq!(kept.principal_of(Some(&kek(7))), Some(&Principal::new("tenant")));
+        let again = Kept::new(&record, &names, now);
+        assert!(Arc::ptr_eq(&kept.keks, &again.keks));
     }
 
     #[test]
     fn names_that_nobody_uses_are_forgotten() {
         let names = Names::default();
         for n in 0..10_000 {
-            names.key_ids.name(&KeyId::new(format!("test://vault/keys/{n}")).unwrap());
+            let key_id = KeyId::new(format!("test://vault/keys/{n}")).unwrap();
+            names.of(&[Kek { principal: None, key_id, bridged_since: None }]);
         }
-        assert!(names.key_ids.0.lock().unwrap().names.len() <= 2 * FIRST_SWEEP);
+        assert!(names.keks.0.lock().unwrap().names.len() <= 2 * FIRST_SWEEP);
     }
 }

@@ -21,7 +21,7 @@ use cofferdam_vault::{Principal, Timestamp, VaultErrorKind, VaultRegistry, is_sa
 
 use super::{agenda::Hub, entry::Entry, kept::Kept};
 use crate::{
-    Policy, VaultName, VaultStatus,
+    KeyRecord, Policy, VaultName, VaultStatus,
     budget::{Budget, Kind, News, Next, Turns, Wait},
     rt::{Mutex, MutexGuard, Notify},
     telemetry,
@@ -330,34 +330,86 @@ impl Drop for Turn {
     }
 }
 
-/// An account in use, counted until it is dropped.
-pub(super) struct InUse {
-    lane: Arc<Lane>,
-    calls: u32,
+/// The calls that one refresh of an account takes, at each of its vaults.
+pub(super) struct Demand<'a>([Option<(&'a Arc<Lane>, u32)>; KeyRecord::MOST_KEKS]);
+
+impl<'a> Demand<'a> {
+    fn of(lanes: impl Iterator<Item = Option<&'a Arc<Lane>>>) -> Option<Self> {
+        let mut demand = [None; KeyRecord::MOST_KEKS];
+        for lane in lanes {
+            let lane = lane?;
+            let is_of = |of: &Option<(&Arc<Lane>, u32)>| of.is_none_or(|(of, _)| Arc::ptr_eq(of, lane));
+            let of = demand.iter_mut().find(|of| is_of(of))?;
+            *of = Some((lane, of.map_or(0, |(_, calls)| calls) + 1));
+        }
+        Some(Self(demand))
+    }
+
+    fn calls(&self) -> impl Iterator<Item = (&'a Arc<Lane>, u32)> {
+        self.0.iter().copied().flatten()
+    }
+
+    /// Each vault, once.
+    pub(super) fn lanes(&self) -> impl Iterator<Item = &'a Arc<Lane>> {
+        self.calls().map(|(lane, _)| lane)
+    }
+
+    /// How often an account of these vaults is refreshed: as the slowest allows.
+    pub(super) fn pace(&self) -> Duration {
+        self.lanes().map(|lane| lane.pace()).max().unwrap_or_default()
+    }
+}
+
+/// An account in use, counted at each of its vaults until it is dropped.
+pub(super) enum InUse {
+    One(Arc<Lane>, u32),
+    Several(Box<[(Arc<Lane>, u32)]>),
 }
 
 impl InUse {
-    pub(super) fn new(lane: Arc<Lane>, calls: u32) -> Self {
-        lane.plan().budget.use_by(calls, 0);
-        lane.note_demand();
-        telemetry::in_use(lane.provider, calls, 0);
-        Self { lane, calls }
+    pub(super) fn new(demand: &Demand<'_>) -> Option<Self> {
+        let mut calls = demand.calls().map(|(lane, calls)| (lane.clone(), calls));
+        let in_use = match (calls.next()?, calls.next()) {
+            ((lane, calls), None) => Self::One(lane, calls),
+            (first, Some(second)) => Self::Several([first, second].into_iter().chain(calls).collect()),
+        };
+        in_use.each(|lane, calls| lane.use_by(calls, 0));
+        Some(in_use)
     }
 
-    pub(super) fn is_of(&self, lane: &Arc<Lane>, calls: u32) -> bool {
-        self.calls == calls && Arc::ptr_eq(&self.lane, lane)
+    pub(super) fn is_of(&self, demand: &Demand<'_>) -> bool {
+        let mut calls = demand.calls();
+        let mut is_next = |lane, calls_of| {
+            calls.next().is_some_and(|(of, calls)| calls == calls_of && Arc::ptr_eq(of, lane))
+        };
+        let is_of = match self {
+            Self::One(lane, calls) => is_next(lane, *calls),
+            Self::Several(all) => all.iter().all(|(lane, calls)| is_next(lane, *calls)),
+        };
+        is_of && calls.next().is_none()
+    }
+
+    fn each(&self, act: impl Fn(&Lane, u32)) {
+        match self {
+            Self::One(lane, calls) => act(lane, *calls),
+            Self::Several(all) => all.iter().for_each(|(lane, calls)| act(lane, *calls)),
+        }
     }
 }
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.lane.plan().budget.use_by(0, self.calls);
-        self.lane.note_demand();
-        telemetry::in_use(self.lane.provider, 0, self.calls);
+        self.each(|lane, calls| lane.use_by(0, calls));
     }
 }
 
 impl Lane {
+    fn use_by(&self, more: u32, fewer: u32) {
+        self.plan().budget.use_by(more, fewer);
+        self.note_demand();
+        telemetry::in_use(self.provider, more, fewer);
+    }
+
     fn note_demand(&self) {
         let mut plan = self.plan();
         plan.judge();
@@ -402,9 +454,9 @@ impl Lanes {
         &self.all
     }
 
-    /// The vault of an account with this record.
-    pub(super) fn of(&self, provider: Provider, record: &Kept) -> Option<&Arc<Lane>> {
-        self.named(provider, record.principal())
+    /// What an account with this record asks of its vaults; `None` where one is not registered.
+    pub(super) fn demand(&self, provider: Provider, record: &Kept) -> Option<Demand<'_>> {
+        Demand::of(record.principals().map(|principal| self.named(provider, principal)))
     }
 
     pub(super) fn named(&self, provider: Provider, principal: Option<&Principal>) -> Option<&Arc<Lane>> {

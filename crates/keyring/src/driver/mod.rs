@@ -8,6 +8,7 @@
 //! Not its job: to decide what an event means: that is [`crate::machine`]'s.
 
 mod agenda;
+mod ask;
 mod attempt;
 mod call;
 mod desk;

@@ -10,8 +10,14 @@ use cofferdam_crypto::{
 use cofferdam_vault::{Clock, KeyProperties, KeyVault, PublicKeyAnswer, Timestamp, VaultError, WrapContext};
 use tokio::time::Instant;
 
-use super::{Shared, attempt::Asked, entry::Entry, live::Material, task::Task};
-use crate::{machine::Attempt, rt::spawn};
+use super::{
+    Shared,
+    ask::{Asked, Way},
+    entry::Entry,
+    live::Material,
+    task::Task,
+};
+use crate::{budget::Kind, machine::Attempt, rt::spawn};
 
 /// A clock that stops while the machine is suspended: [`Bug::MonotonicClock`].
 #[derive(Debug)]
@@ -48,27 +54,31 @@ pub(super) struct Outliving {
 }
 
 impl Task {
-    /// The vault as this attempt asks it.
-    pub(super) fn outliving(
+    /// The vaults as this attempt asks them.
+    pub(super) fn outliving<'a>(
         &self,
-        vault: Arc<dyn KeyVault>,
+        ways: Vec<Way<'a>>,
         attempt: Attempt,
         of: &[WrappedAek],
-    ) -> Arc<dyn KeyVault> {
+    ) -> Vec<Way<'a>> {
         if !is_planted(Bug::StaleSuccess) {
-            return vault;
+            return ways;
         }
-        let (shared, entry, of) = (self.shared.clone(), self.entry.clone(), of.to_vec());
-        Arc::new(Outliving { vault, shared, entry, attempt, of })
+        let outliving = |Way { vault, lane }| {
+            let (shared, entry, of) = (self.shared.clone(), self.entry.clone(), of.to_vec());
+            Way { vault: Arc::new(Outliving { vault, shared, entry, attempt, of }), lane }
+        };
+        ways.into_iter().map(outliving).collect()
     }
 
     /// A caller asks the vault by itself, whoever else does: [`Bug::NoSingleFlight`].
     pub(super) fn ask_alone(self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             let Ok(record) = self.read().await else { return };
-            let Ok((vault, lane)) = self.vault(&record) else { return };
+            let Ok(ways) = self.ways(&record) else { return };
             let generation = self.entry.desk().ticket();
-            drop(self.unwrap_all(&Asked::new(&*vault, lane), &record, generation).await);
+            let asked = Asked::new(ways, Kind::Cold, Vec::new());
+            drop(self.unwrap_all(&asked, &record, generation).await);
         })
     }
 }

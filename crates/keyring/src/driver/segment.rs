@@ -23,7 +23,7 @@ use cofferdam_vault::{KeyVault, Meaning, VaultError};
 
 use super::{
     Keyring, LiveKey, Shared,
-    attempt::not_asked,
+    ask::not_asked,
     call,
     entry::{Entry, For},
     lane::Lane,
@@ -269,7 +269,8 @@ impl Call {
     async fn ask(&self) -> Result<Arc<Sealer>, KeyError> {
         let account = self.of.scope.account;
         let record = self.entry.desk().record.clone();
-        let principal = record.and_then(|record| record.principal().cloned());
+        let kek = self.of.wraps.first().map(|wrap| &wrap.key_id);
+        let principal = record.and_then(|record| record.principal_of(kek).cloned());
         let found = principal.as_ref().and_then(|principal| {
             let lane = self.shared.lanes.named(Provider::Customer, Some(principal))?;
             Some((self.shared.parts.vaults.customer(principal)?.clone(), lane.clone()))
@@ -279,7 +280,7 @@ impl Call {
     }
 
     async fn unwrap(&self, vault: &dyn KeyVault, lane: &Arc<Lane>) -> Result<Arc<Sealer>, VaultError> {
-        let wrapped = call::wrap_of(&self.of, "the segment has no wrap of its key")?;
+        let wrapped = call::wrap_of(&self.of, 0, "the segment has no wrap of its key")?;
         let throttled = |throttled| not_asked(&throttled).about(&wrapped.key_id);
         let mut turn = lane.turn(Kind::Cold).await.map_err(throttled)?;
         let sent = self.entry.now();

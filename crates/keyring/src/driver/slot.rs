@@ -131,7 +131,7 @@ impl Rests {
         let is_quiet = desk.running.is_none()
             && desk.waiting == 0
             && !desk.asked
-            && desk.turn.is_none()
+            && desk.turns.is_empty()
             && desk.untold.is_none()
             && desk.candidate.is_none()
             && desk.claim.is_none()

@@ -100,13 +100,12 @@ impl Entry {
         // A service's key that only a record was authenticated by is not refreshed.
         let is_needed = desk.lent || self.provider == Provider::Customer;
         let record = desk.record.as_ref().filter(|_| is_needed && desk.machine.is_polled());
-        let of = record.and_then(|record| Some((shared.lanes.of(self.provider, record)?, record.keks())));
-        match of {
+        match record.and_then(|record| shared.lanes.demand(self.provider, record)) {
             None => desk.in_use = None,
-            Some((lane, calls)) if desk.in_use.as_ref().is_some_and(|known| known.is_of(lane, calls)) => {}
-            Some((lane, calls)) => {
-                let in_use = InUse::new(lane.clone(), calls);
-                desk.in_use = Some(in_use);
+            Some(demand) if desk.in_use.as_ref().is_some_and(|known| known.is_of(&demand)) => {}
+            Some(demand) => {
+                let in_use = InUse::new(&demand);
+                desk.in_use = in_use;
             }
         }
     }
@@ -199,7 +198,8 @@ impl Entry {
         if !desk.admits(generation) {
             return;
         }
-        let read = read.map(|record| Arc::new(Kept::new(&record, names)));
+        let now = self.now();
+        let read = read.map(|record| Arc::new(Kept::new(&record, names, now)));
         if let Ok(record) = &read {
             desk.adopt(record.clone());
         }

@@ -222,8 +222,9 @@ impl Task {
         if !desk.admits(generation) {
             return Landed::Seated(None);
         }
-        let lane = desk.record.as_ref().and_then(|record| self.shared.lanes.of(self.entry.provider, record));
-        let pace = lane.map_or(Duration::ZERO, |lane| lane.pace());
+        let lanes = &self.shared.lanes;
+        let demand = desk.record.as_ref().and_then(|record| lanes.demand(self.entry.provider, record));
+        let pace = demand.map_or(Duration::ZERO, |demand| demand.pace());
         let is_one_of_many = desk.machine.is_one_of_many();
         let mut work = self.entry.feed(&mut desk, &self.shared, Event::Paced(pace), &mut told);
         if desk.seat.is_none() && claim.is_none() && !is_planted(Bug::PublishedWithoutSeat) {

@@ -36,6 +36,10 @@ impl KeyRecords for OneAccount {
     async fn set_revoked(&self, _: AccountId, _: bool) -> Result<(), RecordError> {
         Err(RecordError::NotFound)
     }
+
+    async fn note_bridge(&self, _: AccountId, _: &KeyId, _: Option<Duration>) -> Result<(), RecordError> {
+        Err(RecordError::NotFound)
+    }
 }
 
 async fn keyring() -> Keyring {
@@ -52,7 +56,7 @@ async fn keyring_with(policy: Policy) -> Keyring {
     let epochs = vec![WrappedAek::new(&aek, scope, vec![wrap])];
     Keyring::new(KeyringParts {
         vaults: VaultRegistry::new(vault),
-        records: Arc::new(OneAccount(KeyRecord { principal: None, epochs, revoked: false })),
+        records: Arc::new(OneAccount(KeyRecord::under(None, epochs))),
         clock: Arc::new(TokioClock::new()),
         entropy,
         policy,

@@ -1,4 +1,4 @@
-//! A small world: two scripted vaults, records in memory, a clock that follows paused time.
+//! A small world: scripted vaults, records in memory, a clock that follows paused time.
 
 use std::{
     collections::BTreeMap,
@@ -10,9 +10,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use cofferdam_crypto::{AccountId, Aek, Epoch, KeyId, KeyScope, Provider, RecordKey, RecordTag, WrappedAek};
+use cofferdam_crypto::{
+    AccountId, Aek, Epoch, KeyId, KeyScope, Provider, RecordKey, RecordTag, WrappedAek, WrappedKey,
+};
 use cofferdam_keyring::{
-    KeyError, KeyRecord, KeyRecords, KeyState, Keyring, KeyringParts, LiveKey, Policy, RecordError,
+    Kek, KeyError, KeyRecord, KeyRecords, KeyState, Keyring, KeyringParts, LiveKey, Policy, RecordError,
 };
 use cofferdam_vault::{
     Entropy, KeyVault, Principal, Reauthenticating, VaultBudget, VaultRegistry, WrapContext,
@@ -64,6 +66,10 @@ pub struct Records {
     pub persisted: Mutex<Vec<bool>>,
     /// Called once, while a customer's record is read.
     pub on_read: Mutex<Option<Hook>>,
+    /// Every [`KeyRecords::note_bridge`] that was done, in order.
+    pub bridges: Mutex<Vec<(KeyId, Option<Duration>)>>,
+    /// That a KEK is bridged can't be written.
+    pub bridges_broken: AtomicBool,
 }
 
 impl std::fmt::Debug for Records {
@@ -135,11 +141,34 @@ impl KeyRecords for Records {
         customer.get_mut(&account).ok_or(RecordError::NotFound)?.0.revoked = revoked;
         Ok(())
     }
+
+    async fn note_bridge(
+        &self,
+        account: AccountId,
+        kek: &KeyId,
+        since: Option<Duration>,
+    ) -> Result<(), RecordError> {
+        self.check(&self.broken)?;
+        self.check(&self.read_only)?;
+        self.check(&self.bridges_broken)?;
+        if self.writes_hang.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        self.bridges.lock().unwrap().push((kek.clone(), since));
+        self.change(account, |record| {
+            for of in record.keks.iter_mut().filter(|of| of.key_id == *kek) {
+                of.bridged_since = since.map(|since| of.bridged_since.unwrap_or(since).min(since));
+            }
+        });
+        Ok(())
+    }
 }
 
 pub struct World {
     pub service: Arc<ScriptedVault>,
     pub customer: Arc<ScriptedVault>,
+    /// The vaults of the customer's other principals, where there are any.
+    pub others: Vec<Arc<ScriptedVault>>,
     pub records: Arc<Records>,
     pub clock: Arc<TokioClock>,
     pub policy: Policy,
@@ -148,6 +177,23 @@ pub struct World {
     pub credential: Option<Arc<ScriptedCredential>>,
     pub budget: VaultBudget,
     entropy: Arc<SeededEntropy>,
+    /// Every customer's AEK, by account and epoch.
+    aeks: Mutex<BTreeMap<(AccountId, u32), [u8; Aek::LEN]>>,
+}
+
+/// A KEK in the vault of this number; the first is `customer`.
+pub fn kek_in(vault: usize, version: u32) -> KeyId {
+    match vault {
+        0 => kek(version),
+        _ => KeyId::new(format!("test://customer-{vault}/keys/payroll/{version}")).unwrap(),
+    }
+}
+
+pub fn principal(vault: usize) -> Principal {
+    match vault {
+        0 => Principal::new("tenant"),
+        _ => Principal::new(format!("tenant-{vault}")),
+    }
 }
 
 pub fn kek(version: u32) -> KeyId {
@@ -179,6 +225,11 @@ impl World {
 
     /// One whose vaults may each be called so often.
     pub fn budgeted(policy: Policy, budget: VaultBudget) -> Self {
+        Self::several(1, policy, budget)
+    }
+
+    /// One whose customer has this many vaults, each with a principal of its own.
+    pub fn several(vaults: usize, policy: Policy, budget: VaultBudget) -> Self {
         let (service, customer) =
             (Arc::new(ScriptedVault::new(SEED)), Arc::new(ScriptedVault::new(SEED + 1)));
         service.create_key(&service_kek()).unwrap();
@@ -186,8 +237,21 @@ impl World {
         let records = Arc::new(Records::default());
         let clock = Arc::new(TokioClock::new());
         let entropy = Arc::new(SeededEntropy::new(SEED + 2));
-        let keyring = keyring(&service, customer.clone(), &records, &clock, &entropy, &policy, budget);
-        Self { service, customer, records, clock, policy, keyring, credential: None, budget, entropy }
+        let others: Vec<_> = (1..vaults)
+            .map(|vault| {
+                let other = ScriptedVault::new(SEED + 10 + vault as u64);
+                (1..=3).for_each(|version| other.create_key(&kek_in(vault, version)).unwrap());
+                Arc::new(other)
+            })
+            .collect();
+        let keyring =
+            keyring(&service, customer.clone(), &others, &records, &clock, &entropy, &policy, budget);
+        let (credential, aeks) = (None, Mutex::default());
+        Self { service, customer, others, records, clock, policy, keyring, credential, budget, entropy, aeks }
+    }
+
+    pub fn vault(&self, number: usize) -> &Arc<ScriptedVault> {
+        number.checked_sub(1).map_or(&self.customer, |other| &self.others[other])
     }
 
     /// One whose customers `tenant` and `another` share a vault.
@@ -215,8 +279,8 @@ impl World {
             Some(credential) => Arc::new(Reauthenticating::new(customer, credential, clock)),
             None => customer,
         };
-        let (s, r) = (&self.service, &self.records);
-        self.keyring = keyring(s, customer, r, &self.clock, &self.entropy, &self.policy, self.budget);
+        let (s, o, r) = (&self.service, &self.others, &self.records);
+        self.keyring = keyring(s, customer, o, r, &self.clock, &self.entropy, &self.policy, self.budget);
     }
 
     /// A new account with this many epochs under the first KEK.
@@ -228,16 +292,12 @@ impl World {
         let scope = KeyScope { account, epoch: Epoch::FIRST, provider: Provider::Service };
         let aek = self.aek();
         let wrap = self.service.wrap_key(&service_kek(), &aek, &WrapContext { scope }).await.unwrap();
-        let record = KeyRecord {
-            principal: None,
-            epochs: vec![WrappedAek::new(&aek, scope, vec![wrap])],
-            revoked: false,
-        };
+        let record = KeyRecord::under(None, vec![WrappedAek::new(&aek, scope, vec![wrap])]);
         self.records.service.lock().unwrap().insert(account, record);
         let tag = RecordKey::derive(&aek, &scope).tag(TAGGED);
 
-        let record =
-            KeyRecord { principal: Some(Principal::new("tenant")), epochs: Vec::new(), revoked: false };
+        let keks = vec![Kek { principal: Some(principal(0)), key_id: kek(1), bridged_since: None }];
+        let record = KeyRecord { keks, epochs: Vec::new(), revoked: false };
         self.records.customer.lock().unwrap().insert(account, (record, tag));
         for epoch in 1..=epochs {
             self.add_epoch(account, epoch).await;
@@ -247,26 +307,68 @@ impl World {
 
     pub async fn add_epoch(&self, account: AccountId, epoch: u32) {
         let scope = KeyScope { account, epoch: Epoch::new(epoch), provider: Provider::Customer };
-        let aek = self.aek();
-        let wrap = self.customer.wrap_key(&kek(1), &aek, &WrapContext { scope }).await.unwrap();
-        self.records.change(account, |record| record.epochs.push(WrappedAek::new(&aek, scope, vec![wrap])));
+        let mut bytes = [0; Aek::LEN];
+        self.entropy.fill(&mut bytes).unwrap();
+        self.aeks.lock().unwrap().insert((account, epoch), bytes);
+        let (aek, keks) = (aek_of(&bytes), self.keks(account));
+        let of = WrappedAek::new(&aek, scope, self.wrap(&keks, &aek, scope).await);
+        let last = self.records.customer.lock().unwrap()[&account].0.epochs.last().map(|last| last.scope);
+        let of = match last {
+            Some(last) => of.following(&self.record_key(last)),
+            None => of,
+        };
+        self.records.change(account, |record| record.epochs.push(of));
+    }
+
+    /// The record key of a customer's AEK.
+    pub fn record_key(&self, scope: KeyScope) -> RecordKey {
+        let bytes = self.aeks.lock().unwrap()[&(scope.account, scope.epoch.number())];
+        RecordKey::derive(&aek_of(&bytes), &scope)
+    }
+
+    fn keks(&self, account: AccountId) -> Vec<Kek> {
+        self.records.customer.lock().unwrap()[&account].0.keks.clone()
+    }
+
+    /// The wraps of an AEK by these KEKs.
+    pub async fn wrap(&self, keks: &[Kek], aek: &Aek, scope: KeyScope) -> Vec<WrappedKey> {
+        let mut wraps = Vec::new();
+        for kek in keks {
+            let number = (0..=self.others.len()).find(|&number| kek.principal == Some(principal(number)));
+            let vault = self.vault(number.unwrap_or(0));
+            wraps.push(vault.wrap_key(&kek.key_id, aek, &WrapContext { scope }).await.unwrap());
+        }
+        wraps
     }
 
     /// Another node wraps every epoch by another version of the KEK.
     pub async fn rewrap(&self, account: AccountId, version: u32) {
+        self.wrap_under(account, &[(0, version)]).await;
+    }
+
+    /// Another node wraps every epoch by these KEKs: each a vault's number and a version. What is known of a KEK that
+    /// stays is kept.
+    pub async fn wrap_under(&self, account: AccountId, keks: &[(usize, u32)]) {
+        let known = self.keks(account);
+        let kek = |&(vault, version)| {
+            let key_id = kek_in(vault, version);
+            let is_known = known.iter().find(|kek| kek.key_id == key_id).cloned();
+            is_known.unwrap_or(Kek { principal: Some(principal(vault)), key_id, bridged_since: None })
+        };
+        let keks: Vec<Kek> = keks.iter().map(kek).collect();
         let mut epochs = self.records.customer.lock().unwrap()[&account].0.epochs.clone();
         for of in &mut epochs {
-            let context = WrapContext { scope: of.scope };
-            let aek = self.customer.unwrap_key(&of.wraps[0], &context).await.unwrap();
-            of.wraps = vec![self.customer.wrap_key(&kek(version), &aek, &context).await.unwrap()];
+            let bytes = self.aeks.lock().unwrap()[&(account, of.scope.epoch.number())];
+            of.wraps = self.wrap(&keks, &aek_of(&bytes), of.scope).await;
         }
-        self.records.change(account, |record| record.epochs = epochs);
+        self.records.change(account, |record| (record.keks, record.epochs) = (keks, epochs));
     }
 
     /// The vaults forget what they were asked: their lists are not what is measured.
     pub fn forget_calls(&self) {
         self.service.forget_calls();
         self.customer.forget_calls();
+        self.others.iter().for_each(|other| other.forget_calls());
     }
 
     fn aek(&self) -> Aek {
@@ -295,9 +397,19 @@ impl World {
     }
 }
 
+fn aek_of(bytes: &[u8; Aek::LEN]) -> Aek {
+    Aek::try_from_fn(|aek| {
+        aek.copy_from_slice(bytes);
+        Ok::<_, std::convert::Infallible>(())
+    })
+    .unwrap()
+}
+
+#[allow(clippy::too_many_arguments, reason = "what a world is made of")]
 fn keyring(
     service: &Arc<ScriptedVault>,
     customer: Arc<dyn KeyVault>,
+    others: &[Arc<ScriptedVault>],
     records: &Arc<Records>,
     clock: &Arc<TokioClock>,
     entropy: &Arc<SeededEntropy>,
@@ -305,11 +417,16 @@ fn keyring(
     budget: VaultBudget,
 ) -> Keyring {
     let service: Arc<dyn KeyVault> = service.clone();
+    let mut vaults = VaultRegistry::new(service.clone())
+        .with_customer(principal(0), customer.clone())
+        .with_budget(&service, budget)
+        .with_budget(&customer, budget);
+    for (number, other) in others.iter().enumerate() {
+        let other: Arc<dyn KeyVault> = other.clone();
+        vaults = vaults.with_customer(principal(number + 1), other.clone()).with_budget(&other, budget);
+    }
     Keyring::new(KeyringParts {
-        vaults: VaultRegistry::new(service.clone())
-            .with_customer(Principal::new("tenant"), customer.clone())
-            .with_budget(&service, budget)
-            .with_budget(&customer, budget),
+        vaults,
         records: records.clone(),
         clock: clock.clone(),
         entropy: entropy.clone(),

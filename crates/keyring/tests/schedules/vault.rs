@@ -59,11 +59,7 @@ fn record(number: usize, provider: Provider) -> KeyRecord {
         let wrap = WrappedKey { key_id, algorithm: WrapAlgorithm::Aes256Kw, bytes };
         WrappedAek::new(&aek, scope, vec![wrap])
     };
-    KeyRecord {
-        principal: (provider == Provider::Customer).then(tenant),
-        epochs: (1..=epochs).map(wrapped).collect(),
-        revoked: false,
-    }
+    KeyRecord::under((provider == Provider::Customer).then(tenant), (1..=epochs).map(wrapped).collect())
 }
 
 /// What the vaults make of a wrapped key.
@@ -219,5 +215,9 @@ impl KeyRecords for Records {
         self.revoked.lock().unwrap()[number] = revoked;
         take_time(false).await;
         Ok(())
+    }
+
+    async fn note_bridge(&self, _: AccountId, _: &KeyId, _: Option<Duration>) -> Result<(), RecordError> {
+        Err(RecordError::Storage("an account of one KEK has no bridge".into()))
     }
 }

@@ -18,17 +18,23 @@ use cofferdam_vault::Executor;
 use tokio::sync::oneshot;
 
 use super::{
+    compact::compact,
     guard::{Broke, Joint},
     queue::{Lane, Permit, Queue},
     tables::{self, Done, Work},
 };
 use crate::error::{StoreError, StoreErrorKind};
 
-/// A write that waits for its commit.
+/// What the leader does.
+enum Job {
+    Write(Work, oneshot::Sender<Result<Done, StoreError>>),
+    Compact(oneshot::Sender<Result<(), StoreError>>),
+}
+
+/// A write that waits for its commit, or a compaction that waits for its turn.
 pub(crate) struct Entry {
-    work: Work,
-    reply: oneshot::Sender<Result<Done, StoreError>>,
-    /// Held until the write is done.
+    job: Job,
+    /// Held until it is done.
     _room: Permit<Self>,
 }
 
@@ -62,16 +68,26 @@ impl Committer {
         bytes: u64,
         work: Work,
     ) -> Result<Done, StoreError> {
-        let room = self.queue.admit(lane, bytes).await?;
         let (reply, done) = oneshot::channel();
-        if self.queue.push(lane, bytes, Entry { work, reply, _room: room })? {
+        self.lead(lane, bytes, Job::Write(work, reply)).await?;
+        done.await.map_err(|_| dropped("the write may be stored or not"))?
+    }
+
+    /// Compacts the file between two commits, after all that was committed before.
+    pub(crate) async fn compact(self: &Arc<Self>) -> Result<(), StoreError> {
+        let (reply, done) = oneshot::channel();
+        self.lead(Lane::Catalog, 0, Job::Compact(reply)).await?;
+        done.await.map_err(|_| dropped("the compaction is done or not"))?
+    }
+
+    /// Puts a job into the queue, and sees to it that somebody leads.
+    async fn lead(self: &Arc<Self>, lane: Lane, bytes: u64, job: Job) -> Result<(), StoreError> {
+        let room = self.queue.admit(lane, bytes).await?;
+        if self.queue.push(lane, bytes, Entry { job, _room: room })? {
             let lead = Lead(Some(self.clone()));
             self.executor.execute(Box::new(move || lead.run()));
         }
-        done.await.map_err(|_| {
-            StoreError::new(StoreErrorKind::Closed)
-                .with_detail("the job that commits was dropped or panicked: the write may be stored or not")
-        })?
+        Ok(())
     }
 
     /// Takes nothing new and resolves once what was taken is done.
@@ -141,14 +157,39 @@ impl Lead {
                 self.0 = None;
                 return;
             }
-            let works: Vec<&Work> = group.iter().map(|entry| &entry.work).collect();
-            let answers = committer.commit_group(&works);
-            for (entry, answer) in group.into_iter().zip(answers) {
-                // Nobody listens any more: the write is done all the same.
-                let _ = entry.reply.send(answer);
+            let mut rooms = Vec::new();
+            let (mut works, mut replies, mut compactions) = (Vec::new(), Vec::new(), Vec::new());
+            for Entry { job, _room } in group {
+                rooms.push(_room);
+                match job {
+                    Job::Write(work, reply) => {
+                        works.push(work);
+                        replies.push(reply);
+                    }
+                    Job::Compact(reply) => compactions.push(reply),
+                }
+            }
+            if !works.is_empty() {
+                let answers = committer.commit_group(&works.iter().collect::<Vec<_>>());
+                for (reply, answer) in replies.into_iter().zip(answers) {
+                    // Nobody listens any more: the write is done all the same.
+                    let _ = reply.send(answer);
+                }
+            }
+            if !compactions.is_empty() {
+                // One for all: it comes after the writes that any of them waited for.
+                let compacted = compact(&committer.joint);
+                for reply in compactions {
+                    let _ = reply.send(compacted.as_ref().map(|&()| ()).map_err(StoreError::duplicate));
+                }
             }
         }
     }
+}
+
+fn dropped(what: &str) -> StoreError {
+    StoreError::new(StoreErrorKind::Closed)
+        .with_detail(format!("the job that commits was dropped or panicked: {what}"))
 }
 
 impl Drop for Lead {

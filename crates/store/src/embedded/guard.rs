@@ -12,6 +12,8 @@
 //! A database that panicked is leaked, since its destructor would lock what the panic poisoned and abort the
 //! process; the file's lock is given up all the same.
 //!
+//! The joint can go on with another file that holds the same (`take_over`): no call is inside meanwhile.
+//!
 //! Not its job: what is read or written.
 
 use std::{
@@ -19,7 +21,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -53,7 +55,14 @@ macro_rules! fault_from {
         }
     )*};
 }
-fault_from!(StorageError, redb::TableError, redb::TransactionError, redb::CommitError, redb::DatabaseError);
+fault_from!(
+    StorageError,
+    redb::TableError,
+    redb::TransactionError,
+    redb::CommitError,
+    redb::DatabaseError,
+    redb::CompactionError
+);
 
 /// A failed call, and whether it was merely inside while another failed.
 #[derive(Debug)]
@@ -76,7 +85,8 @@ enum State {
 
 /// A redb database behind the joint.
 pub(crate) struct Joint {
-    layer: Arc<dyn FileLayer>,
+    /// Changes only while `state` is locked for writing.
+    layer: Mutex<Arc<dyn FileLayer>>,
     path: Option<PathBuf>,
     cache_bytes: usize,
     state: RwLock<State>,
@@ -91,9 +101,29 @@ impl Joint {
         path: Option<PathBuf>,
         cache_bytes: usize,
     ) -> Result<Self, StoreError> {
-        let joint = Self::over(layer, path, cache_bytes);
-        joint.start(Checksummed::create)?;
+        let joint = Self::over(layer, path, cache_bytes, Arc::default());
+        joint.start(Checksummed::create, Health::new)?;
         Ok(joint)
+    }
+
+    /// Makes a store in an empty file that is to take this one's place, and that nobody counts on before [`Self::finish`].
+    pub(crate) fn create_beside(&self, layer: Arc<dyn FileLayer>) -> Result<Self, StoreError> {
+        let joint = Self::over(layer, self.path.clone(), self.cache_bytes, self.counters.clone());
+        joint.start(Checksummed::create, Health::unused)?;
+        Ok(joint)
+    }
+
+    /// Makes all that was written durable.
+    pub(crate) fn finish(&self) -> Result<(), StoreError> {
+        let state = self.state_mut();
+        let State::Open { health, .. } = &*state else { return Err(self.error(StoreErrorKind::Closed)) };
+        health.is_used();
+        self.layer().sync().map_err(|error| {
+            health.note(Failure::Sync(error.kind()));
+            self.located(StoreError::from_io("syncing the compacted file", error))
+        })?;
+        self.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Opens the store in a file.
@@ -102,22 +132,36 @@ impl Joint {
         path: Option<PathBuf>,
         cache_bytes: usize,
     ) -> Result<Self, StoreError> {
-        let joint = Self::over(layer, path, cache_bytes);
+        let joint = Self::over(layer.clone(), path, cache_bytes, Arc::default());
         // An earlier handle's sync may have failed: what it left in memory is not what is on the disk.
-        joint.layer.forget();
-        joint.start(Checksummed::open)?;
+        layer.forget();
+        joint.start(Checksummed::open, Health::new)?;
+        // Not before it is known to be a store.
+        layer
+            .clear_beside()
+            .map_err(|error| joint.located(StoreError::from_io("removing what a compaction left", error)))?;
         Ok(joint)
     }
 
-    fn over(layer: Arc<dyn FileLayer>, path: Option<PathBuf>, cache_bytes: usize) -> Self {
+    fn over(
+        layer: Arc<dyn FileLayer>,
+        path: Option<PathBuf>,
+        cache_bytes: usize,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
-            layer,
+            layer: Mutex::new(layer),
             path,
             cache_bytes,
             state: RwLock::new(State::Broken),
             caught: AtomicU64::new(0),
-            counters: Arc::default(),
+            counters,
         }
+    }
+
+    /// The file that is in use.
+    pub(crate) fn layer(&self) -> Arc<dyn FileLayer> {
+        self.layer.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Runs `call` on the database; runs it again if it failed only because another met damage, in the end
@@ -216,7 +260,9 @@ impl Joint {
             drop(state);
             match kind {
                 Some(kind) => return Err(Broke { error: self.error(kind), bystander: false }),
-                None => self.start(Checksummed::open).map_err(|error| Broke { error, bystander: false })?,
+                None => self
+                    .start(Checksummed::open, Health::new)
+                    .map_err(|error| Broke { error, bystander: false })?,
             }
         }
     }
@@ -224,13 +270,14 @@ impl Joint {
     fn start(
         &self,
         backend: impl FnOnce(Arc<dyn FileLayer>, Arc<Health>) -> Result<Checksummed, StoreError>,
+        health: impl FnOnce(Arc<Counters>) -> Health,
     ) -> Result<(), StoreError> {
         let mut state = self.state_mut();
         if !matches!(*state, State::Broken) {
             return Ok(());
         }
-        let health = Arc::new(Health::new(self.counters.clone()));
-        let backend = backend(self.layer.clone(), health.clone()).map_err(|error| {
+        let health = Arc::new(health(self.counters.clone()));
+        let backend = backend(self.layer(), health.clone()).map_err(|error| {
             if health.failure().is_some_and(Failure::leaves_doubt) {
                 *state = State::Poisoned;
             }
@@ -283,8 +330,37 @@ impl Joint {
             State::Closed => return Ok(()),
             State::Broken | State::Poisoned => Ok(()),
         };
-        self.layer.release();
+        self.layer().release();
         result
+    }
+
+    /// Goes on with the file of `new`, which holds what this one's does and is durable. It takes this one's place.
+    ///
+    /// Until the other file has the place, a failure leaves this one in use. After that, as long as it is not durable which
+    /// of them a crash leaves, the handle is poisoned.
+    pub(crate) fn take_over(&self, new: &Self) -> Result<(), StoreError> {
+        let mut state = self.state_mut();
+        match mem::replace(&mut *state, State::Broken) {
+            // Its last words go to its own file.
+            State::Open { database, health } => *state = self.let_go(database, &health),
+            State::Broken => {}
+            other => *state = other,
+        }
+        match &*state {
+            State::Broken => {}
+            State::Closed => return Err(self.error(StoreErrorKind::Closed)),
+            State::Open { .. } | State::Poisoned => return Err(self.error(StoreErrorKind::Poisoned)),
+        }
+        let failed = |doing, error| self.located(StoreError::from_io(doing, error));
+        let layer = self.layer();
+        layer.replace().map_err(|error| failed("putting the compacted file in place", error))?;
+        layer.sync_place().map_err(|error| {
+            *state = State::Poisoned;
+            failed("syncing the folder of the store's file", error)
+        })?;
+        *self.layer.lock().unwrap_or_else(PoisonError::into_inner) = new.layer();
+        *state = mem::replace(&mut *new.state_mut(), State::Closed);
+        Ok(())
     }
 
     /// How many panics of redb ended here.
@@ -306,14 +382,20 @@ impl Joint {
             _ => return,
         }
         let State::Open { database, .. } = mem::replace(&mut *state, State::Poisoned) else { return };
+        *state = self.let_go(database, health);
+    }
+
+    /// Drops a database that no call is inside any more; what becomes of the handle.
+    fn let_go(&self, database: Database, health: &Health) -> State {
         if health.failure() == Some(Failure::Panicked) {
             mem::forget(database);
-            self.layer.release();
+            self.layer().release();
         } else if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
             self.caught.fetch_add(1, Ordering::Relaxed);
         } else if !health.failure().is_some_and(Failure::leaves_doubt) {
-            *state = State::Broken;
+            return State::Broken;
         }
+        State::Poisoned
     }
 
     fn translate(&self, fault: Fault, health: &Arc<Health>) -> StoreError {

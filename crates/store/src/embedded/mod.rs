@@ -17,6 +17,7 @@
 
 mod checksummed;
 mod commit;
+mod compact;
 #[cfg(any(test, feature = "testing"))]
 mod faulty;
 mod guard;
@@ -49,6 +50,7 @@ pub(crate) use layer::LockedFile;
 use self::{
     commit::Committer,
     guard::{Fault, Joint},
+    layer::{folder_of, sync_folder},
     queue::Lane,
     tables::{Done, Work},
 };
@@ -57,6 +59,9 @@ use crate::{
     catalog::{Catalog, Revision, Stored},
     error::{StoreError, StoreErrorKind},
 };
+
+/// What a work takes in the queue besides its bytes, about.
+const WORK: u64 = 128;
 
 /// How an [`EmbeddedStore`] uses memory and threads.
 #[derive(Clone, Debug)]
@@ -112,10 +117,7 @@ impl EmbeddedStore {
         if path.symlink_metadata().is_ok() {
             return Err(StoreError::new(StoreErrorKind::AlreadyExists).at(path));
         }
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
+        let folder = folder_of(path);
         let (file, unnamed) =
             tempfile::Builder::new().prefix(".new-store-").tempfile_in(folder).map_err(failed)?.into_parts();
         let layer: Arc<dyn FileLayer> = Arc::new(LockedFile::lock(file, path)?);
@@ -212,7 +214,7 @@ impl BlockStore for EmbeddedStore {
         let lane = Lane::Account(first.account());
         let mut bytes = 0;
         for op in &batch {
-            bytes += 128 + op.id().as_bytes().len() as u64;
+            bytes += WORK + op.id().as_bytes().len() as u64;
             if let Some((meta, sealed)) = op.sealed() {
                 check_len(op.id(), meta, sealed)?;
                 bytes += sealed.len() as u64;
@@ -222,7 +224,7 @@ impl BlockStore for EmbeddedStore {
         }
         match self.inner.committer.commit(lane, bytes, Work::Blocks(batch)).await? {
             Done::Blocks(applied) => Ok(applied),
-            Done::Swap(_) => Err(StoreError::new(StoreErrorKind::Io).with_detail("answers were mixed up")),
+            _ => Err(mixed_up()),
         }
     }
 
@@ -255,6 +257,25 @@ impl BlockStore for EmbeddedStore {
     ) -> Result<Vec<(BlockId, Located)>, StoreError> {
         let after = after.cloned();
         self.reading(move |database| tables::list(database, account, after.as_ref(), limit)).await
+    }
+
+    async fn stored(
+        &self,
+        account: AccountId,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError> {
+        let after = after.cloned();
+        self.reading(move |database| tables::stored(database, account, after.as_ref(), limit)).await
+    }
+
+    async fn fetch_stored(
+        &self,
+        account: AccountId,
+        id: &BlockId,
+    ) -> Result<Option<(BlockMeta, Bytes)>, StoreError> {
+        let id = id.clone();
+        self.reading(move |database| tables::fetch_stored(database, account, &id)).await
     }
 
     async fn buffered(
@@ -296,6 +317,35 @@ impl BlockStore for EmbeddedStore {
         self.reading(move |database| tables::segments(database, account, after, limit)).await
     }
 
+    async fn replace_segment(
+        &self,
+        account: AccountId,
+        segment: SegmentId,
+        expected: &Bytes,
+        new: Bytes,
+    ) -> Result<bool, StoreError> {
+        let bytes = WORK + new.len() as u64;
+        let work = Work::ReplaceSegment { account, segment, expected: expected.clone(), new };
+        match self.inner.committer.commit(Lane::Account(account), bytes, work).await? {
+            Done::Replaced(replaced) => Ok(replaced),
+            _ => Err(mixed_up()),
+        }
+    }
+
+    async fn remove_blocks(&self, account: AccountId, limit: usize) -> Result<u64, StoreError> {
+        let work = Work::Remove { account, limit };
+        match self.inner.committer.commit(Lane::Account(account), WORK, work).await? {
+            Done::Removed(removed) => Ok(removed),
+            _ => Err(mixed_up()),
+        }
+    }
+
+    /// Needs as much space beside the file as what is left in it takes, and for as long as it takes the memory of another
+    /// page cache.
+    async fn compact(&self) -> Result<(), StoreError> {
+        self.inner.committer.compact().await
+    }
+
     async fn last_version(&self) -> Result<Version, StoreError> {
         self.reading(tables::last_version).await
     }
@@ -319,11 +369,11 @@ impl Catalog for EmbeddedStore {
         expected: Option<&Revision>,
         new: Option<Bytes>,
     ) -> Result<Option<Revision>, StoreError> {
-        let bytes = 128 + key.len() as u64 + new.as_ref().map_or(0, |new| new.len() as u64);
+        let bytes = WORK + key.len() as u64 + new.as_ref().map_or(0, |new| new.len() as u64);
         let work = Work::Swap { key: key.to_owned(), expected: expected.cloned(), new };
         match self.inner.committer.commit(Lane::Catalog, bytes, work).await? {
             Done::Swap(revision) => Ok(revision),
-            Done::Blocks(_) => Err(StoreError::new(StoreErrorKind::Io).with_detail("answers were mixed up")),
+            _ => Err(mixed_up()),
         }
     }
 
@@ -336,12 +386,20 @@ impl Catalog for EmbeddedStore {
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
         self.reading(move |database| tables::list_records(database, &prefix, after.as_deref(), limit)).await
     }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 impl fmt::Debug for EmbeddedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "EmbeddedStore({})", self.inner.name)
     }
+}
+
+fn mixed_up() -> StoreError {
+    StoreError::new(StoreErrorKind::Io).with_detail("answers were mixed up")
 }
 
 fn check_len(id: &BlockId, meta: &BlockMeta, sealed: &Bytes) -> Result<(), StoreError> {
@@ -364,15 +422,4 @@ fn check_segment(op: &BlockOp) -> Result<(), StoreError> {
     }
     let detail = format!("{op:?} is under the key of {}, which does not go with that", meta.provider);
     Err(StoreError::new(StoreErrorKind::Invalid).with_detail(detail))
-}
-
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    std::fs::File::open(folder)?.sync_all()
-}
-
-/// Elsewhere a folder can't be synced; the system does so itself.
-#[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
-    Ok(())
 }

@@ -1,20 +1,27 @@
 //! An account: its blocks, and the state of its key.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use cofferdam_crypto::planted::{Bug, is_planted};
+use arc_swap::ArcSwapOption;
 use cofferdam_crypto::{AccountId, BlockId, Epoch, Provider, Version, plaintext_len, sealed_len};
-use cofferdam_keyring::{Fault, KeyError, KeyHandle, KeyState, KeyStatus, LiveKey, RecordError};
-use tokio::sync::OnceCell;
+use cofferdam_keyring::{Fault, KeyError, KeyState, KeyStatus};
+use tokio::sync::Mutex;
 
 use super::{
     AccountName, BufferMode, EngineError, Handle,
-    account_record::AccountRecord,
+    account_record::{AccountRecord, Stage},
     admission::{AccountAdmission, Admission},
     blocks::VERSION_TRIES,
     buffer::{BufferStatus, DrainReport},
-    segments::{SegmentFault, SegmentKek, Segments},
-    work_key::WorkKey,
+    current_key::CurrentKey,
+    gate::Gate,
 };
 use crate::{Applied, BlockMeta, BlockOp, Place, StoreError, StoreErrorKind};
 
@@ -27,20 +34,32 @@ pub struct Account {
 
 /// What all handles of one account have in common.
 pub(super) struct Shared {
-    name: AccountName,
+    pub(super) name: AccountName,
     pub(super) id: AccountId,
     pub(super) admission: AccountAdmission,
-    /// The key that new blocks are sealed under, once the record was found genuine.
-    key: OnceCell<CurrentKey>,
+    /// The keys of its record, once that was found genuine.
+    pub(super) key: ArcSwapOption<CurrentKey>,
+    /// One look at the record at a time.
+    pub(super) verifying: Mutex<()>,
+    /// It is deleted.
+    pub(super) deleted: AtomicBool,
+    /// Who seals under its keys.
+    pub(super) gate: Arc<Gate>,
+    /// Bytes sealed under its customer's key that are not written down yet.
+    pub(super) sealed: AtomicU64,
 }
 
 impl Shared {
-    pub(super) fn new(record: &AccountRecord, admission: &Admission) -> Self {
+    pub(super) fn new(record: &AccountRecord, admission: &Admission, gate: Arc<Gate>) -> Self {
         Self {
             name: record.name.clone(),
             id: record.id,
             admission: admission.account(),
-            key: OnceCell::new(),
+            key: ArcSwapOption::empty(),
+            verifying: Mutex::default(),
+            deleted: AtomicBool::new(record.stage != Stage::Live),
+            gate,
+            sealed: AtomicU64::new(0),
         }
     }
 
@@ -51,13 +70,6 @@ impl Shared {
     pub(super) fn bad_record(&self, reason: impl fmt::Display) -> EngineError {
         EngineError::BadRecord { account: self.name.clone(), reason: reason.to_string() }
     }
-}
-
-struct CurrentKey {
-    provider: Provider,
-    handle: KeyHandle,
-    /// What the keys of its write-only buffer are wrapped to; none where the buffer is under the service's key.
-    segments: Option<SegmentKek>,
 }
 
 /// Where an acknowledged block is.
@@ -157,12 +169,35 @@ impl Account {
         self.shared.id
     }
 
+    /// Refuses what is asked of a closed engine, or of a deleted account.
+    pub(super) async fn check_open(&self) -> Result<(), EngineError> {
+        self.engine.check_open()?;
+        if !self.shared.deleted.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        match self.engine.records.load(&self.shared.name).await?.unverified() {
+            record if record.id != self.shared.id => {
+                Err(EngineError::NoAccount { account: self.shared.name.clone() })
+            }
+            record => match record.stage {
+                Stage::Deleted { until, .. } => {
+                    Err(EngineError::AccountDeleted { account: self.shared.name.clone(), until })
+                }
+                // Recovered by another engine.
+                Stage::Live => {
+                    self.shared.deleted.store(false, Ordering::Release);
+                    Ok(())
+                }
+            },
+        }
+    }
+
     /// Deletes a block, durably. Needs no key. Tells whether it was there.
     ///
     /// # Errors
     /// [`EngineError::Store`].
     pub async fn delete(&self, id: &BlockId) -> Result<bool, EngineError> {
-        self.engine.check_open()?;
+        self.check_open().await?;
         let _under_way = self.engine.pace.foreground();
         for _ in 0..VERSION_TRIES {
             let version = self.engine.next_version();
@@ -179,7 +214,7 @@ impl Account {
     /// # Errors
     /// [`EngineError::Store`]; [`EngineError::Damaged`] when a length in the store makes no sense.
     pub async fn list(&self, after: Option<&BlockId>, limit: usize) -> Result<BlockPage, EngineError> {
-        self.engine.check_open()?;
+        self.check_open().await?;
         let _under_way = self.engine.pace.foreground();
         let limit = limit.max(1);
         let rows = self.engine.blocks.list(self.shared.id, after, limit).await?;
@@ -220,9 +255,9 @@ impl Account {
     /// # Errors
     /// [`EngineError::Store`]; [`EngineError::NoAccount`] and [`EngineError::BadRecord`] before the first use.
     pub async fn key_status(&self) -> Result<AccountKeyStatus, EngineError> {
-        self.engine.check_open()?;
+        self.check_open().await?;
         let id = self.shared.id;
-        let (provider, buffer_mode) = match self.shared.key.get() {
+        let (provider, buffer_mode) = match self.shared.key.load_full() {
             Some(current) => (current.provider, current.buffer_mode()),
             None => {
                 let record = self.engine.records.load(&self.shared.name).await?;
@@ -256,7 +291,7 @@ impl Account {
     /// # Errors
     /// [`EngineError::Store`].
     pub async fn drain(&self) -> Result<DrainReport, EngineError> {
-        self.engine.check_open()?;
+        self.check_open().await?;
         self.engine.drains.settled(Some(self.shared.id)).await;
         self.engine.drains.report(&self.engine, self.shared.id).await
     }
@@ -268,97 +303,6 @@ impl Account {
     /// [`EngineError::Store`].
     pub async fn check_key(&self) -> Result<(), EngineError> {
         self.sealing_key().await.map(drop)
-    }
-
-    pub(super) async fn sealing_key(&self) -> Result<LiveKey, EngineError> {
-        let current = self.current_key().await?;
-        current.handle.sealing_key().await.map_err(|e| self.key_error(e))
-    }
-
-    /// A key to seal a write under, and where the write goes. For a write-only buffer it is the service's, which
-    /// [`Self::buffering_key`] makes another of.
-    pub(super) async fn writing_key(&self) -> Result<(LiveKey, Outcome), EngineError> {
-        let current = self.current_key().await?;
-        let buffers = self.engine.buffer.is_on() && current.provider == Provider::Customer;
-        let mut own = std::pin::pin!(current.handle.sealing_key());
-        let mut service = None;
-        let own = tokio::select! {
-            biased;
-            own = &mut own => own,
-            // Asked for at the same time: who writes in an outage waits for one time-out, not for two.
-            key = self.service_key(), if buffers => {
-                service = Some(key);
-                own.await
-            }
-        };
-        let refusal = match own {
-            Ok(key) => return Ok((key, Outcome::Stored)),
-            Err(refusal) => refusal,
-        };
-        if !buffers || !may_buffer(&refusal) {
-            self.engine.segments.forget(self.shared.id);
-            return Err(self.key_error(refusal));
-        }
-        let service = match service {
-            Some(Ok(key)) if key.still_usable() => Ok(key),
-            _ => self.service_key().await,
-        };
-        Ok((service.map_err(|e| self.key_error(e))?, Outcome::Buffered))
-    }
-
-    /// What a write is sealed under that is buffered.
-    pub(super) async fn buffering_key(&self, service: LiveKey) -> Result<WorkKey, EngineError> {
-        match &self.current_key().await?.segments {
-            None => Ok(WorkKey::Live(service)),
-            Some(kek) => Segments::current(&self.engine.0, &self.shared, kek, &service).map(WorkKey::Written),
-        }
-    }
-
-    async fn service_key(&self) -> Result<LiveKey, KeyError> {
-        self.engine.keyring.sealing_key(self.shared.id, Provider::Service).await
-    }
-
-    /// The key that a block was sealed under; `None` when its segment is gone, and so the block is where it was no longer.
-    pub(super) async fn opening_key(
-        &self,
-        id: &BlockId,
-        meta: &BlockMeta,
-    ) -> Result<Option<WorkKey>, EngineError> {
-        let current = self.current_key().await?;
-        let key = if let Provider::Buffer(segment) = meta.provider {
-            match self.engine.segment_key(self.shared.id, segment).await? {
-                Ok(key) => return Ok(Some(WorkKey::Unwrapped(key))),
-                Err(SegmentFault::Gone) => return Ok(None),
-                Err(SegmentFault::Damaged(_)) => return Err(self.damaged(id)),
-                Err(SegmentFault::Key(e) | SegmentFault::ServiceKey(e)) => Err(e),
-            }
-        } else if current.provider == meta.provider {
-            current.handle.opening_key(meta.epoch).await
-        } else {
-            self.engine.keyring.opening_key(self.shared.id, meta.provider, meta.epoch).await
-        };
-        match key {
-            // No such AEK was ever made: what claims to be sealed under it is not what was written.
-            Err(KeyError::UnknownEpoch(_) | KeyError::UnknownAccount { .. }) => Err(self.damaged(id)),
-            key => key.map(|key| Some(WorkKey::Live(key))).map_err(|e| self.key_error(e)),
-        }
-    }
-
-    async fn current_key(&self) -> Result<&CurrentKey, EngineError> {
-        match self.shared.key.get() {
-            Some(current) => Ok(current),
-            None => self.shared.key.get_or_try_init(|| self.verify_record()).await,
-        }
-    }
-
-    /// Whose key the account is under, from a record that was found genuine: who can write to the catalog must
-    /// not be able to move an account off its customer's key.
-    async fn verify_record(&self) -> Result<CurrentKey, EngineError> {
-        let service = self.service_key().await.map_err(|e| self.key_error(e))?;
-        let record = self.engine.records.load_verified(&self.shared.name, service.record_key()).await?;
-        let provider = record.provider();
-        let segments = record.segment_kek().map_err(|reason| self.shared.bad_record(reason))?;
-        Ok(CurrentKey { provider, handle: self.engine.keyring.handle(self.shared.id, provider), segments })
     }
 
     pub(super) fn sealed_len(&self, len: usize) -> Result<usize, EngineError> {
@@ -408,38 +352,6 @@ impl Account {
             max_time: settings.max_time,
         })
     }
-
-    fn key_error(&self, e: KeyError) -> EngineError {
-        let account = self.shared.name.clone();
-        match e {
-            e @ KeyError::Revoked { .. } => EngineError::KeyRevoked { account, source: e.into() },
-            KeyError::NoVault { principal, .. } => EngineError::NoVault { account, principal },
-            KeyError::UnknownAccount { .. } => EngineError::NoAccount { account },
-            KeyError::Record(e) => match &*e {
-                RecordError::NotFound => EngineError::NoAccount { account },
-                RecordError::Tampered(reason) => EngineError::BadRecord { account, reason: reason.clone() },
-                _ => EngineError::Record { account, source: e },
-            },
-            KeyError::Closed => EngineError::Closed,
-            e => EngineError::KeyUnavailable { account, source: e.into() },
-        }
-    }
-}
-
-impl CurrentKey {
-    fn buffer_mode(&self) -> Option<BufferMode> {
-        match (self.provider, &self.segments) {
-            (Provider::Customer, Some(_)) => Some(BufferMode::WriteOnly),
-            (Provider::Customer, None) => Some(BufferMode::ServiceManaged),
-            _ => None,
-        }
-    }
-}
-
-/// Whether a write may be buffered that was refused the account's key so: only in an outage.
-fn may_buffer(refusal: &KeyError) -> bool {
-    refusal.is_outage()
-        || (is_planted(Bug::BufferedWhileRevoked) && matches!(refusal, KeyError::Revoked { .. }))
 }
 
 impl fmt::Debug for Account {

@@ -13,7 +13,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{
     AccountId, BlockId, BlockRef, HEADER_LEN, KeyScope, OpenError, PageSize, PageSpan, SealError, Sealer,
     Version, sealed_len,
@@ -24,7 +23,7 @@ use cofferdam_vault::{WorkLost, executor};
 use super::{
     Account, EngineError, Inner, Outcome, PutReceipt, admission::Admitted, telemetry, work_key::WorkKey,
 };
-use crate::{Applied, BlockMeta, BlockOp, BufferLimit, Located, Place, StoreError, StoreErrorKind};
+use crate::{Applied, BlockMeta, BlockOp, BufferLimit, Located, StoreError, StoreErrorKind};
 
 /// Up to this many bytes are sealed or opened where the caller runs; more is handed to a thread that may block.
 const INLINE: usize = 256 << 10;
@@ -69,7 +68,7 @@ impl Account {
     /// # Errors
     /// As [`Self::put`]; [`EngineError::BatchTooLarge`].
     pub async fn put_batch(&self, blocks: Vec<(BlockId, Bytes)>) -> Result<Vec<PutReceipt>, EngineError> {
-        self.engine.check_open()?;
+        self.check_open().await?;
         let _under_way = self.engine.pace.foreground();
         let mut total = 0usize;
         for (_, data) in &blocks {
@@ -84,7 +83,14 @@ impl Account {
         let mut admitted = self.engine.admission.admit(&self.shared.admission, total).await?;
         let blocks = Arc::new(blocks);
         for _ in 0..VERSION_TRIES {
+            self.engine.be_live().await?;
+            // Before the key is looked at: who changes the account's key waits for this write.
+            let _entered = self.shared.gate.enter();
             let sealed = self.seal(admitted, blocks.clone(), total).await?;
+            if !self.engine.nodes.is_live() {
+                admitted = sealed.admitted;
+                continue;
+            }
             let outcome = sealed.outcome;
             let receipts =
                 sealed.ops.iter().map(|op| PutReceipt { version: op.version(), outcome }).collect();
@@ -94,6 +100,9 @@ impl Account {
                 Outcome::Buffered => self.commit_to_buffer(sealed).await?,
             };
             if applied.is_some() {
+                if outcome == Outcome::Stored {
+                    self.shared.sealed.fetch_add(total as u64, Ordering::Relaxed);
+                }
                 return Ok(receipts);
             }
         }
@@ -194,7 +203,7 @@ impl Account {
     /// [`EngineError::NoBlock`], [`EngineError::KeyRevoked`], [`EngineError::KeyUnavailable`],
     /// [`EngineError::Damaged`], [`EngineError::Store`].
     pub async fn get(&self, id: &BlockId) -> Result<Bytes, EngineError> {
-        self.engine.check_open()?;
+        self.check_open().await?;
         let _under_way = self.engine.pace.foreground();
         self.owner().await?;
         self.get_whole(id).await
@@ -239,7 +248,7 @@ impl Account {
     /// # Errors
     /// [`EngineError::Range`] when the block doesn't have them; else as [`Self::get`].
     pub async fn get_range(&self, id: &BlockId, range: Range<u64>) -> Result<Bytes, EngineError> {
-        self.engine.check_open()?;
+        self.check_open().await?;
         let _under_way = self.engine.pace.foreground();
         self.owner().await?;
         let outside = |len| EngineError::Range { block: id.clone(), range: range.clone(), len };
@@ -284,11 +293,9 @@ impl Account {
         let open = Arc::new(open);
         for _ in 0..LAPSES {
             let Some(key) = self.opening_key(id, &at.meta).await? else { return Ok(None) };
-            // What is buffered is the account's all the same: without its own key, the service's opens nothing.
-            let owner = match at.place {
-                Place::Store => None,
-                Place::Buffer => self.owner().await?,
-            };
+            // What is buffered is the account's all the same: without its own key, the service's opens nothing. Nor, while it is
+            // linked, what was stored before.
+            let owner = self.owner_of(at).await?;
             let (open, id_of_block, version) = (open.clone(), id.clone(), at.meta.version);
             let work = move |key: &WorkKey| open(key, id_of_block.at(version));
             if let Used::Done(opened) = self.engine.with_keys(key, owner, len, work).await? {
@@ -297,14 +304,6 @@ impl Account {
         }
         // Each time there was a key, and each time it was gone before its use: there is no room for it.
         Err(self.overdue(at.meta.provider))
-    }
-
-    /// The account's own key, which every read needs, whatever key it opens with.
-    async fn owner(&self) -> Result<Option<LiveKey>, EngineError> {
-        if is_planted(Bug::BufferReadWithoutKey) {
-            return Ok(None);
-        }
-        self.sealing_key().await.map(Some)
     }
 }
 
@@ -369,6 +368,19 @@ impl Inner {
         let (meta, sealed) = self.seal_as(key, id, meta.version, meta.page_size, meta.stored_at, plain)?;
         let at = self.clock.now().wall;
         Ok(BlockOp::Drain { account, id: id.clone(), meta, sealed, at })
+    }
+
+    /// Seals a stored block anew into the operation that replaces it, under the same version.
+    pub(super) fn seal_anew(
+        &self,
+        key: &Sealer,
+        account: AccountId,
+        id: &BlockId,
+        meta: &BlockMeta,
+        plain: &[u8],
+    ) -> Result<BlockOp, SealError> {
+        let (meta, sealed) = self.seal_as(key, id, meta.version, meta.page_size, meta.stored_at, plain)?;
+        Ok(BlockOp::Reseal { account, id: id.clone(), meta, sealed })
     }
 
     /// Seals a block under this version, with what is known of it then.

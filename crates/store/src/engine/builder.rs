@@ -16,12 +16,15 @@ use cofferdam_keyring::{Keyring, KeyringParts, Policy};
 use cofferdam_vault::{Clock, Entropy, Executor, SystemClock, SystemEntropy, Threads, VaultRegistry};
 
 use super::{
-    Admission, Engine, EngineError, Handle, Inner, Records, buffer::BufferSettings, drains::Drains,
-    pace::Pace, segments::Segments, telemetry, written::Written,
+    Admission, Engine, EngineError, Fences, Gates, Handle, Inner, Nodes, OperationRows, Records, Runner,
+    Tending, buffer::BufferSettings, drains::Drains, pace::Pace, segments::Segments, telemetry,
+    written::Written,
 };
 #[cfg(feature = "hot-cache")]
 use crate::hot::HotCache;
 use crate::{BlockStore, Catalog};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The settings of an engine.
 #[derive(Debug)]
@@ -39,6 +42,10 @@ pub struct EngineBuilder {
     max_block_len: u64,
     in_flight: usize,
     buffer: BufferSettings,
+    shared: Option<bool>,
+    retention: Duration,
+    cryptoperiod: Option<Duration>,
+    cryptoperiod_bytes: Option<u64>,
     #[cfg(feature = "hot-cache")]
     hot: Option<crate::HotCacheSettings>,
 }
@@ -63,6 +70,10 @@ impl EngineBuilder {
             max_block_len: 64 << 20,
             in_flight: 64 << 20,
             buffer: BufferSettings::default(),
+            shared: None,
+            retention: 14 * DAY,
+            cryptoperiod: Some(365 * DAY),
+            cryptoperiod_bytes: None,
             #[cfg(feature = "hot-cache")]
             hot: None,
         }
@@ -113,6 +124,33 @@ impl EngineBuilder {
         self
     }
 
+    /// Whether other engines use the same catalog at the same time, so that they tell each other what they change. As the
+    /// catalog says unless set: the embedded store is one process's, and so one engine's unless that opens several.
+    pub fn shared(mut self, shared: bool) -> Self {
+        self.shared = Some(shared);
+        self
+    }
+
+    /// For how long a deleted account can be recovered before it is destroyed. 14 days unless set, up to 10 years.
+    pub fn deleted_retention(mut self, time: Duration) -> Self {
+        self.retention = time;
+        self
+    }
+
+    /// For how long an account's new blocks are sealed under one epoch (the cryptoperiod, NIST SP 800-57) before the engine starts
+    /// another by itself; `None`: for ever. One year unless set, at least an hour. Looked at every hour.
+    pub fn cryptoperiod(mut self, time: Option<Duration>) -> Self {
+        self.cryptoperiod = time;
+        self
+    }
+
+    /// How many bytes of an account are sealed under one epoch before the engine starts another by itself. No limit unless
+    /// set: every block has a key of its own, so the cipher asks for none.
+    pub fn cryptoperiod_bytes(mut self, bytes: Option<u64>) -> Self {
+        self.cryptoperiod_bytes = bytes;
+        self
+    }
+
     /// Keeps what is stored and read of late in memory, and on a local disk where the settings say so. None unless set.
     #[cfg(feature = "hot-cache")]
     pub fn hot_cache(mut self, settings: crate::HotCacheSettings) -> Self {
@@ -157,11 +195,17 @@ impl EngineBuilder {
             EngineError::BlockTooLarge { len: self.max_block_len, max: cofferdam_crypto::MAX_PLAINTEXT_LEN }
         })?;
         self.buffer.check()?;
+        check_times(self.retention, self.cryptoperiod)?;
         telemetry::describe();
         let last_version = self.blocks.last_version().await?;
         // A block of the largest kind goes alone where it is larger than the allowance.
         let max_batch_len = self.in_flight.max(usize::try_from(largest).unwrap_or(usize::MAX));
-        let records = Arc::new(Records::new(self.catalog, self.clock.clone()));
+        let (catalog, clock) = (self.catalog, self.clock.clone());
+        let shared = self.shared.unwrap_or_else(|| catalog.is_shared());
+        let every = self.policy.refresh();
+        let nodes = Nodes::new(catalog.clone(), clock.clone(), &*self.entropy, shared, every)?;
+        nodes.join().await?;
+        let records = Arc::new(Records::new(catalog.clone(), clock.clone()));
         let keyring = Keyring::new(KeyringParts {
             vaults: self.vaults.clone(),
             records: records.clone(),
@@ -200,7 +244,16 @@ impl EngineBuilder {
             max_block_len: self.max_block_len,
             max_batch_len,
             buffer: self.buffer,
+            retention: self.retention,
+            cryptoperiod: self.cryptoperiod,
+            cryptoperiod_bytes: self.cryptoperiod_bytes,
             segments: Segments::default(),
+            gates: Gates::default(),
+            fences: Fences::new(catalog.clone(), clock),
+            nodes,
+            operations: OperationRows(catalog),
+            runner: Runner::default(),
+            tending: Tending::default(),
             drains: Drains::new(&admission),
             pace: Pace::default(),
             admission,
@@ -213,6 +266,24 @@ impl EngineBuilder {
         if !is_planted(Bug::DrainForgottenAtOpen) {
             inner.drains.resume(&inner);
         }
+        inner.tending.start(&inner);
         Ok(Engine { inner: Arc::new(Handle(inner)) })
+    }
+}
+
+fn check_times(retention: Duration, cryptoperiod: Option<Duration>) -> Result<(), EngineError> {
+    let bad = |setting, given: Duration, allowed: &str| EngineError::BadSetting {
+        setting,
+        given: format!("{given:?}"),
+        allowed: allowed.to_owned(),
+    };
+    if retention > 3650 * DAY {
+        return Err(bad("deleted_retention", retention, "at most 10 years"));
+    }
+    match cryptoperiod {
+        Some(period) if period < Duration::from_secs(3600) => {
+            Err(bad("cryptoperiod", period, "an hour or more, or to none"))
+        }
+        _ => Ok(()),
     }
 }

@@ -119,6 +119,9 @@ impl Drain {
         backoff: &mut Backoff,
     ) -> Result<bool, Stopped> {
         let engine = self.engine.clone();
+        if engine.drains.is_cancelled(self.account) {
+            return Ok(true);
+        }
         if engine.blocks.buffer_usage(self.account).await?.is_none() {
             return Ok(engine.drains.finish(&engine, self.account));
         }
@@ -177,8 +180,10 @@ impl Drain {
             return Ok(());
         }
         let poll = engine.policy.retry_max().max(engine.policy.revoked_poll());
+        let wake = self.wake.clone();
         tokio::select! {
             biased;
+            () = wake.notified(), if engine.drains.is_cancelled(self.account) => {}
             changed = state.changed() => {
                 // The keyring is gone, and with it the engine.
                 if changed.is_err() {
@@ -234,6 +239,12 @@ impl Drain {
         let bytes = rows.iter().map(|(_, meta)| meta.sealed_len).sum::<u64>() + 2 * largest;
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let _admitted = engine.admission.admit(&engine.drains.share, bytes).await?;
+        engine.be_live().await?;
+        // Entered before the key is looked at that is sealed under: who changes that waits for this batch.
+        let _entered = engine.gates.of(self.account).enter();
+        let now = engine.keyring.sealing_key(self.account, Provider::Customer).await;
+        let Some(now) = now.ok().filter(|now| now.scope() == key.scope()) else { return Ok(None) };
+        let key = &now;
         let (mut ops, mut damaged, mut opened_by) = (Vec::new(), 0, None);
         for (id, meta) in rows {
             match self.reseal(key, id, meta, segments, &mut opened_by).await? {
@@ -246,7 +257,10 @@ impl Drain {
                 Resealed::Lapsed => return Ok(None),
             }
         }
-        if !key.still_usable() || opened_by.is_some_and(|key: WorkKey| !key.still_usable()) {
+        if !key.still_usable()
+            || !engine.nodes.is_live()
+            || opened_by.is_some_and(|key: WorkKey| !key.still_usable())
+        {
             return Ok(None);
         }
         if is_planted(Bug::DrainDeletesFirst) {

@@ -60,6 +60,8 @@ struct Tracked {
     task: u64,
     /// Something was buffered since the task last found the buffer empty.
     more: bool,
+    /// The account is deleted.
+    cancelled: bool,
     wake: Arc<Notify>,
     /// Since the engine was opened.
     drained: Moved,
@@ -121,6 +123,26 @@ impl Drains {
         }
     }
 
+    /// The account has something buffered that may be drained again.
+    pub(super) fn look_again(&self, engine: &Arc<Inner>, account: AccountId) {
+        self.ensure(engine, account);
+    }
+
+    /// The account is deleted: its task ends, and what is buffered stays where it is.
+    pub(super) fn cancel(&self, account: AccountId) {
+        if let Some(tracked) = self.state().accounts.get_mut(&account) {
+            tracked.more = false;
+            tracked.cancelled = true;
+            tracked.wake.notify_one();
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Whether the account was deleted since its task began.
+    pub(super) fn is_cancelled(&self, account: AccountId) -> bool {
+        self.state().accounts.get(&account).is_some_and(|tracked| tracked.cancelled)
+    }
+
     /// Makes sure that the account has a task that will look into its buffer; whether it had none.
     fn ensure(&self, engine: &Arc<Inner>, account: AccountId) -> bool {
         let mut state = self.state();
@@ -129,7 +151,7 @@ impl Drains {
         }
         let task = state.started + 1;
         let tracked = state.accounts.entry(account).or_default();
-        tracked.more = true;
+        (tracked.more, tracked.cancelled) = (true, false);
         if tracked.phase != Phase::Idle {
             tracked.wake.notify_one();
             return false;

@@ -2,12 +2,12 @@
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
-use cofferdam_crypto::{BlockId, EntropyError, SealError, rsa::RsaError};
+use cofferdam_crypto::{BlockId, EntropyError, KeyId, SealError, rsa::RsaError};
 use cofferdam_keyring::{KeyError, RecordError};
 use cofferdam_vault::{Meaning, Principal, VaultError, VaultErrorKind, WorkLost};
 use thiserror::Error;
 
-use super::AccountName;
+use super::{AccountName, OperationId};
 use crate::{StoreError, StoreErrorKind};
 
 /// Why an operation of the engine failed. Nothing was stored, unless it says so.
@@ -192,7 +192,132 @@ pub enum EngineError {
         /// What failed.
         source: RsaError,
     },
-    /// A vault refused while an account was made.
+    /// The account is deleted: it can be recovered until its time is over.
+    #[error(
+        "account {account} is deleted: recover it before {} s after the Unix epoch, or it is destroyed", .until.as_secs()
+    )]
+    AccountDeleted {
+        /// The account.
+        account: AccountName,
+        /// Until when it can be recovered, as time since the Unix epoch.
+        until: Duration,
+    },
+    /// The account is not deleted, so it can't be recovered or purged.
+    #[error("account {account} is not deleted: delete it first")]
+    NotDeleted {
+        /// The account.
+        account: AccountName,
+    },
+    /// The account was protected from being purged early.
+    #[error(
+        "account {account} is protected from being purged: it is destroyed by itself at {} s after the Unix epoch",
+        .until.as_secs()
+    )]
+    PurgeProtected {
+        /// The account.
+        account: AccountName,
+        /// When its time is over, as time since the Unix epoch.
+        until: Duration,
+    },
+    /// The account is under the service's key.
+    #[error("account {account} is linked to no customer's key: link it first")]
+    NotLinked {
+        /// The account.
+        account: AccountName,
+    },
+    /// The account is under a customer's key already.
+    #[error("account {account} is linked to a customer's key already: rotate that, or unlink it first")]
+    AlreadyLinked {
+        /// The account.
+        account: AccountName,
+    },
+    /// Something is buffered that belongs to the key that the account was linked to before.
+    #[error(
+        "{blocks} blocks of account {account} are buffered for the key that it was linked to before: they are drained first"
+    )]
+    Undrained {
+        /// The account.
+        account: AccountName,
+        /// How many blocks.
+        blocks: u64,
+    },
+    /// The account has no such KEK.
+    #[error(
+        "account {account} {}: it has {}",
+        .named.as_ref().map_or("has several KEKs, say which".to_owned(), |id| format!("is not wrapped under {id}")),
+        .has.iter().map(KeyId::as_str).collect::<Vec<_>>().join(", ")
+    )]
+    NoSuchKek {
+        /// The account.
+        account: AccountName,
+        /// The one that was named.
+        named: Option<KeyId>,
+        /// Those that it has.
+        has: Vec<KeyId>,
+    },
+    /// The account's keys are wrapped under this version already.
+    #[error(
+        "account {account} is wrapped under {key_id} already: make a new version of it, or name another key"
+    )]
+    KekInUse {
+        /// The account.
+        account: AccountName,
+        /// The version.
+        key_id: KeyId,
+    },
+    /// The account has as many KEKs as it may.
+    #[error("account {account} has {most} KEKs, the most there may be: remove one first")]
+    TooManyKeks {
+        /// The account.
+        account: AccountName,
+        /// The most.
+        most: usize,
+    },
+    /// The account's only KEK can't be removed.
+    #[error("{key_id} is the only KEK of account {account}: add another first, or unlink the account")]
+    LastKek {
+        /// The account.
+        account: AccountName,
+        /// The KEK.
+        key_id: KeyId,
+    },
+    /// The version that the account's keys are wrapped under does not unwrap them, and only it could.
+    #[error(
+        "account {account}: {key_id} does not unwrap its keys ({what}: {source}); enable that version, or mend the way to \
+         it, then begin again"
+    )]
+    OldKek {
+        /// The account.
+        account: AccountName,
+        /// The version.
+        key_id: KeyId,
+        /// What is wrong with it.
+        what: &'static str,
+        /// What its vault answered.
+        source: VaultError,
+    },
+    /// Another operation of the account goes on.
+    #[error(
+        "operation {operation} ({kind}) of account {account} goes on since {} s after the Unix epoch: wait for it, or cancel it",
+        .since.as_secs()
+    )]
+    OperationRunning {
+        /// The account.
+        account: AccountName,
+        /// The operation.
+        operation: OperationId,
+        /// What it does.
+        kind: &'static str,
+        /// When it began, as time since the Unix epoch.
+        since: Duration,
+    },
+    /// No operation of this id is known.
+    #[error("there is no operation {operation}: list them")]
+    NoOperation {
+        /// What was given.
+        operation: String,
+    },
+    /// A vault refused while an account was made, or changed.
     #[error("the vault did not {action}: {source}")]
     Vault {
         /// What it was asked to do.
@@ -272,7 +397,11 @@ impl EngineError {
             },
             Self::Damaged { .. } | Self::BadRecord { .. } => Kind::Corrupt,
             Self::Store(e) if e.kind() == StoreErrorKind::Corrupt => Kind::Corrupt,
-            Self::NoAccount { .. } | Self::NoBlock { .. } => Kind::NotFound,
+            Self::NoAccount { .. } | Self::NoBlock { .. } | Self::NoOperation { .. } => Kind::NotFound,
+            Self::OldKek { source, .. } => match source.kind().meaning() {
+                Meaning::Denial | Meaning::UnconfirmedDenial => Kind::Revoked,
+                Meaning::Outage => Kind::Unavailable,
+            },
             Self::AccountExists { .. }
             | Self::BadAccountName { .. }
             | Self::BlockTooLarge { .. }
@@ -281,6 +410,17 @@ impl EngineError {
             | Self::BadSetting { .. }
             | Self::UnfitKek { .. }
             | Self::NoWriteOnly { .. }
+            | Self::AccountDeleted { .. }
+            | Self::NotDeleted { .. }
+            | Self::PurgeProtected { .. }
+            | Self::NotLinked { .. }
+            | Self::AlreadyLinked { .. }
+            | Self::Undrained { .. }
+            | Self::NoSuchKek { .. }
+            | Self::KekInUse { .. }
+            | Self::TooManyKeks { .. }
+            | Self::LastKek { .. }
+            | Self::OperationRunning { .. }
             | Self::NoVault { .. } => Kind::Invalid,
             Self::NewerRecord { .. }
             | Self::Entropy(_)

@@ -11,21 +11,30 @@
 //! (`cofferdam-keyring`).
 
 mod account;
+mod account_name;
 mod account_record;
 mod admission;
 mod blocks;
 mod buffer;
 mod builder;
 mod create;
+mod current_key;
 mod drain;
 mod drains;
 mod error;
+mod fences;
+mod gate;
+mod kek;
+mod nodes;
+mod operations;
 mod pace;
 mod purge;
 mod records;
+mod reload;
 mod segment_record;
 mod segments;
 mod telemetry;
+mod tend;
 mod work_key;
 mod written;
 
@@ -37,6 +46,7 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use cofferdam_crypto::{AccountId, BlockId, KeyId, PageSize, Version};
@@ -46,21 +56,31 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 pub use account::{Account, AccountKeyStatus, AccountStatus, BlockInfo, BlockPage, Outcome, PutReceipt};
-pub use account_record::AccountName;
+pub use account_name::AccountName;
 pub use buffer::{
     BufferChange, BufferEvent, BufferStatus, DrainBlocked, DrainReport, Moved, Trouble, TroubleKind,
 };
 pub use builder::EngineBuilder;
 pub use error::{EngineError, EngineErrorKind};
+pub use nodes::NodeId;
+pub use operations::{
+    LinkTo, Operation, OperationFailure, OperationHandle, OperationId, OperationKind, OperationStatus,
+    Progress, Reencrypt, Step,
+};
 
 use crate::{BlockStore, Catalog};
-use account_record::{AccountRecord, UnverifiedRecord};
+use account_record::{AccountRecord, Stage, UnverifiedRecord};
 use admission::Admission;
 use buffer::BufferSettings;
 use drains::Drains;
+use fences::Fences;
+use gate::Gates;
+use nodes::Nodes;
+use operations::{OperationRows, Runner};
 use pace::Pace;
 use records::Records;
 use segments::Segments;
+use tend::Tending;
 use written::Written;
 
 /// Which key a new account's blocks are sealed under.
@@ -141,6 +161,8 @@ impl Deref for Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.0.drains.stop();
+        self.0.runner.stop();
+        self.0.tending.stop();
         #[cfg(feature = "hot-cache")]
         if let Some(hot) = &self.0.hot {
             hot.stop();
@@ -166,8 +188,19 @@ struct Inner {
     max_batch_len: usize,
     policy: Policy,
     buffer: BufferSettings,
+    /// For how long a deleted account can be recovered.
+    retention: Duration,
+    /// For how long new blocks are sealed under one epoch, and for how many bytes.
+    cryptoperiod: Option<Duration>,
+    cryptoperiod_bytes: Option<u64>,
     segments: Segments,
     drains: Drains,
+    gates: Gates,
+    fences: Fences,
+    nodes: Nodes,
+    operations: OperationRows,
+    runner: Runner,
+    tending: Tending,
     pace: Pace,
     admission: Admission,
     last_version: AtomicU64,
@@ -190,15 +223,24 @@ impl Engine {
     /// The account of this name, to work with its blocks. Needs no key yet.
     ///
     /// # Errors
-    /// [`EngineError::NoAccount`], [`EngineError::BadRecord`], [`EngineError::Store`].
+    /// [`EngineError::NoAccount`], [`EngineError::AccountDeleted`], [`EngineError::BadRecord`], [`EngineError::Store`].
     pub async fn account(&self, name: &AccountName) -> Result<Account, EngineError> {
         self.inner.check_open()?;
         let known = self.inner.accounts.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         match known {
-            Some(shared) => Ok(Account::new(self.inner.clone(), shared)),
+            Some(shared) => {
+                let account = Account::new(self.inner.clone(), shared);
+                account.check_open().await?;
+                Ok(account)
+            }
             None => {
                 let record = self.inner.records.load(name).await?;
-                Ok(self.remember(name, record.unverified()))
+                match record.unverified().stage {
+                    Stage::Live => Ok(self.remember(name, record.unverified())),
+                    Stage::Deleted { until, .. } => {
+                        Err(EngineError::AccountDeleted { account: name.clone(), until })
+                    }
+                }
             }
         }
     }
@@ -281,11 +323,16 @@ impl Engine {
         if *done {
             return Ok(());
         }
+        self.inner.runner.stop();
+        self.inner.tending.stop();
+        self.inner.runner.ended().await;
+        self.inner.tending.ended().await;
         self.inner.admission.flush().await;
         self.inner.drains.quiet(self.inner.policy.call_timeout()).await;
         self.inner.drains.stop();
         self.inner.drains.ended().await;
         self.inner.admission.close().await;
+        self.inner.nodes.leave().await;
         self.inner.segments.close();
         self.inner.keyring.close().await;
         self.inner.accounts.write().unwrap_or_else(PoisonError::into_inner).clear();
@@ -314,7 +361,8 @@ impl Engine {
 
     fn remember(&self, name: &AccountName, record: &AccountRecord) -> Account {
         let mut accounts = self.inner.accounts.write().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(account::Shared::new(record, &self.inner.admission));
+        let new =
+            || Arc::new(account::Shared::new(record, &self.inner.admission, self.inner.gates.of(record.id)));
         let shared = accounts.entry(name.clone()).or_insert_with(new).clone();
         Account::new(self.inner.clone(), shared)
     }

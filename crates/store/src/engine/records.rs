@@ -13,17 +13,20 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use cofferdam_crypto::planted::{Bug, is_planted};
-use cofferdam_crypto::{AccountId, RecordKey};
-use cofferdam_keyring::{KeyRecord, KeyRecords, RecordError};
+use cofferdam_crypto::{AccountId, KeyId, RecordKey};
+use cofferdam_keyring::{Kek, KeyRecord, KeyRecords, RecordError};
 use cofferdam_vault::Clock;
 #[cfg(feature = "hot-cache")]
 use uuid::Uuid;
 
-use super::{AccountName, AccountRecord, EngineError, UnverifiedRecord};
-use crate::{Catalog, StoreError, StoreErrorKind};
+use super::{AccountName, EngineError, UnverifiedRecord, account_record::{Stage, VerifiedRecord}};
+use crate::{Catalog, Revision, StoreError, StoreErrorKind};
 
 const ACCOUNTS: &str = "account/";
 const REVOKED: &str = "revoked/";
+const SEALED: &str = "sealed/";
+const ARCHIVES: &str = "archive/";
+const BRIDGE: &str = "bridge/";
 /// How many names are looked through at once.
 const NAMES_PAGE: usize = 256;
 
@@ -52,7 +55,7 @@ impl Records {
     pub(super) async fn load(&self, name: &AccountName) -> Result<UnverifiedRecord, EngineError> {
         let stored = self.catalog.load(&account_key(name)).await?;
         let stored = stored.ok_or_else(|| EngineError::NoAccount { account: name.clone() })?;
-        let record = UnverifiedRecord::parse(name, &stored.bytes)?;
+        let record = UnverifiedRecord::parse(name, &stored.bytes, stored.revision)?;
         self.learn(record.unverified().id, name, false)?;
         Ok(record)
     }
@@ -62,7 +65,7 @@ impl Records {
         &self,
         name: &AccountName,
         key: &RecordKey,
-    ) -> Result<AccountRecord, EngineError> {
+    ) -> Result<VerifiedRecord, EngineError> {
         let record = self.load(name).await?;
         let id = record.unverified().id;
         match record.verify(key) {
@@ -155,6 +158,76 @@ impl Records {
         }
     }
 
+    /// Replaces a record, or removes it, if it is still at this revision: whether it was.
+    pub(super) async fn replace(
+        &self,
+        name: &AccountName,
+        revision: &Revision,
+        bytes: Option<Vec<u8>>,
+    ) -> Result<bool, EngineError> {
+        match self.catalog.swap(&account_key(name), Some(revision), bytes.map(Bytes::from)).await {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == StoreErrorKind::Conflict => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Whether the record under this name is that of this account.
+    pub(super) async fn has(&self, name: &AccountName, id: AccountId) -> Result<bool, EngineError> {
+        let stored = self.catalog.load(&account_key(name)).await?;
+        let Some(stored) = stored else { return Ok(false) };
+        Ok(UnverifiedRecord::parse(name, &stored.bytes, stored.revision)?.unverified().id == id)
+    }
+
+    /// Removes what is kept of an account beside its record.
+    pub(super) async fn remove_rows(&self, id: AccountId) -> Result<(), EngineError> {
+        let mut keys = vec![revoked_key(id), bridge_key(id), sealed_key(id)];
+        let archives = format!("{ARCHIVES}{id}/");
+        keys.extend(self.catalog.list(&archives, None, usize::MAX).await?.into_iter().map(|(key, _)| key));
+        for key in keys {
+            while let Some(stored) = self.catalog.load(&key).await? {
+                match self.catalog.swap(&key, Some(&stored.revision), None).await {
+                    Ok(_) => break,
+                    Err(e) if e.kind() == StoreErrorKind::Conflict => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds to how many bytes were sealed under an epoch of an account, and tells how many that are in all.
+    pub(super) async fn add_sealed(&self, id: AccountId, epoch: u32, bytes: u64) -> Result<u64, StoreError> {
+        let key = sealed_key(id);
+        loop {
+            let stored = self.catalog.load(&key).await?;
+            let text = stored.as_ref().and_then(|stored| std::str::from_utf8(&stored.bytes).ok());
+            let known = text.and_then(|text| text.split_once(' '));
+            let known = known.and_then(|(of, sealed)| Some((of.parse::<u32>().ok()?, sealed.parse().ok()?)));
+            let before: u64 = known.filter(|(of, _)| *of == epoch).map_or(0, |(_, sealed)| sealed);
+            let sealed = before.saturating_add(bytes);
+            if bytes == 0 {
+                return Ok(sealed);
+            }
+            let revision = stored.as_ref().map(|stored| &stored.revision);
+            match self.catalog.swap(&key, revision, Some(format!("{epoch} {sealed}").into())).await {
+                Ok(_) => return Ok(sealed),
+                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The accounts that somebody here has looked at.
+    pub(super) fn known(&self) -> Vec<AccountId> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    /// The account is gone.
+    pub(super) fn unlearn(&self, id: AccountId) {
+        self.names.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
     pub(super) async fn list(
         &self,
         after: Option<&AccountName>,
@@ -183,6 +256,11 @@ impl Records {
         if names.get(&id).is_some_and(|known| known.name == *name && !known.verified) {
             names.remove(&id);
         }
+    }
+
+    async fn load_bridges(&self, account: AccountId) -> Result<BridgeRow, StoreError> {
+        let stored = self.catalog.load(&bridge_key(account)).await?;
+        Ok(stored.map_or(BridgeRow::default(), |stored| BridgeRow::parse(&stored.bytes)))
     }
 
     async fn load_by_id(&self, id: AccountId) -> Result<UnverifiedRecord, RecordError> {
@@ -219,12 +297,76 @@ impl RevokedRow {
     }
 }
 
+/// Since when which of an account's KEKs have not answered, as the catalog keeps it: JSON of key ids and milliseconds since
+/// the Unix epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum BridgeRow {
+    Since(BTreeMap<String, u64>),
+    /// What is not written so counts as too long ago for every KEK.
+    Unreadable,
+}
+
+impl Default for BridgeRow {
+    fn default() -> Self {
+        Self::Since(BTreeMap::new())
+    }
+}
+
+impl BridgeRow {
+    fn parse(bytes: &[u8]) -> Self {
+        serde_json::from_slice(bytes).map_or(Self::Unreadable, Self::Since)
+    }
+
+    /// `None` when there is nothing to keep.
+    fn encode(&self) -> Option<Bytes> {
+        match self {
+            Self::Since(since) if !since.is_empty() => serde_json::to_vec(since).ok().map(Bytes::from),
+            Self::Since(_) | Self::Unreadable => None,
+        }
+    }
+
+    fn since(&self, kek: &KeyId) -> Option<Duration> {
+        match self {
+            Self::Since(since) => since.get(kek.as_str()).copied().map(Duration::from_millis),
+            Self::Unreadable => Some(Duration::ZERO),
+        }
+    }
+
+    /// The row with this noted; `None` if it says so already.
+    fn noting(&self, kek: &KeyId, new: Option<Duration>) -> Option<Self> {
+        let mut row = match (self, new) {
+            (Self::Unreadable, Some(_)) => return None,
+            (Self::Unreadable, None) => return Some(Self::default()),
+            (Self::Since(since), _) => since.clone(),
+        };
+        match new {
+            // Rounded down: never later than it was.
+            Some(new) => {
+                let new = u64::try_from(new.as_millis()).unwrap_or(u64::MAX);
+                let since = row.entry(kek.as_str().to_owned()).or_insert(u64::MAX);
+                *since = new.min(*since);
+            }
+            None => drop(row.remove(kek.as_str())),
+        }
+        let row = Self::Since(row);
+        (row != *self).then_some(row)
+    }
+}
+
 fn account_key(name: &AccountName) -> String {
     format!("{ACCOUNTS}{name}")
 }
 
 fn revoked_key(account: AccountId) -> String {
     format!("{REVOKED}{account}")
+}
+
+fn sealed_key(account: AccountId) -> String {
+    format!("{SEALED}{account}")
+}
+
+fn bridge_key(account: AccountId) -> String {
+    format!("{BRIDGE}{account}")
 }
 
 fn record_error(e: EngineError) -> RecordError {
@@ -243,16 +385,26 @@ fn storage(e: StoreError) -> RecordError {
 impl KeyRecords for Records {
     async fn service_keys(&self, account: AccountId) -> Result<KeyRecord, RecordError> {
         let record = self.load_by_id(account).await?;
-        let epochs = record.unverified().service.clone();
-        Ok(KeyRecord { principal: None, epochs, revoked: false })
+        Ok(KeyRecord::under(None, record.unverified().service.clone()))
     }
 
     async fn customer_keys(&self, account: AccountId, service: &RecordKey) -> Result<KeyRecord, RecordError> {
         let name = self.name_of(account).ok_or(RecordError::NotFound)?;
-        let record = self.load_verified(&name, service).await.map_err(record_error)?;
+        let record = self.load_verified(&name, service).await.map_err(record_error)?.record;
+        if record.id != account || record.stage != Stage::Live {
+            return Err(RecordError::NotFound);
+        }
         let customer = record.customer.ok_or(RecordError::NotFound)?;
         let revoked = self.is_revoked(account).await.map_err(storage)?;
-        Ok(KeyRecord { principal: Some(customer.principal), epochs: customer.epochs, revoked })
+        let mut keks: Vec<Kek> = customer.keks.iter().map(|kek| kek.kek(None)).collect();
+        // One alone has none that could stand in for it.
+        if keks.len() > 1 {
+            let bridges = self.load_bridges(account).await.map_err(storage)?;
+            for kek in &mut keks {
+                kek.bridged_since = bridges.since(&kek.key_id);
+            }
+        }
+        Ok(KeyRecord { keks, epochs: customer.epochs, revoked })
     }
 
     async fn set_revoked(&self, account: AccountId, revoked: bool) -> Result<(), RecordError> {
@@ -266,6 +418,26 @@ impl KeyRecords for Records {
             }
             let new = revoked.then(|| row.encode());
             match self.catalog.swap(&key, stored.as_ref().map(|s| &s.revision), new).await {
+                Ok(_) => return Ok(()),
+                // Another task wrote it: look again.
+                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
+                Err(e) => return Err(storage(e)),
+            }
+        }
+    }
+
+    async fn note_bridge(
+        &self,
+        account: AccountId,
+        kek: &KeyId,
+        since: Option<Duration>,
+    ) -> Result<(), RecordError> {
+        let key = bridge_key(account);
+        loop {
+            let stored = self.catalog.load(&key).await.map_err(storage)?;
+            let row = stored.as_ref().map_or(BridgeRow::default(), |stored| BridgeRow::parse(&stored.bytes));
+            let Some(row) = row.noting(kek, since) else { return Ok(()) };
+            match self.catalog.swap(&key, stored.as_ref().map(|s| &s.revision), row.encode()).await {
                 Ok(_) => return Ok(()),
                 // Another task wrote it: look again.
                 Err(e) if e.kind() == StoreErrorKind::Conflict => {}
@@ -300,6 +472,31 @@ impl crate::hot::Standing for Records {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bridge_reads_as_it_was_noted_and_an_earlier_time_stays() {
+        let ms = Duration::from_millis;
+        let [one, other] = ["one", "other"].map(|name| KeyId::new(format!("test://{name}/1")).unwrap());
+        let row = BridgeRow::default().noting(&one, Some(ms(7_000))).unwrap();
+        assert_eq!(row.noting(&one, Some(ms(8_000))), None, "a later time");
+        let row = row.noting(&one, Some(Duration::from_micros(6_000_900))).unwrap();
+        let row = row.noting(&other, Some(ms(9_000))).unwrap();
+        assert_eq!(BridgeRow::parse(&row.encode().unwrap()), row);
+        assert_eq!((row.since(&one), row.since(&other)), (Some(ms(6_000)), Some(ms(9_000))));
+        let row = row.noting(&one, None).unwrap();
+        assert_eq!((row.since(&one), row.since(&other)), (None, Some(ms(9_000))));
+        assert_eq!(row.noting(&one, None), None);
+        assert_eq!(row.noting(&other, None).unwrap().encode(), None, "nothing to keep");
+    }
+
+    #[test]
+    fn a_bridge_that_can_not_be_read_is_too_old_to_serve_on() {
+        let kek = KeyId::new("test://one/1").unwrap();
+        let row = BridgeRow::parse(b"{\"test://one/1\":\"x\"}");
+        assert_eq!(row.since(&kek), Some(Duration::ZERO));
+        assert_eq!(row.noting(&kek, Some(Duration::from_secs(1))), None);
+        assert_eq!(row.noting(&kek, None), Some(BridgeRow::default()), "it answers again");
+    }
 
     #[test]
     fn a_revocation_reads_as_it_was_written_and_an_older_one_as_not_yet_observed() {

@@ -70,6 +70,24 @@ impl Changes {
         alone.then(enter)
     }
 
+    /// A change begins of which nobody says whose blocks it is of.
+    pub(super) fn begin_all(&self) {
+        for mark in &self.0 {
+            let mut mark = mark.lock().unwrap_or_else(PoisonError::into_inner);
+            mark.count += 1;
+            mark.under_way += 1;
+        }
+    }
+
+    /// Ends it.
+    pub(super) fn end_all(&self) {
+        for mark in &self.0 {
+            let mut mark = mark.lock().unwrap_or_else(PoisonError::into_inner);
+            mark.count += 1;
+            mark.under_way -= 1;
+        }
+    }
+
     /// Whether it is known how all changes ended.
     pub(super) fn is_sure(&self, key: &Key) -> bool {
         !self.mark(key).unsure

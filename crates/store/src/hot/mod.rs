@@ -227,6 +227,16 @@ impl HotCache {
         }
     }
 
+    /// The account is deleted: deletes all that is cached of it and lets nothing more in, until [`Self::readmit`].
+    pub(crate) async fn forget(&self, account: AccountId) {
+        self.purge(BTreeSet::from([account]), "deleted").await;
+    }
+
+    /// The account is there, or there again.
+    pub(crate) fn readmit(&self, account: AccountId) {
+        self.rules.unbar(account);
+    }
+
     /// The account's key is back: its blocks may come in again.
     fn unbar(&self, account: AccountId) {
         self.rules.unbar(account);

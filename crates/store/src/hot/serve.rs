@@ -4,7 +4,7 @@
 //! writer, of a block that came in after its last change and was not changed since: every change takes it out, and until the
 //! change has ended nothing comes in (`changes`). What is on disk is always asked about.
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -152,6 +152,15 @@ impl HotCache {
         changing.end(&applied);
         applied
     }
+
+    /// What is cached of the account goes first, and nothing of it comes in again.
+    async fn purge_and_remove(&self, account: AccountId, limit: usize) -> Result<u64, StoreError> {
+        let _removing = Removing::begin(self);
+        if !self.rules.is_barred(account) {
+            self.purge(BTreeSet::from([account]), "its blocks are removed").await;
+        }
+        self.store.remove_blocks(account, limit).await
+    }
 }
 
 /// Blocks that are being changed. When it is dropped before the end, nobody knows what became of them.
@@ -211,6 +220,22 @@ impl Drop for Changing<'_> {
         for (key, ticket, _) in std::mem::take(&mut self.ops) {
             self.end_one(key, ticket, false, None);
         }
+    }
+}
+
+/// Blocks are being removed, and nobody says which: each may be one of them.
+struct Removing<'a>(&'a HotCache);
+
+impl<'a> Removing<'a> {
+    fn begin(cache: &'a HotCache) -> Self {
+        cache.changes.begin_all();
+        Self(cache)
+    }
+}
+
+impl Drop for Removing<'_> {
+    fn drop(&mut self) {
+        self.0.changes.end_all();
     }
 }
 
@@ -311,6 +336,44 @@ impl BlockStore for HotCache {
         limit: usize,
     ) -> Result<Vec<(AccountId, BufferUsage)>, StoreError> {
         self.store.buffering(after, limit).await
+    }
+
+    async fn stored(
+        &self,
+        account: AccountId,
+        after: Option<&BlockId>,
+        limit: usize,
+    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError> {
+        self.store.stored(account, after, limit).await
+    }
+
+    async fn fetch_stored(
+        &self,
+        account: AccountId,
+        id: &BlockId,
+    ) -> Result<Option<(BlockMeta, Bytes)>, StoreError> {
+        self.store.fetch_stored(account, id).await
+    }
+
+    async fn replace_segment(
+        &self,
+        account: AccountId,
+        segment: SegmentId,
+        expected: &Bytes,
+        new: Bytes,
+    ) -> Result<bool, StoreError> {
+        self.store.replace_segment(account, segment, expected, new).await
+    }
+
+    async fn remove_blocks(&self, account: AccountId, limit: usize) -> Result<u64, StoreError> {
+        let cache = if self.only_writer { self.me.upgrade() } else { None };
+        let Some(cache) = cache else { return self.purge_and_remove(account, limit).await };
+        let removal = tokio::spawn(async move { cache.purge_and_remove(account, limit).await });
+        removal.await.map_err(|lost| StoreError::new(StoreErrorKind::Closed).caused_by(lost))?
+    }
+
+    async fn compact(&self) -> Result<(), StoreError> {
+        self.store.compact().await
     }
 
     async fn last_version(&self) -> Result<Version, StoreError> {

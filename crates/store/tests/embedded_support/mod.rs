@@ -101,6 +101,19 @@ pub fn drain(
     BlockOp::Drain { account, id: id(name), meta: meta(version, sealed.len()), sealed, at: time(at) }
 }
 
+/// Sealed anew under the account's own key of this epoch.
+pub fn reseal(
+    account: AccountId,
+    name: impl AsRef<[u8]>,
+    version: u64,
+    epoch: u32,
+    sealed: impl Into<Bytes>,
+) -> BlockOp {
+    let sealed = sealed.into();
+    let meta = BlockMeta { epoch: Epoch::new(epoch), ..meta(version, sealed.len()) };
+    BlockOp::Reseal { account, id: id(name), meta, sealed }
+}
+
 pub fn discard(account: AccountId, name: impl AsRef<[u8]>, version: u64) -> BlockOp {
     BlockOp::Discard { account, id: id(name), version: Version::new(version) }
 }

@@ -21,6 +21,8 @@ pub struct Model {
     /// Of the accounts with something buffered.
     pub since: BTreeMap<AccountId, Duration>,
     pub records: BTreeMap<String, Bytes>,
+    /// The records of segments that were replaced.
+    pub replaced: BTreeMap<(AccountId, SegmentId), Bytes>,
     /// The highest version of a put, a write to the buffer or a deletion.
     pub highest: u64,
 }
@@ -48,7 +50,7 @@ impl Model {
 
     fn apply(&mut self, op: &BlockOp) -> Result<Applied, StoreErrorKind> {
         let key = (op.account(), op.id().clone());
-        if !matches!(op, BlockOp::Drain { .. } | BlockOp::Discard { .. }) {
+        if !matches!(op, BlockOp::Drain { .. } | BlockOp::Reseal { .. } | BlockOp::Discard { .. }) {
             self.highest = self.highest.max(op.version().number());
         }
         let buffered = self.buffered.get(&key).map(|(meta, _)| meta.version);
@@ -66,7 +68,18 @@ impl Model {
                 self.buffered.remove(&key);
                 Applied::Deleted
             }
-            BlockOp::Drain { .. } | BlockOp::Discard { .. } => newer.unwrap_or(Applied::Absent),
+            BlockOp::Reseal { meta, sealed, .. }
+                if self.stored.get(&key).is_some_and(|(there, _)| {
+                    let other = (there.provider != meta.provider) || there.epoch < meta.epoch;
+                    there.version == meta.version && other
+                }) =>
+            {
+                self.stored.insert(key, (*meta, sealed.clone()));
+                Applied::Written
+            }
+            BlockOp::Drain { .. } | BlockOp::Reseal { .. } | BlockOp::Discard { .. } => {
+                newer.unwrap_or(Applied::Absent)
+            }
             _ if newer.is_some() => newer.unwrap(),
             BlockOp::Put { meta, sealed, .. } => {
                 self.buffered.remove(&key);
@@ -90,10 +103,53 @@ impl Model {
                 if gone.iter().any(Option::is_some) { Applied::Deleted } else { Applied::Absent }
             }
         };
-        if !self.buffered.keys().any(|(account, _)| *account == op.account()) {
-            self.since.remove(&op.account());
-        }
+        self.prune(op.account());
         Ok(applied)
+    }
+
+    /// An empty buffer holds nothing since any time, and no segment outlives its blocks.
+    fn prune(&mut self, account: AccountId) {
+        let of_account: Vec<_> = self
+            .buffered
+            .iter()
+            .filter(|((owner, _), _)| *owner == account)
+            .map(|(_, (meta, _))| *meta)
+            .collect();
+        if of_account.is_empty() {
+            self.since.remove(&account);
+        }
+        self.replaced.retain(|(owner, segment), _| {
+            *owner != account || of_account.iter().any(|meta| meta.provider.segment() == Some(*segment))
+        });
+    }
+
+    /// What is stored goes first.
+    pub fn remove_blocks(&mut self, account: AccountId, limit: usize) -> u64 {
+        let mut removed = 0;
+        for blocks in [&mut self.stored, &mut self.buffered] {
+            let keys: Vec<Key> = blocks.keys().filter(|(owner, _)| *owner == account).cloned().collect();
+            for key in keys.into_iter().take(limit.max(1) - removed) {
+                blocks.remove(&key);
+                removed += 1;
+            }
+        }
+        self.prune(account);
+        removed as u64
+    }
+
+    pub fn replace_segment(
+        &mut self,
+        account: AccountId,
+        segment: SegmentId,
+        expected: &Bytes,
+        new: &Bytes,
+    ) -> bool {
+        let there = self.segments(account).into_iter().find(|(id, _)| *id == segment);
+        let is_it = there.is_some_and(|(_, row)| row.record == expected);
+        if is_it {
+            self.replaced.insert((account, segment), new.clone());
+        }
+        is_it
     }
 
     pub fn usage(&self, account: AccountId) -> Option<BufferUsage> {
@@ -111,7 +167,8 @@ impl Model {
                 *blocks.entry(segment).or_default() += 1;
             }
         }
-        let row = |(segment, blocks)| (segment, SegmentRow { blocks, record: record_of(segment) });
+        let record = |segment| self.replaced.get(&(account, segment)).cloned().unwrap_or(record_of(segment));
+        let row = |(segment, blocks)| (segment, SegmentRow { blocks, record: record(segment) });
         blocks.into_iter().map(row).collect()
     }
 
@@ -150,6 +207,21 @@ impl Model {
                     ..*at
                 };
                 assert_eq!(store.read(*account, id, &elsewhere, &[]).await.unwrap(), None, "{what}: {id}");
+            }
+            let stored = store.stored(*account, None, usize::MAX).await.unwrap();
+            let of = self.stored.iter().filter(|((owner, _), _)| owner == account);
+            let expected: Vec<_> = of.clone().map(|((_, id), (meta, _))| (id.clone(), *meta)).collect();
+            assert_eq!(stored, expected, "{what}: stored");
+            if let Some((first, _)) = stored.first() {
+                let rest = store.stored(*account, Some(first), 2).await.unwrap();
+                assert_eq!(rest, expected[1..].iter().take(2).cloned().collect::<Vec<_>>(), "{what}: stored");
+            }
+            for ((_, id), block) in of {
+                assert_eq!(
+                    store.fetch_stored(*account, id).await.unwrap().as_ref(),
+                    Some(block),
+                    "{what}: {id}"
+                );
             }
             let buffered = store.buffered(*account, None, usize::MAX).await.unwrap();
             let of = self.buffered.iter().filter(|((owner, _), _)| owner == account);
@@ -219,6 +291,11 @@ pub async fn lay_open(store: &EmbeddedStore, accounts: &[AccountId]) -> Model {
             model.buffered.insert((account, id), (meta, sealed));
         }
         assert_eq!(model.usage(account), Some(usage));
+        for (segment, row) in store.segments(account, None, usize::MAX).await.unwrap() {
+            if row.record != record_of(segment) {
+                model.replaced.insert((account, segment), row.record);
+            }
+        }
         assert_eq!(store.segments(account, None, usize::MAX).await.unwrap(), model.segments(account));
         let applied = store.commit(discards).await.unwrap();
         assert!(applied.iter().all(|applied| *applied == Applied::Deleted));

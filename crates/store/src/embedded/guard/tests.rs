@@ -133,6 +133,22 @@ impl FileLayer for Staged {
     fn size(&self) -> io::Result<u64> {
         self.file.size()
     }
+
+    fn beside(&self) -> io::Result<Arc<dyn FileLayer>> {
+        self.file.beside()
+    }
+
+    fn replace(&self) -> io::Result<()> {
+        self.file.replace()
+    }
+
+    fn sync_place(&self) -> io::Result<()> {
+        self.file.sync_place()
+    }
+
+    fn clear_beside(&self) -> io::Result<()> {
+        self.file.clear_beside()
+    }
 }
 
 fn record(key: &str) -> Work {

@@ -63,6 +63,11 @@ pub(crate) fn apply(
                     records::swap(&mut catalog, key, expected.as_ref(), new.as_ref(), &mut revision)?
                         .map(Done::Swap)
                 }
+                Work::ReplaceSegment { account, segment, expected, new } => {
+                    let key = (*account, *segment);
+                    Ok(Done::Replaced(segments::replace(&mut places.segments, key, expected, new)?))
+                }
+                Work::Remove { account, limit } => Ok(Done::Removed(places.remove_of(*account, *limit)?)),
             });
         }
         meta.insert(LAST_VERSION, version)?;
@@ -101,12 +106,12 @@ struct Step<'a> {
 }
 
 /// The tables that blocks are in.
-struct Places<'t> {
-    blocks: Table<'t, &'static [u8], &'static [u8]>,
-    buffer: Table<'t, &'static [u8], &'static [u8]>,
-    rows: Table<'t, &'static [u8; 12], &'static [u8]>,
-    usages: Table<'t, &'static [u8; 16], &'static [u8]>,
-    segments: Table<'t, &'static [u8; 32], &'static [u8]>,
+pub(super) struct Places<'t> {
+    pub(super) blocks: Table<'t, &'static [u8], &'static [u8]>,
+    pub(super) buffer: Table<'t, &'static [u8], &'static [u8]>,
+    pub(super) rows: Table<'t, &'static [u8; 12], &'static [u8]>,
+    pub(super) usages: Table<'t, &'static [u8; 16], &'static [u8]>,
+    pub(super) segments: Table<'t, &'static [u8; 32], &'static [u8]>,
 }
 
 impl<'t> Places<'t> {
@@ -147,7 +152,7 @@ impl<'t> Places<'t> {
             }
             plan.versions.insert(version, key.clone());
         }
-        if !matches!(op, BlockOp::Drain { .. } | BlockOp::Discard { .. }) {
+        if !matches!(op, BlockOp::Drain { .. } | BlockOp::Reseal { .. } | BlockOp::Discard { .. }) {
             plan.highest = plan.highest.max(op.version().number());
         }
         if matches!(op, BlockOp::Put { .. } | BlockOp::Buffer { .. }) {
@@ -182,9 +187,9 @@ impl<'t> Places<'t> {
     /// Whether another block has the version that the operation brings: its rows would be overwritten. `committed` is
     /// what was there before the work, so a version that the same work gives up counts too.
     fn is_taken(&self, plan: &Plan<'_>, op: &BlockOp, key: &[u8], committed: &Held) -> Result<bool, Fault> {
-        let is_drain = matches!(op, BlockOp::Drain { .. });
+        let keeps_version = matches!(op, BlockOp::Drain { .. } | BlockOp::Reseal { .. });
         match plan.versions.get(&op.version()) {
-            Some(by) if is_drain && by == key => return Ok(false),
+            Some(by) if keeps_version && by == key => return Ok(false),
             Some(_) => return Ok(true),
             None => {}
         }
@@ -214,10 +219,8 @@ impl<'t> Places<'t> {
     }
 
     fn remove_rows(&mut self, before: Option<&BlockMeta>, after: Option<&BlockMeta>) -> Result<(), Fault> {
-        let Some(before) = before.filter(|before| after.is_none_or(|after| after.version != before.version))
-        else {
-            return Ok(());
-        };
+        // Sealed anew, it may have fewer of them.
+        let Some(before) = before.filter(|before| after != Some(before)) else { return Ok(()) };
         for row in 0..stored_rows(before)? {
             if self.rows.remove(&row_key(before.version, row))?.is_none() {
                 return Err(missing_row(before.version, row).into());
@@ -238,17 +241,19 @@ impl<'t> Places<'t> {
         Ok(Held { stored: meta_in(&self.blocks, key)?, buffered: meta_in(&self.buffer, key)? })
     }
 
-    fn usage(&self, account: AccountId) -> Result<Option<BufferUsage>, Fault> {
+    pub(super) fn usage(&self, account: AccountId) -> Result<Option<BufferUsage>, Fault> {
         usage_in(&self.usages, account)
     }
 }
 
-/// The version that the operation claims for its block. A drain that comes too late claims none.
+/// The version that the operation claims for its block. What keeps a version and comes too late claims none.
 fn brings(op: &BlockOp, applied: Applied) -> Option<Version> {
     match op {
         BlockOp::Put { .. } | BlockOp::Buffer { .. } => Some(op.version()),
-        BlockOp::Drain { .. } if applied == Applied::Written => Some(op.version()),
-        BlockOp::Drain { .. } | BlockOp::Discard { .. } | BlockOp::Delete { .. } => None,
+        BlockOp::Drain { .. } | BlockOp::Reseal { .. } if applied == Applied::Written => Some(op.version()),
+        BlockOp::Drain { .. } | BlockOp::Reseal { .. } | BlockOp::Discard { .. } | BlockOp::Delete { .. } => {
+            None
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use cofferdam_crypto::{AccountId, BlockId, Version};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
 use super::{
-    BLOCKS, BUFFER, BUFFERED, ROWS, corrupt, existing, read::of_account, segments, split_key, stored_rows,
+    BLOCKS, BUFFER, BUFFERED, ROWS, corrupt, existing, read::metas_of, segments, split_key, stored_rows,
 };
 use crate::{
     block_store::{BlockMeta, BufferUsage},
@@ -30,13 +30,7 @@ pub(crate) fn buffered(
     after: Option<&BlockId>,
     limit: usize,
 ) -> Result<Vec<(BlockId, BlockMeta)>, Fault> {
-    let reader = database.begin_read()?;
-    let mut found = Vec::new();
-    for entry in of_account(&reader, BUFFER, account, after)?.take(limit) {
-        let (key, meta) = entry?;
-        found.push((split_key(key.value())?.1, BlockMeta::decode(meta.value())?));
-    }
-    Ok(found)
+    metas_of(&database.begin_read()?, BUFFER, account, after, limit)
 }
 
 pub(crate) fn buffer_usage(database: &Database, account: AccountId) -> Result<Option<BufferUsage>, Fault> {

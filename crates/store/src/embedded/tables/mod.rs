@@ -18,19 +18,22 @@
 
 mod apply;
 mod buffer;
+mod copy;
 mod plan;
 mod read;
 mod records;
+mod removal;
 mod segments;
 
 use bytes::Bytes;
-use cofferdam_crypto::{AccountId, BlockId, Version};
+use cofferdam_crypto::{AccountId, BlockId, SegmentId, Version};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 
 pub(crate) use self::{
     apply::apply,
     buffer::{buffer_usage, buffered, buffering, check},
-    read::{fetch, list, read, read_through, stat, walk},
+    copy::{ALL, check_known, check_same, finish, lengths},
+    read::{fetch, fetch_stored, list, read, read_through, stat, stored, walk},
     records::{list_records, load},
     segments::{segment, segments},
 };
@@ -58,6 +61,8 @@ const TRANSACTION: &str = "transaction";
 pub(crate) enum Work {
     Blocks(Vec<BlockOp>),
     Swap { key: String, expected: Option<Revision>, new: Option<Bytes> },
+    ReplaceSegment { account: AccountId, segment: SegmentId, expected: Bytes, new: Bytes },
+    Remove { account: AccountId, limit: usize },
 }
 
 /// What became of a [`Work`].
@@ -65,6 +70,8 @@ pub(crate) enum Work {
 pub(crate) enum Done {
     Blocks(Vec<Applied>),
     Swap(Option<Revision>),
+    Replaced(bool),
+    Removed(u64),
 }
 
 /// The number of the last transaction that was kept, 0 for none.
@@ -127,6 +134,11 @@ fn missing_row(version: Version, row: u32) -> StoreError {
 
 fn block_key(account: AccountId, id: &BlockId) -> Vec<u8> {
     [account.as_bytes(), id.as_bytes()].concat()
+}
+
+/// Where the entries of the account after this one begin; `None` after the last there can be.
+fn next_account(account: AccountId) -> Option<[u8; 16]> {
+    u128::from_be_bytes(*account.as_bytes()).checked_add(1).map(u128::to_be_bytes)
 }
 
 fn split_key(key: &[u8]) -> Result<(AccountId, BlockId), StoreError> {

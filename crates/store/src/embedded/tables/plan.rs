@@ -53,10 +53,14 @@ impl Held {
         let newest = self.metas().map(|meta| meta.version).max();
         let superseded = newest.filter(|by| *by >= op.version()).map(|by| Applied::Superseded { by });
         let is_buffered = self.buffered.is_some_and(|meta| meta.version == op.version());
+        let is_reseal = self.stored.is_some_and(|stored| is_sealed_anew(&stored, op));
         match (op, superseded) {
             (BlockOp::Drain { meta, .. }, _) if is_buffered || is_planted(Bug::DrainIgnoresVersion) => {
                 let copy = self.buffered.filter(|_| is_planted(Bug::DrainKeepsCopy));
                 (Applied::Written, Self { stored: Some(*meta), buffered: copy })
+            }
+            (BlockOp::Reseal { meta, .. }, _) if is_reseal => {
+                (Applied::Written, Self { stored: Some(*meta), ..self })
             }
             (BlockOp::Discard { .. }, _) if is_buffered => {
                 (Applied::Deleted, Self { buffered: None, ..self })
@@ -72,11 +76,26 @@ impl Held {
                 let missed = self.buffered.filter(|_| is_planted(Bug::DeleteMissesBuffer));
                 (Applied::Deleted, Self { stored: None, buffered: missed })
             }
-            (BlockOp::Drain { .. } | BlockOp::Discard { .. } | BlockOp::Delete { .. }, None) => {
-                (Applied::Absent, self)
-            }
+            (
+                BlockOp::Drain { .. }
+                | BlockOp::Reseal { .. }
+                | BlockOp::Discard { .. }
+                | BlockOp::Delete { .. },
+                None,
+            ) => (Applied::Absent, self),
         }
     }
+}
+
+/// Whether the operation seals the stored block anew. Under the same epoch it would be other bytes with the same meta, and
+/// who reads it in parts could not tell; under an earlier one, it would need a key that others take for out of use.
+fn is_sealed_anew(stored: &BlockMeta, op: &BlockOp) -> bool {
+    let BlockOp::Reseal { meta, .. } = op else { return false };
+    if is_planted(Bug::ResealIgnoresVersion) {
+        return true;
+    }
+    let is_later = stored.provider != meta.provider || stored.epoch < meta.epoch;
+    stored.version == meta.version && is_later
 }
 
 /// What an account's buffer holds once the operation has turned `before` into `after` in it.

@@ -17,8 +17,8 @@ use cofferdam_crypto::{AccountId, BlockId};
 use redb::{AccessGuard, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, TableDefinition};
 
 use super::{
-    BLOCKS, BUFFER, ROW, ROWS, block_key, corrupt, existing, meta_in, missing_row, plan::Held, row_key,
-    split_key, stored_rows,
+    BLOCKS, BUFFER, ROW, ROWS, block_key, corrupt, existing, meta_in, missing_row, next_account, plan::Held,
+    row_key, split_key, stored_rows,
 };
 use crate::{
     block_store::{BlockMeta, Located},
@@ -63,6 +63,42 @@ pub(crate) fn read(
         .map(|range| read_range(&reader, &of.meta, range.clone()))
         .collect::<Result<_, _>>()
         .map(Some)
+}
+
+pub(crate) fn fetch_stored(
+    database: &Database,
+    account: AccountId,
+    id: &BlockId,
+) -> Result<Option<(BlockMeta, Bytes)>, Fault> {
+    let reader = database.begin_read()?;
+    let Some(meta) = held(&reader, account, id)?.stored else { return Ok(None) };
+    let sealed = read_range(&reader, &meta, 0..meta.sealed_len)?;
+    Ok(Some((meta, sealed)))
+}
+
+pub(crate) fn stored(
+    database: &Database,
+    account: AccountId,
+    after: Option<&BlockId>,
+    limit: usize,
+) -> Result<Vec<(BlockId, BlockMeta)>, Fault> {
+    metas_of(&database.begin_read()?, BLOCKS, account, after, limit)
+}
+
+/// What one place has of an account.
+pub(super) fn metas_of(
+    reader: &ReadTransaction,
+    table: TableDefinition<'_, &'static [u8], &'static [u8]>,
+    account: AccountId,
+    after: Option<&BlockId>,
+    limit: usize,
+) -> Result<Vec<(BlockId, BlockMeta)>, Fault> {
+    let mut found = Vec::new();
+    for entry in of_account(reader, table, account, after)?.take(limit) {
+        let (key, meta) = entry?;
+        found.push((split_key(key.value())?.1, BlockMeta::decode(meta.value())?));
+    }
+    Ok(found)
 }
 
 pub(crate) fn list(
@@ -133,10 +169,10 @@ pub(crate) fn read_through(
 type Value = AccessGuard<'static, &'static [u8]>;
 
 /// What a range of `blocks` or of `buffer` holds.
-pub(super) type Entries = Flatten<option::IntoIter<redb::Range<'static, &'static [u8], &'static [u8]>>>;
+type Entries = Flatten<option::IntoIter<redb::Range<'static, &'static [u8], &'static [u8]>>>;
 
 /// The entries of an account after this id.
-pub(super) fn of_account(
+fn of_account(
     reader: &ReadTransaction,
     table: TableDefinition<'_, &'static [u8], &'static [u8]>,
     account: AccountId,
@@ -144,7 +180,7 @@ pub(super) fn of_account(
 ) -> Result<Peekable<Entries>, Fault> {
     let first = after.map(|id| block_key(account, id));
     let lower = first.as_deref().map_or(Bound::Included(&account.as_bytes()[..]), Bound::Excluded);
-    let next = u128::from_be_bytes(*account.as_bytes()).checked_add(1).map(u128::to_be_bytes);
+    let next = next_account(account);
     let upper = next.as_ref().map_or(Bound::Unbounded, |next| Bound::Excluded(&next[..]));
     entries(reader, table, (lower, upper))
 }

@@ -1,11 +1,12 @@
 //! The segments of fallback buffers: how many blocks each has, and its record.
 //!
 //! Guarantees: a segment's row is there for exactly as long as the buffer holds one of its blocks; its record is the one
-//! that came with the first of them. The check finds a row too many, too few, or with another count.
+//! that came with the first of them, until it is replaced. The check finds a row too many, too few, or with another count.
 //!
 //! Not its job: what a record says, or whether it is genuine.
 //!
-//! Row, integers big-endian: format byte, blocks u64, record.
+//! Row, integers big-endian: format byte, blocks u64, record. The format is 2 once the record was replaced: who fills the
+//! segment may not know of that yet, so blocks may come with another record then.
 
 use std::{collections::BTreeMap, ops::Bound};
 
@@ -24,14 +25,29 @@ use crate::{
 };
 
 const FORMAT: u8 = 1;
+const FORMAT_REPLACED: u8 = 2;
 const HEAD: usize = 9;
+
+/// A segment, as it is stored.
+#[derive(Clone, Debug)]
+struct Row {
+    blocks: u64,
+    record: Bytes,
+    replaced: bool,
+}
+
+impl From<Row> for SegmentRow {
+    fn from(Row { blocks, record, .. }: Row) -> Self {
+        Self { blocks, record }
+    }
+}
 
 type Key = (AccountId, SegmentId);
 type Rows<'t> = Table<'t, &'static [u8; 32], &'static [u8]>;
 
 /// The segments that a work changes, as they are after its last operation; `None`: there is none.
 #[derive(Debug, Default)]
-pub(super) struct Changes(BTreeMap<Key, Option<SegmentRow>>);
+pub(super) struct Changes(BTreeMap<Key, Option<Row>>);
 
 impl Changes {
     /// What an operation makes of segments that turns `before` into `after`, which differ in what is buffered; or why
@@ -52,16 +68,26 @@ impl Changes {
             return Ok(Err(refused));
         }
         if let Some(segment) = segment_of(before) {
-            return self.change(rows, (account, segment), |row| left(row, segment));
+            return self.leave(rows, account, segment);
         }
         Ok(Ok(()))
+    }
+
+    /// What it makes of the segment that one of its blocks leaves the buffer.
+    pub(super) fn leave(
+        &mut self,
+        rows: &Rows<'_>,
+        account: AccountId,
+        segment: SegmentId,
+    ) -> Result<Result<(), StoreError>, Fault> {
+        self.change(rows, (account, segment), |row| left(row, segment))
     }
 
     fn change(
         &mut self,
         rows: &Rows<'_>,
         key: Key,
-        change: impl FnOnce(Option<SegmentRow>) -> Result<Option<SegmentRow>, StoreError>,
+        change: impl FnOnce(Option<Row>) -> Result<Option<Row>, StoreError>,
     ) -> Result<Result<(), StoreError>, Fault> {
         let row = match self.0.get(&key) {
             Some(row) => row.clone(),
@@ -82,31 +108,27 @@ impl Changes {
 }
 
 /// A block came to the segment.
-fn joined(
-    row: Option<SegmentRow>,
-    segment: SegmentId,
-    op: &BlockOp,
-) -> Result<Option<SegmentRow>, StoreError> {
+fn joined(row: Option<Row>, segment: SegmentId, op: &BlockOp) -> Result<Option<Row>, StoreError> {
     match (row, op.segment()) {
-        (Some(row), Some(record)) if row.record != record => {
+        (Some(row), Some(record)) if row.record != record && !row.replaced => {
             Err(corrupt(format!("the record of segment {segment} is not the one that its blocks came with")))
         }
         (Some(row), _) => {
             let blocks = row.blocks.checked_add(1).ok_or_else(|| wrong(segment))?;
-            Ok(Some(SegmentRow { blocks, ..row }))
+            Ok(Some(Row { blocks, ..row }))
         }
-        (None, Some(record)) => Ok(Some(SegmentRow { blocks: 1, record: record.clone() })),
+        (None, Some(record)) => Ok(Some(Row { blocks: 1, record: record.clone(), replaced: false })),
         (None, None) => Err(wrong(segment)),
     }
 }
 
 /// A block left it.
-fn left(row: Option<SegmentRow>, segment: SegmentId) -> Result<Option<SegmentRow>, StoreError> {
+fn left(row: Option<Row>, segment: SegmentId) -> Result<Option<Row>, StoreError> {
     // Without its row a block opens nowhere, but it may be deleted or written anew.
     let Some(row) = row else { return Ok(None) };
     let blocks = row.blocks.checked_sub(1).ok_or_else(|| wrong(segment))?;
     let is_left = blocks > 0 && !is_planted(Bug::SegmentRemovedEarly);
-    Ok(is_left.then_some(SegmentRow { blocks, ..row }))
+    Ok(is_left.then_some(Row { blocks, ..row }))
 }
 
 fn wrong(segment: SegmentId) -> StoreError {
@@ -120,9 +142,30 @@ pub(crate) fn segment(
 ) -> Result<Option<SegmentRow>, Fault> {
     let reader = database.begin_read()?;
     match existing(reader.open_table(SEGMENTS))? {
-        Some(rows) => row_in(&rows, (account, segment)),
+        Some(rows) => Ok(row_in(&rows, (account, segment))?.map(SegmentRow::from)),
         None => Ok(None),
     }
+}
+
+/// Replaces a segment's record, if it is `expected`.
+pub(super) fn replace(rows: &mut Rows<'_>, key: Key, expected: &Bytes, new: &Bytes) -> Result<bool, Fault> {
+    let Some(row) = row_in(rows, key)?.filter(|row| row.record == expected) else { return Ok(false) };
+    let row = Row { record: new.clone(), replaced: true, ..row };
+    rows.insert(&row_key(key), &encode(&row)[..])?;
+    Ok(true)
+}
+
+/// Removes segments of an account whose buffer holds no block: at most `limit`; how many.
+pub(super) fn remove_rest(rows: &mut Rows<'_>, account: AccountId, limit: usize) -> Result<usize, Fault> {
+    let [first, last] = [[0; 16], [0xff; 16]].map(|id| row_key((account, SegmentId::from_bytes(id))));
+    let mut keys = Vec::new();
+    for entry in rows.range::<&[u8; 32]>(&first..=&last)?.take(limit) {
+        keys.push(*entry?.0.value());
+    }
+    for key in &keys {
+        rows.remove(key)?;
+    }
+    Ok(keys.len())
 }
 
 pub(crate) fn segments(
@@ -139,7 +182,7 @@ pub(crate) fn segments(
     let mut found = Vec::new();
     for entry in rows.range::<&[u8; 32]>((lower, Bound::Included(&last)))?.take(limit) {
         let (key, row) = entry?;
-        found.push((split_row_key(key.value()).1, decode(row.value())?));
+        found.push((split_row_key(key.value()).1, decode(row.value())?.into()));
     }
     Ok(found)
 }
@@ -203,7 +246,7 @@ fn check_account(reader: &ReadTransaction, counted: &Counted) -> Result<(), Faul
 fn row_in(
     rows: &impl ReadableTable<&'static [u8; 32], &'static [u8]>,
     key: Key,
-) -> Result<Option<SegmentRow>, Fault> {
+) -> Result<Option<Row>, Fault> {
     Ok(match rows.get(&row_key(key))? {
         Some(row) => Some(decode(row.value())?),
         None => None,
@@ -222,24 +265,26 @@ fn split_row_key(key: &[u8; 32]) -> Key {
     (AccountId::from_bytes(part(0)), SegmentId::from_bytes(part(16)))
 }
 
-fn encode(row: &SegmentRow) -> Vec<u8> {
-    [&[FORMAT][..], &row.blocks.to_be_bytes(), &row.record].concat()
+fn encode(row: &Row) -> Vec<u8> {
+    let format = if row.replaced { FORMAT_REPLACED } else { FORMAT };
+    [&[format][..], &row.blocks.to_be_bytes(), &row.record].concat()
 }
 
-fn decode(bytes: &[u8]) -> Result<SegmentRow, StoreError> {
+fn decode(bytes: &[u8]) -> Result<Row, StoreError> {
     let undecodable = || corrupt("the row of a segment does not decode");
-    match bytes.first() {
-        Some(&FORMAT) => {}
-        Some(&found) if found > FORMAT => {
-            let (found, supported) = (found.into(), FORMAT.into());
+    let replaced = match bytes.first() {
+        Some(&FORMAT) => false,
+        Some(&FORMAT_REPLACED) => true,
+        Some(&found) if found > FORMAT_REPLACED => {
+            let (found, supported) = (found.into(), FORMAT_REPLACED.into());
             return Err(StoreError::new(StoreErrorKind::NewerFormat { found, supported }));
         }
         _ => return Err(undecodable()),
-    }
+    };
     let (head, record) = bytes.split_first_chunk::<HEAD>().ok_or_else(undecodable)?;
     let blocks = u64::from_be_bytes(std::array::from_fn(|i| head[1 + i]));
     if blocks == 0 {
         return Err(undecodable());
     }
-    Ok(SegmentRow { blocks, record: Bytes::copy_from_slice(record) })
+    Ok(Row { blocks, record: Bytes::copy_from_slice(record), replaced })
 }

@@ -1,16 +1,15 @@
 //! What a cache does while a store is in the middle of something.
 
-use std::{ops::Range, sync::atomic::AtomicBool, time::Duration};
+use std::{sync::atomic::AtomicBool, time::Duration};
 
 use async_trait::async_trait;
-use cofferdam_crypto::{Epoch, PageSize, Provider, SegmentId, Version};
+use cofferdam_crypto::{Epoch, PageSize, Provider, Version};
 use cofferdam_vault::{Inline, Timestamp, testing::ManualClock, testing::SeededEntropy};
 use tokio::sync::Semaphore;
 
 use super::*;
 use crate::{
-    Applied, BlockOp, BufferUsage, EmbeddedOptions, EmbeddedStore, FaultyFile, Located, SegmentRow,
-    StoreError, StoreErrorKind,
+    Applied, BlockOp, EmbeddedOptions, EmbeddedStore, FaultyFile, Located, StoreError, StoreErrorKind,
 };
 
 /// Knows every account, and of no revocation.
@@ -38,7 +37,11 @@ struct Gated {
 }
 
 #[async_trait]
-impl BlockStore for Gated {
+impl crate::Forwarding for Gated {
+    fn behind(&self) -> &dyn BlockStore {
+        &self.store
+    }
+
     async fn commit(&self, batch: Vec<BlockOp>) -> Result<Vec<Applied>, StoreError> {
         let applied = self.store.commit(batch).await;
         if self.slow.load(Ordering::Relaxed) {
@@ -48,80 +51,11 @@ impl BlockStore for Gated {
         applied
     }
 
-    async fn stat(&self, account: AccountId, id: &BlockId) -> Result<Option<Located>, StoreError> {
-        self.store.stat(account, id).await
-    }
-
     async fn fetch(&self, account: AccountId, id: &BlockId) -> Result<Option<(Located, Bytes)>, StoreError> {
         let fetched = self.store.fetch(account, id).await;
         self.read.add_permits(1);
         self.gate.acquire().await.unwrap().forget();
         fetched
-    }
-
-    async fn read(
-        &self,
-        account: AccountId,
-        id: &BlockId,
-        of: &Located,
-        ranges: &[Range<u64>],
-    ) -> Result<Option<Vec<Bytes>>, StoreError> {
-        self.store.read(account, id, of, ranges).await
-    }
-
-    async fn list(
-        &self,
-        account: AccountId,
-        after: Option<&BlockId>,
-        limit: usize,
-    ) -> Result<Vec<(BlockId, Located)>, StoreError> {
-        BlockStore::list(&self.store, account, after, limit).await
-    }
-
-    async fn buffered(
-        &self,
-        account: AccountId,
-        after: Option<&BlockId>,
-        limit: usize,
-    ) -> Result<Vec<(BlockId, BlockMeta)>, StoreError> {
-        self.store.buffered(account, after, limit).await
-    }
-
-    async fn buffer_usage(&self, account: AccountId) -> Result<Option<BufferUsage>, StoreError> {
-        self.store.buffer_usage(account).await
-    }
-
-    async fn buffering(
-        &self,
-        after: Option<AccountId>,
-        limit: usize,
-    ) -> Result<Vec<(AccountId, BufferUsage)>, StoreError> {
-        self.store.buffering(after, limit).await
-    }
-
-    async fn segment(
-        &self,
-        account: AccountId,
-        segment: SegmentId,
-    ) -> Result<Option<SegmentRow>, StoreError> {
-        self.store.segment(account, segment).await
-    }
-
-    async fn segments(
-        &self,
-        account: AccountId,
-        after: Option<SegmentId>,
-        limit: usize,
-    ) -> Result<Vec<(SegmentId, SegmentRow)>, StoreError> {
-        self.store.segments(account, after, limit).await
-    }
-
-    async fn last_version(&self) -> Result<Version, StoreError> {
-        self.store.last_version().await
-    }
-
-    async fn close(&self) -> Result<(), StoreError> {
-        self.store.close().await
     }
 }
 
@@ -175,6 +109,15 @@ impl World {
         let read = tokio::spawn(async move { cache.fetch(account, &id).await });
         self.store.read.acquire().await.unwrap().forget();
         read
+    }
+
+    /// The same, unless the cache has it.
+    async fn begin_read_of_the_store(
+        &self,
+        id: &BlockId,
+        is_cached: bool,
+    ) -> Option<JoinHandle<Result<Option<(Located, Bytes)>, StoreError>>> {
+        if is_cached { None } else { Some(self.begin_read(id).await) }
     }
 
     async fn end_read(&self, read: JoinHandle<Result<Option<(Located, Bytes)>, StoreError>>) -> Bytes {
@@ -314,6 +257,71 @@ async fn an_only_writer_asks_again_where_a_commit_failed_and_nobody_knows_how_fa
     world.cache.commit(vec![world.put(&id, 2, b"two")]).await.unwrap_err();
     assert_eq!(world.cache.usage_of(world.account), HotCached::default());
     assert!(!world.cache.changes.is_sure(&Key::of(world.account, &id)));
+}
+
+#[tokio::test]
+async fn a_block_that_is_sealed_anew_is_taken_out_and_no_read_mixes_two_sealings() {
+    for fill_on_put in [true, false] {
+        let world = World::new(fill_on_put).await;
+        let id = id();
+        world.cache.commit(vec![world.put(&id, 1, b"one sealing")]).await.unwrap();
+        let before = world.cache.stat(world.account, &id).await.unwrap().unwrap();
+        let reseal = |epoch, sealed: &[u8]| {
+            let BlockOp::Put { account, id, meta, sealed } = world.put(&id, 1, sealed) else { panic!() };
+            BlockOp::Reseal { account, id, meta: BlockMeta { epoch: Epoch::new(epoch), ..meta }, sealed }
+        };
+        // One is being read when it is sealed anew, by this engine and, after that, by another.
+        let read = world.begin_read_of_the_store(&id, fill_on_put).await;
+        world.cache.commit(vec![reseal(2, b"two sealing")]).await.unwrap();
+        if let Some(read) = read {
+            assert_eq!(world.end_read(read).await, "one sealing", "as of when it was read");
+        }
+        assert_eq!(world.cache.usage_of(world.account), HotCached::default());
+        assert_eq!(world.cache.read(world.account, &id, &before, &[0..3, 4..11]).await.unwrap(), None);
+        for (epoch, sealed) in [(2, "two sealing"), (3, "thr sealing")] {
+            if epoch == 3 {
+                world.store.commit(vec![reseal(3, sealed.as_bytes())]).await.unwrap();
+            }
+            world.store.gate.add_permits(1);
+            let (at, found) = world.cache.fetch(world.account, &id).await.unwrap().unwrap();
+            assert_eq!((at.meta.epoch, found), (Epoch::new(epoch), Bytes::from(sealed)));
+            let ranges = world.cache.read(world.account, &id, &at, &[0..3, 4..11]).await.unwrap().unwrap();
+            assert_eq!(ranges, [&sealed.as_bytes()[..3], b"sealing"]);
+            assert_eq!(world.cache.usage_of(world.account).memory.blocks, 1, "it came in");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_account_whose_blocks_are_removed_leaves_the_cache_with_what_is_being_read_of_it() {
+    for only_writer in [false, true] {
+        let set: fn(HotCacheSettings) -> HotCacheSettings =
+            if only_writer { |set| set.only_writer(true) } else { |set| set };
+        let world = World::set_up(set).await;
+        let (small, large, late) = (id(), BlockId::new("large").unwrap(), BlockId::new("late").unwrap());
+        world.cache.commit(vec![world.put(&small, 1, b"one")]).await.unwrap();
+        world.cache.commit(vec![world.put(&large, 2, &[2; 131_000])]).await.unwrap();
+        world.store.commit(vec![world.put(&late, 3, b"three")]).await.unwrap();
+        let other = AccountId::from_bytes([8; 16]);
+        let BlockOp::Put { id, meta, sealed, .. } = world.put(&small, 4, b"other") else { panic!() };
+        world.cache.commit(vec![BlockOp::Put { account: other, id, meta, sealed }]).await.unwrap();
+        world.cache.settle().await;
+        let cached = world.cache.usage_of(world.account);
+        assert_eq!((cached.memory.blocks, cached.disk.blocks), (1, 1));
+        let read = world.begin_read(&late).await;
+        assert_eq!(world.cache.remove_blocks(world.account, 2).await.unwrap(), 2);
+        assert_eq!(world.end_read(read).await, "three");
+        assert_eq!(world.cache.remove_blocks(world.account, 2).await.unwrap(), 1);
+        assert_eq!(world.cache.remove_blocks(world.account, 2).await.unwrap(), 0);
+        world.cache.settle().await;
+        assert_eq!(world.cache.usage_of(world.account), HotCached::default());
+        world.store.gate.add_permits(9);
+        for id in [&small, &large, &late] {
+            assert_eq!(world.cache.fetch(world.account, id).await.unwrap(), None);
+        }
+        assert_eq!(world.cache.usage_of(other).memory.blocks, 1);
+        assert_eq!(world.cache.fetch(other, &small).await.unwrap().unwrap().1, "other");
+    }
 }
 
 /// The executor gives up what it was given: nobody waits for ever, and the next one works.

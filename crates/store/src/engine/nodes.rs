@@ -1,0 +1,344 @@
+//! How engines that share a catalog learn of each other's changes.
+//!
+//! Guarantees: a change of an account's record is numbered; an engine that says that it has seen a number uses no older
+//! record of any account, and nothing that it began under one is still to be committed. Who waits for that waits for every
+//! engine that lives, and for one that died at most a lease. An engine whose lease may be over looks again before it
+//! commits anything.
+//!
+//! No clocks are compared: an engine counts as dead when its row stayed as it was for a lease by the clock of who
+//! waits. What it leaves open: an engine that is suspended between that look and its commit, for longer than a lease.
+//!
+//! A store that one process has to itself has no such rows: what it changes it knows.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use cofferdam_crypto::AccountId;
+use cofferdam_crypto::planted::{Bug, is_planted};
+use cofferdam_vault::{Clock, Entropy, Timestamp};
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::{EngineError, Inner};
+use crate::{Catalog, Revision, StoreError, StoreErrorKind};
+
+const CHANGES: &str = "changes";
+const NODES: &str = "node/";
+/// How many changes are kept. Who missed more looks at every account.
+const KEPT: usize = 256;
+/// How many rows are read at once.
+const PAGE: usize = 256;
+/// How many looks a lease lasts.
+const LOOKS_A_LEASE: u32 = 3;
+
+/// Names an engine: random bits, new at each opening.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeId([u8; 8]);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NodeId({self})")
+    }
+}
+
+impl From<NodeId> for String {
+    fn from(id: NodeId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for NodeId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let bytes = HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or("it names no engine")
+    }
+}
+
+/// The changes of account records, the latest last.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Changes {
+    last: u64,
+    recent: Vec<(u64, AccountId)>,
+}
+
+impl Changes {
+    /// The accounts that changed since this number; `None` when that is longer ago than what is kept.
+    fn since(&self, seen: u64) -> Option<Vec<AccountId>> {
+        let first = self.recent.first().map_or(self.last + 1, |(number, _)| *number);
+        (seen + 1 >= first).then(|| {
+            let later = self.recent.iter().filter(|(number, _)| *number > seen);
+            later.map(|(_, account)| *account).collect()
+        })
+    }
+}
+
+/// What an engine says of itself.
+#[derive(Debug, Serialize, Deserialize)]
+struct NodeRow {
+    /// The last change that it has seen.
+    seen: u64,
+    /// Grows, so that each writing is another.
+    beat: u64,
+}
+
+/// This engine among those that share its catalog.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    pub(super) id: NodeId,
+    catalog: Arc<dyn Catalog>,
+    clock: Arc<dyn Clock>,
+    shared: bool,
+    every: Duration,
+    /// The last change that this engine has seen.
+    seen: AtomicU64,
+    /// Until when its row counts, in nanoseconds since boot.
+    live_until: AtomicU64,
+    /// How the rows of the others were first seen as they are.
+    others: Mutex<BTreeMap<NodeId, (Revision, Timestamp)>>,
+    /// One look at a time; what is held is the number of the next writing.
+    looking: tokio::sync::Mutex<u64>,
+    /// Somebody waits for this engine to look.
+    pub(super) wake: Notify,
+}
+
+impl Nodes {
+    pub(super) fn new(
+        catalog: Arc<dyn Catalog>,
+        clock: Arc<dyn Clock>,
+        entropy: &dyn Entropy,
+        shared: bool,
+        every: Duration,
+    ) -> Result<Self, EngineError> {
+        let mut id = [0; 8];
+        entropy.fill(&mut id)?;
+        Ok(Self {
+            id: NodeId(id),
+            shared,
+            catalog,
+            clock,
+            every,
+            seen: AtomicU64::new(0),
+            live_until: AtomicU64::new(0),
+            others: Mutex::default(),
+            looking: tokio::sync::Mutex::new(0),
+            wake: Notify::new(),
+        })
+    }
+
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    pub(super) fn every(&self) -> Duration {
+        self.every
+    }
+
+    fn lease(&self) -> Duration {
+        self.every * LOOKS_A_LEASE
+    }
+
+    /// Before any record is read: from here on others wait for this engine.
+    pub(super) async fn join(&self) -> Result<(), EngineError> {
+        if !self.shared {
+            return Ok(());
+        }
+        let mut beat = self.looking.lock().await;
+        let (changes, _) = self.changes().await?;
+        self.say(changes.last, &mut beat).await
+    }
+
+    /// Others need not wait for this engine any longer.
+    pub(super) async fn leave(&self) {
+        if !self.shared {
+            return;
+        }
+        let key = key(self.id);
+        // Who can't be told waits for a lease.
+        if let Ok(Some(stored)) = self.catalog.load(&key).await {
+            let _ = self.catalog.swap(&key, Some(&stored.revision), None).await;
+        }
+    }
+
+    /// Whether others wait for this engine still, so that it may commit.
+    pub(super) fn is_live(&self) -> bool {
+        !self.shared || nanos(self.clock.now().boot) < self.live_until.load(Ordering::Acquire)
+    }
+
+    /// A change of this account's record is there: its number.
+    pub(super) async fn append(&self, account: AccountId) -> Result<u64, EngineError> {
+        if !self.shared {
+            return Ok(0);
+        }
+        loop {
+            let (mut changes, revision) = self.changes().await?;
+            changes.last += 1;
+            changes.recent.push((changes.last, account));
+            let excess = changes.recent.len().saturating_sub(KEPT);
+            changes.recent.drain(..excess);
+            match self.catalog.swap(CHANGES, revision.as_ref(), Some(encode(&changes)?)).await {
+                Ok(_) => return Ok(changes.last),
+                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// The engines that live and have not seen this change.
+    pub(super) async fn behind(&self, number: u64) -> Result<Vec<NodeId>, EngineError> {
+        if !self.shared || is_planted(Bug::NoAnnounce) {
+            return Ok(Vec::new());
+        }
+        let rows = self.look_at_others().await?;
+        Ok(rows.into_iter().filter(|(_, row)| row.seen < number).map(|(id, _)| id).collect())
+    }
+
+    /// Whether this engine, another one than us, is alive as far as we know.
+    pub(super) async fn lives(&self, node: NodeId) -> Result<bool, EngineError> {
+        if !self.shared {
+            return Ok(false);
+        }
+        Ok(self.look_at_others().await?.into_iter().any(|(id, _)| id == node))
+    }
+
+    /// The rows of all others that live. Rows of those that are long dead are removed.
+    async fn look_at_others(&self) -> Result<Vec<(NodeId, NodeRow)>, EngineError> {
+        let (mut rows, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.catalog.list(NODES, after.as_deref(), PAGE).await?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            rows.extend(page);
+        }
+        let now = self.clock.now();
+        let (mut living, mut dead) = (Vec::new(), Vec::new());
+        {
+            let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = BTreeMap::new();
+            for (key, stored) in rows {
+                let id = key.strip_prefix(NODES).and_then(|id| NodeId::try_from(id.to_owned()).ok());
+                let row = serde_json::from_slice(&stored.bytes).ok();
+                // What is not written so is nobody's.
+                let Some((id, row)) = id.zip(row).filter(|(id, _)| *id != self.id) else { continue };
+                let since = match others.get(&id) {
+                    Some((revision, since)) if *revision == stored.revision => *since,
+                    _ => now,
+                };
+                let age = now.since(&since);
+                if age < self.lease() {
+                    living.push((id, row));
+                } else if age >= self.lease() * 10 {
+                    dead.push((key, stored.revision.clone()));
+                }
+                known.insert(id, (stored.revision, since));
+            }
+            *others = known;
+        }
+        for (key, revision) in dead {
+            // It may have come back.
+            let _ = self.catalog.swap(&key, Some(&revision), None).await;
+        }
+        Ok(living)
+    }
+
+    async fn changes(&self) -> Result<(Changes, Option<Revision>), EngineError> {
+        let Some(stored) = self.catalog.load(CHANGES).await? else { return Ok(Default::default()) };
+        let changes = serde_json::from_slice(&stored.bytes).map_err(|e| corrupt(&e))?;
+        Ok((changes, Some(stored.revision)))
+    }
+
+    /// Writes that this engine has seen this, and lives.
+    async fn say(&self, seen: u64, beat: &mut u64) -> Result<(), EngineError> {
+        let key = key(self.id);
+        *beat += 1;
+        let sent = self.clock.now().boot;
+        let bytes = encode(&NodeRow { seen, beat: *beat })?;
+        loop {
+            let stored = self.catalog.load(&key).await?;
+            let revision = stored.map(|stored| stored.revision);
+            match self.catalog.swap(&key, revision.as_ref(), Some(bytes.clone())).await {
+                Ok(_) => break,
+                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.seen.store(seen, Ordering::Release);
+        // Shorter than others wait, who see it later.
+        self.live_until.store(nanos(sent + self.lease()), Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Takes note of what others changed, and says so.
+    pub(super) async fn look_for_changes(self: &Arc<Self>) -> Result<(), EngineError> {
+        let nodes = &self.nodes;
+        if !nodes.shared {
+            return Ok(());
+        }
+        let mut beat = nodes.looking.lock().await;
+        let (changes, _) = nodes.changes().await?;
+        let seen = nodes.seen.load(Ordering::Acquire);
+        if changes.last > seen {
+            for account in changes.since(seen).unwrap_or_else(|| self.records.known()) {
+                self.reload(account).await?;
+            }
+        }
+        nodes.say(changes.last, &mut beat).await
+    }
+
+    /// Looks first where others may have ceased to wait for this engine. Not to be called by who has entered a gate: who
+    /// looks waits for those.
+    pub(super) async fn be_live(self: &Arc<Self>) -> Result<(), EngineError> {
+        if self.nodes.is_live() { Ok(()) } else { self.look_for_changes().await }
+    }
+}
+
+fn key(id: NodeId) -> String {
+    format!("{NODES}{id}")
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn encode(row: &impl Serialize) -> Result<Bytes, EngineError> {
+    Ok(serde_json::to_vec(row).map_err(|e| corrupt(&e))?.into())
+}
+
+fn corrupt(e: &serde_json::Error) -> EngineError {
+    StoreError::new(StoreErrorKind::Corrupt).with_detail(format!("what engines tell each other: {e}")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_missed_more_changes_than_are_kept_looks_at_everything() {
+        let account = |n: u8| AccountId::from_bytes([n; 16]);
+        let changes = Changes { last: 9, recent: vec![(7, account(7)), (8, account(8)), (9, account(9))] };
+        assert_eq!(changes.since(9), Some(vec![]));
+        assert_eq!(changes.since(8), Some(vec![account(9)]));
+        assert_eq!(changes.since(6), Some(vec![account(7), account(8), account(9)]));
+        assert_eq!(changes.since(5), None);
+        assert_eq!(Changes::default().since(0), Some(vec![]));
+    }
+}

@@ -1,0 +1,99 @@
+//! Taking note that an account's record changed.
+//!
+//! Guarantees: once this has returned, nothing of the account is sealed, opened or drained by what its record said before, and
+//! nothing that was sealed so is still to be committed. Until then it goes on as before: an outage in between takes nothing
+//! away.
+//!
+//! Not its job: to learn of changes (`nodes`), to make them (`operations`).
+
+use std::sync::{Arc, PoisonError, atomic::Ordering};
+
+use cofferdam_crypto::planted::{Bug, is_planted};
+use cofferdam_crypto::{AccountId, Provider};
+use cofferdam_keyring::LiveKey;
+
+use super::{
+    AccountName, EngineError, Inner,
+    account_record::{Stage, VerifiedRecord},
+    current_key::{CurrentKey, key_error},
+};
+
+impl Inner {
+    /// An account's record, found genuine, and the service's key that it was checked under.
+    pub(super) async fn verified(
+        &self,
+        name: &AccountName,
+    ) -> Result<(VerifiedRecord, LiveKey), EngineError> {
+        let account = self.records.load(name).await?.unverified().id;
+        let service =
+            self.keyring.sealing_key(account, Provider::Service).await.map_err(|e| key_error(name, e))?;
+        let verified = self.records.load_verified(name, service.record_key()).await?;
+        Ok((verified, service))
+    }
+
+    /// The account's record changed.
+    pub(super) async fn reload(self: &Arc<Self>, account: AccountId) -> Result<(), EngineError> {
+        let Some(name) = self.records.name_of(account) else { return Ok(()) };
+        let known = {
+            let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
+            accounts.get(&name).filter(|shared| shared.id == account).cloned()
+        };
+        let stage = match self.records.load(&name).await {
+            Ok(record) if record.unverified().id == account => Some(record.unverified().stage),
+            Ok(_) | Err(EngineError::NoAccount { .. }) => None,
+            Err(e) => return Err(e),
+        };
+        if stage != Some(Stage::Live) {
+            return self.retire(account, &name, stage.is_none()).await;
+        }
+        self.keyring.forget(account);
+        self.segments.forget(account);
+        if let Some(shared) = known {
+            let current = CurrentKey::verify(self, &shared).await?;
+            shared.deleted.store(false, Ordering::Release);
+            shared.key.store(Some(Arc::new(current)));
+        }
+        #[cfg(feature = "hot-cache")]
+        if let Some(hot) = &self.hot {
+            hot.readmit(account);
+        }
+        if !is_planted(Bug::GateForgotten) {
+            self.gates.of(account).turn().await;
+        }
+        if self.blocks.buffer_usage(account).await?.is_some() {
+            self.drains.look_again(self, account);
+        }
+        Ok(())
+    }
+
+    /// The account is deleted, or, where it is `gone`, purged.
+    async fn retire(
+        self: &Arc<Self>,
+        account: AccountId,
+        name: &AccountName,
+        gone: bool,
+    ) -> Result<(), EngineError> {
+        let known = {
+            let mut accounts = self.accounts.write().unwrap_or_else(PoisonError::into_inner);
+            let is_it = accounts.get(name).is_some_and(|shared| shared.id == account);
+            if gone && is_it { accounts.remove(name) } else { accounts.get(name).filter(|_| is_it).cloned() }
+        };
+        if let Some(shared) = known {
+            shared.deleted.store(true, Ordering::Release);
+            shared.key.store(None);
+        }
+        self.keyring.forget(account);
+        self.segments.forget(account);
+        self.gates.of(account).turn().await;
+        self.drains.cancel(account);
+        #[cfg(feature = "hot-cache")]
+        if let Some(hot) = &self.hot {
+            hot.forget(account).await;
+        }
+        if gone {
+            self.records.unlearn(account);
+            self.gates.forget(account);
+        }
+        Ok(())
+    }
+}
