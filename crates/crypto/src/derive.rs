@@ -31,6 +31,8 @@ pub(crate) mod label {
     pub(crate) const OPERATION: &[u8] = b"cofferdam operation 1";
     /// What an epoch follows, before what is tagged.
     pub(crate) const EPOCH: &[u8] = b"cofferdam epoch 1";
+    /// Archives, before their hash.
+    pub(crate) const ARCHIVE: &[u8] = b"cofferdam archive 1";
 }
 
 /// An extracted pseudorandom key, kept as the inner and outer HMAC states that it starts.
@@ -171,6 +173,10 @@ impl RecordKey {
         let mut key = Box::new(Zeroizing::new([0; 32]));
         Prk::extract(label::AEK, scope, &[], aek).expand(&Info::new(b"M"), &mut key);
         Self(key)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.0.as_slice()
     }
 
     /// The tag of a record.

@@ -41,6 +41,7 @@
 
 mod aead;
 mod aek;
+mod archive;
 mod block;
 mod buf;
 mod derive;
@@ -63,6 +64,7 @@ mod wrapped;
 pub use aead::AwsLc;
 pub use aead::{Aead, DefaultAead, RustCrypto};
 pub use aek::Aek;
+pub use archive::ArchiveHash;
 pub use buf::{BlockBuf, SealedBuf};
 pub use derive::{RecordKey, RecordTag};
 pub use header::{HEADER_LEN, Header, HeaderError, Suite};

@@ -151,6 +151,12 @@ bugs! {
     CompactKeepsFreedPages = "compact-keeps-freed-pages",
     /// A compaction puts the new file in place before it is synced.
     CompactRenamesBeforeSync = "compact-renames-before-sync",
+    /// A receipt is believed whatever its signature says.
+    ReceiptUnchecked = "receipt-unchecked",
+    /// An archive is imported whatever its MAC says.
+    ArchiveUncheckedMac = "archive-unchecked-mac",
+    /// An import asks any vault that the archive names.
+    ImportCallsAnyVault = "import-calls-any-vault",
 }
 
 impl Bug {
@@ -166,6 +172,9 @@ impl Bug {
         Self::ResealIgnoresVersion,
         Self::CompactKeepsFreedPages,
         Self::CompactRenamesBeforeSync,
+        Self::ReceiptUnchecked,
+        Self::ArchiveUncheckedMac,
+        Self::ImportCallsAnyVault,
     ];
 
     /// Those that show only where tasks meet in a certain order: the keyring's tests of schedules find them.

@@ -426,7 +426,7 @@ impl BlockMeta {
     /// The format of a block that is of no segment, and of one that is.
     const FORMATS: [u8; 2] = [1, 2];
     pub(crate) const LEN: usize = 38;
-    const LEN_IN_SEGMENT: usize = Self::LEN + SegmentId::LEN;
+    pub(crate) const LEN_IN_SEGMENT: usize = Self::LEN + SegmentId::LEN;
 
     /// Its encoding: format byte, version, sealed length, page size, seconds, nanoseconds, epoch, provider;
     /// integers are big-endian. That of a segment's block has another format byte and the segment's id at its end.

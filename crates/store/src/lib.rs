@@ -1,5 +1,7 @@
 //! The engine of Cofferdam: accounts and encrypted blocks over a store.
 
+#[allow(dead_code, unused_imports, reason = "export and import follow")]
+mod archive;
 mod block_store;
 mod catalog;
 mod embedded;
@@ -9,7 +11,9 @@ mod error;
 mod forwarding;
 #[cfg(feature = "hot-cache")]
 mod hot;
+mod receipt;
 
+pub use archive::{ArchiveCounts, ArchiveError};
 pub use block_store::{
     Applied, BlockMeta, BlockOp, BlockStore, BufferLimit, BufferUsage, Located, Place, SegmentRow,
 };
@@ -18,12 +22,13 @@ pub use embedded::{Activity, EmbeddedOptions, EmbeddedStore, FileLayer, VerifyRe
 pub use engine::{
     Account, AccountKey, AccountKeyStatus, AccountName, AccountStatus, BlockInfo, BlockPage, BufferChange,
     BufferEvent, BufferMode, BufferStatus, DrainBlocked, DrainReport, Engine, EngineBuilder, EngineError,
-    EngineErrorKind, LinkTo, Moved, NodeId, Operation, OperationFailure, OperationHandle, OperationId,
+    EngineErrorKind, KekStatus, LinkTo, Moved, NodeId, Operation, OperationFailure, OperationHandle, OperationId,
     OperationKind, OperationStatus, Outcome, Progress, PutReceipt, Reencrypt, Step, Trouble, TroubleKind,
 };
 pub use error::{StoreError, StoreErrorKind};
 #[cfg(feature = "hot-cache")]
 pub use hot::{CacheUsage, HotCacheSettings, HotCacheStatus, HotCached, TierStatus};
+pub use receipt::{Examined, Receipt, ReceiptError, ReceiptKey, ReceiptPublicKey, Statement};
 
 #[cfg(any(test, feature = "testing"))]
 pub use embedded::{FaultyFile, FileFault, FileOp};

@@ -19,6 +19,7 @@ mod buffer;
 mod builder;
 mod create;
 mod current_key;
+mod describe;
 mod drain;
 mod drains;
 mod error;
@@ -61,6 +62,7 @@ pub use buffer::{
     BufferChange, BufferEvent, BufferStatus, DrainBlocked, DrainReport, Moved, Trouble, TroubleKind,
 };
 pub use builder::EngineBuilder;
+pub use describe::KekStatus;
 pub use error::{EngineError, EngineErrorKind};
 pub use nodes::NodeId;
 pub use operations::{
