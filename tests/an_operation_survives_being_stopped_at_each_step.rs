@@ -39,7 +39,8 @@ struct Stopping {
 
 impl Stopping {
     async fn write<T>(&self, write: impl Future<Output = T>) -> T {
-        let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(1)));
+        let left =
+            self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(1)));
         match left.unwrap() {
             0 => std::future::pending().await,
             1 if self.after => {
@@ -135,7 +136,12 @@ impl What {
         }
     }
 
-    async fn begin(self, engine: &Engine, kek: &KeyId, other: &KeyId) -> Result<OperationHandle, EngineError> {
+    async fn begin(
+        self,
+        engine: &Engine,
+        kek: &KeyId,
+        other: &KeyId,
+    ) -> Result<OperationHandle, EngineError> {
         let contoso = name("contoso");
         match self {
             Self::Recover => return engine.recover_account(&contoso).await,
@@ -170,8 +176,7 @@ async fn stop_at(what: What, writes: usize, after: bool, seen: &mut BTreeMap<Str
     let other = world.customer.create_key("other").await.unwrap();
     what.prepare(&world, &other).await;
     let kek = world.kek.clone();
-    let stopping =
-        Stopping { store: world.store.clone(), left: Arc::new(AtomicUsize::new(writes)), after };
+    let stopping = Stopping { store: world.store.clone(), left: Arc::new(AtomicUsize::new(writes)), after };
     world.engine = world.engine_over(&stopping, world.clock.clone()).await;
     let whole = async {
         let handle = what.begin(&world.engine, &kek, &other).await.unwrap();

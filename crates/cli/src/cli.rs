@@ -18,8 +18,8 @@ use crate::{
 };
 
 pub(crate) use keys::{
-    AddKek, Buffer, Export, Import, Link, Operations, OperationsCommand, RemoveKek, RotateAek, RotateKek, SafeToDisable, Unlink,
-    VerifyReceipt,
+    AddKek, Export, Import, Link, Operations, OperationsCommand, RemoveKek, RotateAek, RotateKek,
+    SafeToDisable, Switch, Unlink, VerifyReceipt,
 };
 
 const AFTER_HELP: &str = "\
@@ -91,14 +91,6 @@ pub(crate) enum Command {
     Unlink(Unlink),
     /// Lists operations: how each stands, how far it came, what it waits for, why it failed
     Operations(Operations),
-    /// Says whether nothing needs a version of a KEK any longer, so that it may be disabled: exit code 7 for not yet
-    SafeToDisable(SafeToDisable),
-    /// Checks what safe-to-disable wrote, with a public key alone
-    VerifyReceipt(VerifyReceipt),
-    /// Writes an account's blocks, sealed as they are, and its record to one file
-    Export(Export),
-    /// Makes an account of what export wrote, under a new epoch
-    Import(Import),
 }
 
 const INGEST_HELP: &str = "\
@@ -316,8 +308,8 @@ pub(crate) enum AccountCommand {
         #[arg(value_parser = account_name)]
         name: AccountName,
         /// Whether it does
-        #[arg(value_parser = PossibleValuesParser::new(["on", "off"]).map(|switch| switch == "on"))]
-        on: bool,
+        #[arg(value_enum)]
+        switch: Switch,
     },
 }
 

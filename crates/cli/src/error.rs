@@ -12,8 +12,8 @@ use std::{
 use cofferdam_crypto::{HeaderError, IdError, KeyId};
 use cofferdam_keyring::PolicyError;
 use cofferdam_store::{
-    ArchiveError, EngineError, EngineErrorKind, Operation, OperationId, OperationStatus, ReceiptError, StoreError,
-    StoreErrorKind,
+    ArchiveError, EngineError, EngineErrorKind, Operation, OperationId, OperationStatus, ReceiptError,
+    StoreError, StoreErrorKind,
 };
 use cofferdam_vault::LocalVaultError;
 use serde_json::{Value, json};
@@ -205,12 +205,14 @@ impl CliError {
                 ReceiptError::Newer { .. } | ReceiptError::OtherIssuer { .. } => Exit::Failed,
                 _ => Exit::Corrupt,
             },
-            Self::OperationFailed { operation } => match operation.failure.as_ref().map(|of| of.code.as_str()) {
-                Some("vault-denied" | "key-revoked") => Exit::Revoked,
-                Some("record-damaged" | "store-damaged" | "forged") => Exit::Corrupt,
-                Some("no-account") => Exit::NotFound,
-                _ => Exit::Failed,
-            },
+            Self::OperationFailed { operation } => {
+                match operation.failure.as_ref().map(|of| of.code.as_str()) {
+                    Some("vault-denied" | "key-revoked") => Exit::Revoked,
+                    Some("record-damaged" | "store-damaged" | "forged") => Exit::Corrupt,
+                    Some("no-account") => Exit::NotFound,
+                    _ => Exit::Failed,
+                }
+            }
             // As a block that is not there: it may be made again, or recovered.
             Self::Engine(EngineError::AccountDeleted { .. }) => Exit::NotFound,
             Self::Engine(EngineError::BadSetting { .. }) => Exit::Usage,

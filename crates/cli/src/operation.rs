@@ -103,7 +103,8 @@ impl Progress {
                 let message = format!("{}: {}", operation.kind.name(), step.name());
                 let bar = ProgressBar::new(progress.total).with_message(message);
                 let counts = matches!(step, Step::Reencrypt | Step::Remove);
-                let template = if counts { "{msg:24} {wide_bar} {pos}/{len} blocks" } else { "{msg} {spinner}" };
+                let template =
+                    if counts { "{msg:24} {wide_bar} {pos}/{len} blocks" } else { "{msg} {spinner}" };
                 if let Ok(style) = ProgressStyle::with_template(template) {
                     bar.set_style(style);
                 }

@@ -22,8 +22,9 @@ pub use embedded::{Activity, EmbeddedOptions, EmbeddedStore, FileLayer, VerifyRe
 pub use engine::{
     Account, AccountKey, AccountKeyStatus, AccountName, AccountStatus, BlockInfo, BlockPage, BufferChange,
     BufferEvent, BufferMode, BufferStatus, DrainBlocked, DrainReport, Engine, EngineBuilder, EngineError,
-    EngineErrorKind, KekStatus, LinkTo, Moved, NodeId, Operation, OperationFailure, OperationHandle, OperationId,
-    OperationKind, OperationStatus, Outcome, Progress, PutReceipt, Reencrypt, Step, Trouble, TroubleKind,
+    EngineErrorKind, KekStatus, LinkTo, Moved, NodeId, Operation, OperationFailure, OperationHandle,
+    OperationId, OperationKind, OperationStatus, Outcome, Progress, PutReceipt, Reencrypt, Step, Trouble,
+    TroubleKind,
 };
 pub use error::{StoreError, StoreErrorKind};
 #[cfg(feature = "hot-cache")]

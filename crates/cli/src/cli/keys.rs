@@ -95,6 +95,13 @@ impl From<Buffer> for BufferMode {
     }
 }
 
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = WAITS_HELP)]
 pub(crate) struct Unlink {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::operations::{finish_first, run_one};
 use crate::{
-    cli::AccountCommand,
+    cli::{AccountCommand, Switch},
     error::CliError,
     home::{Home, Keys, principal},
     output::{Output, Time},
@@ -121,7 +121,9 @@ pub(super) async fn run(home: Home, command: AccountCommand, output: &mut Output
             run_one(home, output, async |open| open.engine.purge_account(&name).await).await
         }
         AccountCommand::Protect { name } => protect(home, &name, output).await,
-        AccountCommand::FollowLatest { name, on } => follow_latest(home, &name, on, output).await,
+        AccountCommand::FollowLatest { name, switch } => {
+            follow_latest(home, &name, switch == Switch::On, output).await
+        }
     }
 }
 
@@ -134,7 +136,12 @@ async fn protect(home: Home, name: &AccountName, output: &mut Output) -> Result<
     output.emit(&Set { account: name.to_string(), purge_protection: Some(true), follow_latest: None })
 }
 
-async fn follow_latest(home: Home, name: &AccountName, on: bool, output: &mut Output) -> Result<(), CliError> {
+async fn follow_latest(
+    home: Home,
+    name: &AccountName,
+    on: bool,
+    output: &mut Output,
+) -> Result<(), CliError> {
     let open = home.open(Keys::Needed).await?;
     finish_first(&open).await?;
     let set = async { open.engine.account(name).await?.follow_latest(on).await }.await;

@@ -1,14 +1,12 @@
 //! The commands, one module for each group of them.
 
 mod account;
-mod archive;
 mod blocks;
 mod ingest;
 mod init;
 mod inspect;
 mod operations;
 mod rotation;
-mod safe;
 mod status;
 mod vault;
 mod verify;
@@ -51,10 +49,6 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Link(args) => rotation::link(home()?, args, out).await,
         Command::Unlink(args) => rotation::unlink(home()?, args, out).await,
         Command::Operations(args) => operations::run(home()?, args, out).await,
-        Command::SafeToDisable(args) => safe::run(home()?, args, out).await,
-        Command::VerifyReceipt(args) => safe::verify(&args, out),
-        Command::Export(args) => archive::export(home()?, args, out).await,
-        Command::Import(args) => archive::import(home()?, args, out).await,
     }?;
     output.flush()
 }

@@ -160,34 +160,38 @@ pub(super) async fn finish_first(open: &OpenHome) -> Result<(), CliError> {
 pub(super) async fn run(home: Home, args: Operations, output: &mut Output) -> Result<(), CliError> {
     let open = home.open(Keys::Needed).await?;
     let told = match args.command {
-        Some(OperationsCommand::Cancel { id }) => async {
-            let ended = open.engine.operation(id).await?.cancel().await?;
-            match (ended.status, &ended.failure) {
-                (OperationStatus::Failed, Some(failure)) if failure.code == "cancelled" => {
-                    output.emit(&OperationLine::from(&ended))
-                }
-                (status, _) => Err(CliError::TooLate { operation: id, status }),
-            }
-        }
-        .await,
-        None => async {
-            let mut all = match &args.account {
-                // Also of an account that is deleted.
-                Some(name) => {
-                    let mut all = open.engine.operations().await?;
-                    all.retain(|operation| operation.account == *name);
-                    if all.is_empty() {
-                        open.engine.account(name).await?;
+        Some(OperationsCommand::Cancel { id }) => {
+            async {
+                let ended = open.engine.operation(id).await?.cancel().await?;
+                match (ended.status, &ended.failure) {
+                    (OperationStatus::Failed, Some(failure)) if failure.code == "cancelled" => {
+                        output.emit(&OperationLine::from(&ended))
                     }
-                    all
+                    (status, _) => Err(CliError::TooLate { operation: id, status }),
                 }
-                None => open.engine.operations().await?,
-            };
-            all.sort_by_key(|operation| operation.started_at);
-            all.iter().try_for_each(|operation| output.emit(&OperationLine::from(operation)))?;
-            output.flush()
+            }
+            .await
         }
-        .await,
+        None => {
+            async {
+                let mut all = match &args.account {
+                    // Also of an account that is deleted.
+                    Some(name) => {
+                        let mut all = open.engine.operations().await?;
+                        all.retain(|operation| operation.account == *name);
+                        if all.is_empty() {
+                            open.engine.account(name).await?;
+                        }
+                        all
+                    }
+                    None => open.engine.operations().await?,
+                };
+                all.sort_by_key(|operation| operation.started_at);
+                all.iter().try_for_each(|operation| output.emit(&OperationLine::from(operation)))?;
+                output.flush()
+            }
+            .await
+        }
     };
     let closed = open.close().await;
     told?;

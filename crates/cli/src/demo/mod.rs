@@ -11,7 +11,6 @@ mod outage;
 mod pack;
 mod report;
 mod revoke;
-mod rotate;
 mod search;
 
 use std::{
@@ -103,7 +102,6 @@ async fn show(
     look(paths, open.home.store_file(), output, &mut report, stop).await?;
     outage::end(&account, &vault, buffered, output, &mut report).await?;
     take_away(&account, &vault, &kek, &packing.files, output, &mut report).await?;
-    rotate::rotate(&open.engine, &account, &vault, (KEY, &kek), &packing, output, &mut report).await?;
     drop(account);
     let home = open.close().await?;
 

@@ -265,7 +265,9 @@ impl OpenHome {
     }
 
     /// The names of all accounts in order, and of those that are deleted until when they can be recovered.
-    pub(crate) async fn accounts_and_deleted(&self) -> Result<Vec<(AccountName, Option<Duration>)>, CliError> {
+    pub(crate) async fn accounts_and_deleted(
+        &self,
+    ) -> Result<Vec<(AccountName, Option<Duration>)>, CliError> {
         let mut all: Vec<(AccountName, Option<Duration>)> = Vec::new();
         let mut after: Option<AccountName> = None;
         loop {

@@ -19,7 +19,10 @@ use cofferdam_vault::Clock;
 #[cfg(feature = "hot-cache")]
 use uuid::Uuid;
 
-use super::{AccountName, EngineError, UnverifiedRecord, account_record::{Stage, VerifiedRecord}};
+use super::{
+    AccountName, EngineError, UnverifiedRecord,
+    account_record::{Stage, VerifiedRecord},
+};
 use crate::{Catalog, Revision, StoreError, StoreErrorKind};
 
 const ACCOUNTS: &str = "account/";
