@@ -151,6 +151,16 @@ bugs! {
     CompactKeepsFreedPages = "compact-keeps-freed-pages",
     /// A compaction puts the new file in place before it is synced.
     CompactRenamesBeforeSync = "compact-renames-before-sync",
+    /// A KEK that does not answer is bridged for as long as another does.
+    BridgeUnbounded = "bridge-unbounded",
+    /// That a KEK is bridged is not persisted, so that a restart begins to count anew.
+    BridgeNotPersisted = "bridge-not-persisted",
+    /// A denial by one KEK is bridged by another.
+    DenialBridged = "denial-bridged",
+    /// An epoch is used whether or not it follows the one before it.
+    ChainUnchecked = "chain-unchecked",
+    /// A key whose record changed goes on sealing under the epoch that was the newest before.
+    ReloadKeepsOldEpoch = "reload-keeps-old-epoch",
     /// A receipt is believed whatever its signature says.
     ReceiptUnchecked = "receipt-unchecked",
     /// An archive is imported whatever its MAC says.
@@ -172,10 +182,28 @@ impl Bug {
         Self::ResealIgnoresVersion,
         Self::CompactKeepsFreedPages,
         Self::CompactRenamesBeforeSync,
+        Self::BridgeUnbounded,
+        Self::BridgeNotPersisted,
+        Self::DenialBridged,
+        Self::ChainUnchecked,
+        Self::ReloadKeepsOldEpoch,
         Self::ReceiptUnchecked,
         Self::ArchiveUncheckedMac,
         Self::ImportCallsAnyVault,
     ];
+
+    /// Those of accounts with several KEKs or epochs: the keyring's tests find them.
+    pub const OF_SEVERAL_KEKS: &[Self] = &[
+        Self::BridgeUnbounded,
+        Self::BridgeNotPersisted,
+        Self::DenialBridged,
+        Self::ChainUnchecked,
+        Self::ReloadKeepsOldEpoch,
+    ];
+
+    /// Those of a vault's rations: the keyring's tests find them.
+    pub const OF_BUDGETS: &[Self] =
+        &[Self::BudgetIgnored, Self::RetryAfterIgnored, Self::BudgetOpensGrace, Self::StretchUnbounded];
 
     /// Those that show only where tasks meet in a certain order: the keyring's tests of schedules find them.
     pub const INTERLEAVED: &[Self] = &[

@@ -17,7 +17,7 @@ pub struct KeyEvent {
     pub account: AccountId,
     /// Whose key.
     pub provider: Provider,
-    /// The KEK of the newest epoch, once its record was read.
+    /// The KEK that it is about; else the account's first, once its record was read.
     pub key_id: Option<KeyId>,
     /// When.
     pub at: Timestamp,
@@ -40,6 +40,10 @@ pub enum What {
     },
     /// It was verified again.
     Refreshed,
+    /// A KEK does not answer and others do: they stand in for it, as is persisted. The event names that KEK.
+    BridgeBegan,
+    /// That KEK answers again, as is persisted.
+    BridgeEnded,
     /// Somebody should look.
     Alarm(Alarm),
 }
@@ -56,6 +60,12 @@ impl KeyEvent {
             ),
             What::Refreshed => tracing::debug!(
                 target: "cofferdam::audit", %account, %provider, key_id, "key refreshed"
+            ),
+            What::BridgeBegan => tracing::warn!(
+                target: "cofferdam::audit", %account, %provider, key_id, "kek bridged"
+            ),
+            What::BridgeEnded => tracing::info!(
+                target: "cofferdam::audit", %account, %provider, key_id, "kek answers again"
             ),
             What::Alarm(alarm) => tracing::warn!(
                 target: "cofferdam::audit", %account, %provider, key_id, ?alarm, "key alarm"

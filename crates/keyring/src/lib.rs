@@ -21,7 +21,9 @@ mod salts;
 mod telemetry;
 mod vaults;
 
-pub use driver::{KeyHandle, KeyStatus, Keyring, KeyringParts, LastFailure, LiveKey, LiveSegment};
+pub use driver::{
+    BridgedKek, KeyHandle, KeyStatus, Keyring, KeyringParts, LastFailure, LiveKey, LiveSegment,
+};
 pub use error::{Fault, KeyError};
 pub use event::{KeyEvent, What};
 pub use machine::{Alarm, KeyState, Policy, PolicyError, Why};

@@ -21,6 +21,8 @@ const STATE_CHANGES: &str = "cofferdam_key_state_changes_total";
 const REFRESHES: &str = "cofferdam_key_refreshes_total";
 const EVICTIONS: &str = "cofferdam_key_evictions_total";
 const ALARMS: &str = "cofferdam_key_alarms_total";
+const BRIDGES: &str = "cofferdam_key_bridges_total";
+const BRIDGED: &str = "cofferdam_keks_bridged";
 const HELD: &str = "cofferdam_keys_held";
 const CALLS: &str = "cofferdam_vault_calls_total";
 const CALL_SECONDS: &str = "cofferdam_vault_call_seconds";
@@ -35,6 +37,11 @@ pub(crate) fn describe() {
     describe_counter!(REFRESHES, "Keys in use that were verified again, by provider");
     describe_counter!(EVICTIONS, "Keys that were held and are wiped, by provider and why");
     describe_counter!(ALARMS, "Things that somebody should look at, by provider and alarm");
+    describe_counter!(BRIDGES, "Bridges of KEKs that do not answer, by provider and event: begun, ended");
+    describe_gauge!(
+        BRIDGED,
+        "KEKs that do not answer, of keys that are held on the strength of others, by provider"
+    );
     describe_gauge!(HELD, "Keys held, by provider and state");
     describe_counter!(CALLS, "Calls to a vault to unwrap a key, by provider and outcome");
     describe_histogram!(CALL_SECONDS, Unit::Seconds, "What those calls took, by provider and outcome");
@@ -62,10 +69,14 @@ pub(crate) fn count(event: &KeyEvent) {
                 counter!(EVICTIONS, "provider" => provider, "why" => reason(why)).increment(1);
             }
         }
+        What::BridgeBegan => counter!(BRIDGES, "provider" => provider, "event" => "begun").increment(1),
+        What::BridgeEnded => counter!(BRIDGES, "provider" => provider, "event" => "ended").increment(1),
         What::Refreshed => counter!(REFRESHES, "provider" => provider).increment(1),
         What::Alarm(alarm) => {
             let alarm = match alarm {
                 Alarm::Corrupt => "corrupt",
+                Alarm::BridgeEnds => "bridge_ends",
+                Alarm::BridgeNotPersisted => "bridge_not_persisted",
                 Alarm::ServiceDenied(_) => "service_denied",
                 Alarm::NotPersisted { .. } => "not_persisted",
             };
@@ -129,6 +140,26 @@ impl Drop for HeldIn {
     }
 }
 
+/// KEKs that count as bridged until this is dropped.
+pub(crate) struct Bridged(Provider, usize);
+
+impl Bridged {
+    /// `None` for none.
+    pub(crate) fn new(of: Provider, keks: usize) -> Option<Self> {
+        if keks == 0 {
+            return None;
+        }
+        gauge!(BRIDGED, "provider" => provider(of)).increment(keks as f64);
+        Some(Self(of, keks))
+    }
+}
+
+impl Drop for Bridged {
+    fn drop(&mut self) {
+        gauge!(BRIDGED, "provider" => provider(self.0)).decrement(self.1 as f64);
+    }
+}
+
 fn holds(state: KeyState) -> bool {
     matches!(state, KeyState::Active | KeyState::Grace)
 }
@@ -173,6 +204,8 @@ mod tests {
             REFRESHES,
             EVICTIONS,
             ALARMS,
+            BRIDGES,
+            BRIDGED,
             HELD,
             CALLS,
             CALL_SECONDS,

@@ -507,8 +507,7 @@ async fn an_old_epoch_of_a_cold_account_needs_one_attempt() {
 async fn every_kek_of_a_record_is_asked_and_a_denial_by_any_is_a_revocation() {
     let world = World::new();
     let account = world.account(1).await;
-    world.rewrap(account, 2).await;
-    world.add_epoch(account, 2).await;
+    world.wrap_under(account, &[(0, 1), (0, 2)]).await;
     let before = world.customer.unwraps();
     world.key(account).await.unwrap();
     assert_eq!(world.customer.unwraps() - before, 2);

@@ -1,6 +1,5 @@
 //! The engine of Cofferdam: accounts and encrypted blocks over a store.
 
-#[allow(dead_code, unused_imports, reason = "export and import follow")]
 mod archive;
 mod block_store;
 mod catalog;
@@ -20,10 +19,11 @@ pub use block_store::{
 pub use catalog::{Catalog, Revision, Stored};
 pub use embedded::{Activity, EmbeddedOptions, EmbeddedStore, FileLayer, VerifyReport};
 pub use engine::{
-    Account, AccountKey, AccountKeyStatus, AccountName, AccountStatus, BlockInfo, BlockPage, BufferChange,
-    BufferEvent, BufferMode, BufferStatus, DrainBlocked, DrainReport, Engine, EngineBuilder, EngineError,
-    EngineErrorKind, KekStatus, LinkTo, Moved, NodeId, Operation, OperationFailure, OperationHandle,
-    OperationId, OperationKind, OperationStatus, Outcome, Progress, PutReceipt, Reencrypt, Step, Trouble,
+    Account, AccountKey, AccountKeyStatus, AccountName, AccountStatus, ArchiveEntry, ArchiveId,
+    ArchiveReport, BlockInfo, BlockPage, BufferChange, BufferEvent, BufferMode, BufferStatus, DrainBlocked,
+    DrainReport, Engine, EngineBuilder, EngineError, EngineErrorKind, ImportOptions, ImportReport, KekStatus,
+    LinkTo, Moved, NodeId, Operation, OperationFailure, OperationHandle, OperationId, OperationKind,
+    OperationStatus, Outcome, Progress, PutReceipt, Reencrypt, Refusal, RefusedKek, Step, Trouble,
     TroubleKind,
 };
 pub use error::{StoreError, StoreErrorKind};

@@ -57,13 +57,6 @@ impl<'a> Asked<'a> {
 /// A failure, and when the call was sent that it is of.
 pub(super) type Failed = (VaultError, Timestamp);
 
-/// What one KEK is asked for.
-struct Question<'a> {
-    /// Which one, by its place in the record.
-    kek: usize,
-    epochs: Vec<&'a WrappedAek>,
-}
-
 /// What one KEK said.
 struct Answer<'a> {
     kek: usize,
@@ -73,6 +66,52 @@ struct Answer<'a> {
     /// Old wraps that are damaged: that says nothing of the KEK.
     corrupt: Vec<(&'a WrappedAek, VaultError)>,
     failed: Option<Failed>,
+}
+
+/// What the KEKs of a record said, each by its place there.
+pub(super) struct Heard {
+    /// What was held of the record, and what was unwrapped, by epoch.
+    pub(super) keys: Vec<Arc<Material>>,
+    /// As of when each KEK has said yes.
+    sent: Vec<Option<Timestamp>>,
+    /// How each failed that did not answer.
+    pub(super) out: Vec<Option<Failed>>,
+}
+
+impl Heard {
+    /// Takes an answer; returns what old wraps are damaged.
+    fn take<'a>(&mut self, answer: Answer<'a>) -> Result<Vec<(&'a WrappedAek, VaultError)>, Failed> {
+        let Answer { kek, keys, sent, corrupt, failed } = answer;
+        self.keys.extend(keys);
+        self.sent[kek] = sent.or(self.sent[kek]);
+        let denies =
+            |failed: &Failed| failed.0.kind().meaning() != Meaning::Outage && !self.may_bridge_denials();
+        match failed {
+            Some(failed) if denies(&failed) => return Err(failed),
+            Some(failed) => self.out[kek] = Some(failed),
+            None => {}
+        }
+        Ok(corrupt)
+    }
+
+    fn may_bridge_denials(&self) -> bool {
+        is_planted(Bug::DenialBridged) && self.out.len() > 1
+    }
+
+    /// Whether the KEK is worth asking for another epoch.
+    fn may_answer(&self, kek: usize) -> bool {
+        self.out[kek].as_ref().is_none_or(|(failed, _)| failed.kind() == VaultErrorKind::Corrupt)
+    }
+
+    fn lacks(&self, of: &WrappedAek) -> bool {
+        self.keys.iter().all(|key| !key.is_of(of))
+    }
+
+    /// As of when every KEK that answered has said yes.
+    pub(super) fn sent(&self) -> Option<Timestamp> {
+        let said_yes = self.sent.iter().zip(&self.out).filter(|(_, out)| out.is_none());
+        said_yes.filter_map(|(sent, _)| *sent).min_by_key(|sent| sent.boot)
+    }
 }
 
 impl Task {
@@ -95,55 +134,67 @@ impl Task {
         record.keks.iter().map(of).collect()
     }
 
-    /// Unwraps what is missing, and something by every KEK of the record. Returns all keys, by epoch, and the time as
-    /// of which every KEK has said yes.
+    /// Unwraps what is missing, and something by every KEK of the record.
     ///
     /// KEKs are asked at the same time, so that an attempt takes one time-out however many there are; each KEK
-    /// is asked for one epoch after the other. A denial ends it at once, whatever the others would say.
+    /// is asked for one epoch after the other. Where the first does not answer the others are asked for what is missing.
+    ///
+    /// # Errors
+    /// A denial, which ends it at once, whatever the others would say.
     pub(super) async fn unwrap_all(
         &self,
         asked: &Asked<'_>,
         record: &KeyRecord,
         generation: Ticket,
-    ) -> Result<(Vec<Arc<Material>>, Option<Timestamp>), Failed> {
+    ) -> Result<Heard, Failed> {
         let (held, wanted) = {
             let desk = self.entry.desk();
             (desk.keys.clone(), desk.wanted.clone())
         };
-        let mut keys: Vec<Arc<Material>> =
-            held.into_iter().filter(|key| record.epochs.iter().any(|of| key.is_of(of))).collect();
-        let questions = questions(record, &keys, &wanted);
-        let ask = |question| self.ask(asked, record, question);
-        let mut asking: FuturesUnordered<_> = questions.into_iter().map(ask).collect();
-        let mut answers = Vec::new();
+        let mut heard = Heard {
+            keys: held.into_iter().filter(|key| record.epochs.iter().any(|of| key.is_of(of))).collect(),
+            sent: record.keks.iter().map(|_| None).collect(),
+            out: record.keks.iter().map(|_| None).collect(),
+        };
+        let needed = needed(record, &heard.keys, &wanted);
+        // One that is bridged is not likely to answer.
+        let lead = record.keks.iter().position(|kek| kek.bridged_since.is_none()).unwrap_or_default();
+        let ask = |kek| {
+            let is_lead = kek == lead && !needed.is_empty();
+            // Who is asked for nothing else is asked for the newest, to hear whether the KEK still answers.
+            let newest = || record.epochs.last().into_iter().collect();
+            self.ask(asked, record, kek, if is_lead { needed.clone() } else { newest() })
+        };
+        let mut asking: FuturesUnordered<_> = (0..record.keks.len()).map(ask).collect();
+        let mut corrupt = Vec::new();
         while let Some(answer) = asking.next().await {
-            match answer.failed {
-                Some(failed) if failed.0.kind().meaning() != Meaning::Outage => return Err(failed),
-                _ => answers.push(answer),
+            corrupt.extend(heard.take(answer)?);
+        }
+        for of in needed {
+            for kek in (0..record.keks.len()).filter(|&kek| kek != lead) {
+                if heard.may_answer(kek) && heard.lacks(of) {
+                    corrupt.extend(heard.take(self.ask(asked, record, kek, vec![of]).await)?);
+                }
             }
         }
-        answers.sort_by_key(|answer| answer.kek);
-        let mut outage: Option<Failed> = None;
-        let mut first: Option<Timestamp> = None;
-        for answer in answers {
-            keys.extend(answer.keys);
-            first = [first, answer.sent].into_iter().flatten().min_by_key(|sent| sent.boot);
-            outage = outage.or(answer.failed);
-            for (of, failed) in answer.corrupt {
+        for (of, failed) in corrupt {
+            if heard.lacks(of) {
                 self.old_wrap_is_corrupt(generation, of.scope.epoch, failed);
             }
         }
-        if let Some(failed) = outage {
-            return Err(failed);
-        }
-        keys.sort_by_key(|key| key.epoch());
-        keys.dedup_by_key(|key| key.epoch());
-        Ok((keys, first))
+        heard.keys.sort_by_key(|key| key.epoch());
+        heard.keys.dedup_by_key(|key| key.epoch());
+        Ok(heard)
     }
 
-    /// Asks one KEK for each of its epochs.
-    async fn ask<'a>(&self, asked: &Asked<'_>, record: &KeyRecord, question: Question<'a>) -> Answer<'a> {
-        let Question { kek, epochs } = question;
+    /// Asks one KEK for these epochs.
+    async fn ask<'a>(
+        &self,
+        asked: &Asked<'_>,
+        record: &KeyRecord,
+        kek: usize,
+        epochs: Vec<&'a WrappedAek>,
+    ) -> Answer<'a> {
         let mut answer = Answer { kek, keys: Vec::new(), sent: None, corrupt: Vec::new(), failed: None };
         for of in epochs {
             match self.unwrap(asked, kek, of).await {
@@ -239,26 +290,17 @@ pub(super) fn not_asked(throttled: &Throttled) -> VaultError {
     VaultError::new(VaultErrorKind::Throttled { retry_after: Some(wait) }, message)
 }
 
-/// What each KEK is asked for: the first for all that is missing and needed, the newest first; who is not asked for any of
-/// it for the newest, to hear whether the KEK still answers.
-fn questions<'a>(
+/// What is missing and needed, the newest first.
+fn needed<'a>(
     record: &'a KeyRecord,
     held: &[Arc<Material>],
     wanted: &BTreeSet<Epoch>,
-) -> Vec<Question<'a>> {
+) -> Vec<&'a WrappedAek> {
     let is_needed = |of: &&WrappedAek| {
         let is_missing = held.iter().all(|key| !key.is_of(of));
         is_missing && (is_newest(of, record) || wanted.contains(&of.scope.epoch))
     };
-    let question = |kek| {
-        let needed: Vec<_> = match kek {
-            0 => record.epochs.iter().rev().filter(is_needed).collect(),
-            _ => Vec::new(),
-        };
-        let newest = || record.epochs.last().into_iter().collect();
-        Question { kek, epochs: if needed.is_empty() { newest() } else { needed } }
-    };
-    (0..record.keks.len()).map(question).collect()
+    record.epochs.iter().rev().filter(is_needed).collect()
 }
 
 fn is_newest(of: &WrappedAek, record: &KeyRecord) -> bool {

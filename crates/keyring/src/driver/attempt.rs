@@ -10,7 +10,15 @@ use cofferdam_crypto::{
 };
 use cofferdam_vault::VaultError;
 
-use super::{ask::Asked, desk::Ticket, entry::For, kept::Kept, lane::Turn, seats::Claim, task::Task};
+use super::{
+    ask::{Asked, Failed},
+    desk::Ticket,
+    entry::For,
+    kept::Kept,
+    lane::Turn,
+    seats::Claim,
+    task::Task,
+};
 use crate::{
     Fault, Kek, KeyError, KeyRecord, RecordError,
     budget::Kind,
@@ -27,7 +35,7 @@ impl Task {
             (desk.record.clone(), std::mem::take(&mut desk.turns), kind)
         };
         let (account, provider) = (self.entry.account, self.entry.provider);
-        let record = match known {
+        let mut record = match known {
             Some(known) if !reread => known.record(account, provider),
             known => match self.read_with(&mut turns).await {
                 Ok(record) => {
@@ -44,23 +52,34 @@ impl Task {
         };
         #[cfg(cofferdam_planted)]
         let ways = self.outliving(ways, attempt, &record.epochs);
-        match self.unwrap_all(&Asked::new(ways, kind, turns), &record, generation).await {
-            Ok((keys, sent)) => {
-                // Its age counts from when the vault was asked, not from when there was no turn yet.
-                let attempt = Attempt { sent: sent.unwrap_or(attempt.sent), ..attempt };
-                self.verified(generation, attempt, keys).await
-            }
-            Err((failed, sent)) => {
-                let kind = failed.kind();
-                let error = self.unavailable(failed);
-                let (at, jitter) = (self.entry.now(), self.jitter());
-                let attempt = Attempt { sent, ..attempt };
-                self.conclude(generation, Event::Failed { attempt, kind, jitter }, |desk| {
-                    desk.wanted.clear();
-                    desk.note_failure(error, at);
-                })
-            }
+        let mut heard = match self.unwrap_all(&Asked::new(ways, kind, turns), &record, generation).await {
+            Ok(heard) => heard,
+            Err(denied) => return self.failed(generation, attempt, denied),
+        };
+        let bridged_until = match self.bridge(&mut record, &mut heard, generation).await {
+            Ok(until) => until,
+            Err(failed) => return self.failed(generation, attempt, failed),
+        };
+        // Its age counts from when the vault was asked, not from when there was no turn yet.
+        let sent = heard.sent().unwrap_or(attempt.sent);
+        let keys = std::mem::take(&mut heard.keys);
+        let work = self.verified(generation, Attempt { sent, bridged_until, ..attempt }, keys).await;
+        // What is to be done comes first: the next attempt takes note of it.
+        if work.is_none() && record.keks.len() > 1 {
+            self.note_bridges(&mut record, &heard, generation).await;
         }
+        work
+    }
+
+    fn failed(&self, generation: Ticket, attempt: Attempt, (failed, sent): Failed) -> Option<Effect> {
+        let kind = failed.kind();
+        let error = self.unavailable(failed);
+        let (at, jitter) = (self.entry.now(), self.jitter());
+        let attempt = Attempt { sent, ..attempt };
+        self.conclude(generation, Event::Failed { attempt, kind, jitter }, |desk| {
+            desk.wanted.clear();
+            desk.note_failure(error, at);
+        })
     }
 
     /// Takes note of a record that was just read, and of whether its wraps are others than those known.
@@ -68,12 +87,16 @@ impl Task {
         let known = known.map(|known| known.record(self.entry.account, self.entry.provider));
         let changed = known.is_none_or(|known| !same_wraps(&known, record));
         let event = Event::Record { revoked: record.revoked, changed };
-        let kept = Arc::new(Kept::new(record, &self.shared.names, self.entry.now()));
-        self.conclude(generation, event, |desk| desk.adopt(kept))
+        let kept = Kept::new(record, &self.shared.names, self.entry.now());
+        self.conclude(generation, event, |desk| {
+            desk.denied_elsewhere |= record.revoked && !desk.machine.is_revoked();
+            desk.adopt(kept);
+        })
     }
 
     /// Reads the record that decides whether a denial is a revocation.
     pub(super) async fn read_after_denial(&self, generation: Ticket) -> Option<Effect> {
+        self.end_bridges_of_denials().await;
         match self.read().await {
             Ok(record) => {
                 let known = self.entry.desk().record.clone();
@@ -170,7 +193,10 @@ impl Task {
     }
 
     /// What the store of records answers, within its time-out.
-    async fn in_time<T>(&self, call: impl Future<Output = Result<T, RecordError>>) -> Result<T, RecordError> {
+    pub(super) async fn in_time<T>(
+        &self,
+        call: impl Future<Output = Result<T, RecordError>>,
+    ) -> Result<T, RecordError> {
         let limit = self.shared.parts.policy.record_timeout();
         timeout(limit, call).await.unwrap_or(Err(RecordError::TimedOut(limit)))
     }

@@ -13,6 +13,7 @@ use cofferdam_vault::{Meaning, Timestamp};
 
 use super::{
     LastFailure,
+    bridge::Bridged,
     kept::Kept,
     lane::{InUse, Turn},
     live::Material,
@@ -52,7 +53,12 @@ pub(super) struct Desk {
     pub(super) forgets: u64,
     pub(super) displacements: u64,
     pub(super) failure: Option<(KeyError, LastFailure)>,
-    pub(super) denied: Option<KeyId>,
+    /// The KEKs that denied the key since it was last verified.
+    pub(super) denied: Vec<KeyId>,
+    /// It was found to be revoked in the record: any KEK may have denied it.
+    pub(super) denied_elsewhere: bool,
+    /// The key is served although a KEK does not answer.
+    pub(super) bridged: Option<Box<Bridged>>,
     /// The last denial since the key was verified.
     pub(super) denial: Option<(KeyError, LastFailure)>,
     /// Counts what was concluded: those who wait look again at each.
@@ -115,7 +121,9 @@ impl Desk {
             forgets: 0,
             displacements: 0,
             failure: None,
-            denied: None,
+            denied: Vec::new(),
+            denied_elsewhere: false,
+            bridged: None,
             denial: None,
             round: 0,
             said: None,
@@ -164,9 +172,19 @@ impl Desk {
     }
 
     /// Keeps a record that was just read.
-    pub(super) fn adopt(&mut self, record: Arc<Kept>) {
+    pub(super) fn adopt(&mut self, record: Kept) {
         self.unknown.retain(|&epoch| !record.has(epoch));
-        self.record = Some(record);
+        let record = match &self.record {
+            Some(before) => record.continuing(before),
+            None => record,
+        };
+        self.record = Some(Arc::new(record));
+    }
+
+    /// Whether this KEK denied the key since it was last verified, or may have.
+    pub(super) fn may_have_denied(&self, kek: &KeyId) -> bool {
+        let is_known = !self.denied_elsewhere && !self.denied.is_empty();
+        self.denied.contains(kek) || (self.machine.is_doubted() && !is_known)
     }
 
     /// What is waited for and not in the record, as far as that is known.
@@ -197,8 +215,11 @@ impl Desk {
         }
         let kind = match &error {
             KeyError::Unavailable { fault: Fault::Vault { kind, key_id, .. }, .. } => {
-                if kind.meaning() != Meaning::Outage {
-                    self.denied.clone_from(key_id);
+                if let Some(kek) = key_id
+                    && kind.meaning() != Meaning::Outage
+                    && !self.denied.contains(kek)
+                {
+                    self.denied.push(kek.clone());
                 }
                 Some(*kind)
             }

@@ -226,7 +226,7 @@ impl Entry {
             (KeyState::Revoked, _) => KeyError::Revoked {
                 account,
                 provider,
-                key_id: desk.denied.clone().or_else(|| desk.key_id()),
+                key_id: desk.denied.last().cloned().or_else(|| desk.key_id()),
                 poll: policy.revoked_poll(),
             },
             (_, Some((error, _))) => error.clone(),
@@ -295,6 +295,7 @@ impl Entry {
             usable_until: bounds.map(|bounds| bounds.usable_until),
             key_id: desk.key_id(),
             last_failure: desk.failure.as_ref().map(|(_, failure)| failure.clone()),
+            bridged: desk.record.as_ref().map_or(Vec::new(), |kept| kept.bridged(policy.max_bridge())),
         }
     }
 

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, PoisonError},
+    time::Duration,
 };
 
 use cofferdam_crypto::{
@@ -14,7 +15,12 @@ use cofferdam_crypto::{
 };
 use cofferdam_vault::{Principal, Timestamp};
 
-use crate::{Kek, KeyRecord, rt::Mutex};
+use super::BridgedKek;
+use crate::{
+    Kek, KeyRecord,
+    machine::{after, earlier},
+    rt::Mutex,
+};
 
 pub(super) struct Kept {
     keks: Arc<KekNames>,
@@ -108,6 +114,34 @@ impl Kept {
         *self.rare.as_ref()?.bridged.get(at)?
     }
 
+    /// Whether this KEK is bridged.
+    pub(super) fn is_bridged(&self, key_id: &KeyId) -> bool {
+        (0..self.keks.len()).any(|at| self.keks[at].1 == *key_id && self.bridged_since(at).is_some())
+    }
+
+    /// The KEKs that are bridged, for `longest` each.
+    pub(super) fn bridged(&self, longest: Duration) -> Vec<BridgedKek> {
+        let bridged = |(at, (_, key_id)): (usize, &KekName)| {
+            let since = self.bridged_since(at)?;
+            Some(BridgedKek { key_id: key_id.clone(), since, until: after(since, longest) })
+        };
+        self.keks.iter().enumerate().filter_map(bridged).collect()
+    }
+
+    /// The record that is known now, after this one: a bridge that goes on began no later than was known.
+    pub(super) fn continuing(mut self, before: &Self) -> Self {
+        let keks = &self.keks;
+        if let Some(rare) = &mut self.rare {
+            for (since, (_, key_id)) in rare.bridged.iter_mut().zip(&***keks) {
+                let at = before.keks.iter().position(|(_, of)| of == key_id);
+                if let (Some(since), Some(known)) = (since, at.and_then(|at| before.bridged_since(at))) {
+                    *since = earlier(*since, known);
+                }
+            }
+        }
+        self
+    }
+
     /// Whether it has a wrap of this epoch.
     pub(super) fn has(&self, epoch: Epoch) -> bool {
         self.epochs.iter().any(|of| of.epoch == epoch)
@@ -125,7 +159,7 @@ impl Kept {
 }
 
 /// A time of the wall clock on both: as far from `now` by either.
-fn on_both_clocks(wall: std::time::Duration, now: Timestamp) -> Timestamp {
+fn on_both_clocks(wall: Duration, now: Timestamp) -> Timestamp {
     // From after now: the clock was set back. It counts from now.
     let wall = wall.min(now.wall);
     Timestamp { boot: now.boot.saturating_sub(now.wall - wall), wall }
@@ -199,7 +233,7 @@ mod tests {
         let previous = cofferdam_crypto::RecordKey::derive(&aek, &scope(1));
         let second = WrappedAek::new(&aek, scope(4), vec![wrap(1), wrap(2)]).following(&previous);
         let mut record = KeyRecord::under(Some(Principal::new("tenant")), vec![first, second]);
-        let second = std::time::Duration::from_secs(1);
+        let second = Duration::from_secs(1);
         record.keks[1].principal = Some(Principal::new("another"));
         record.keks[1].bridged_since = Some(1_000 * second);
         record.check().unwrap();

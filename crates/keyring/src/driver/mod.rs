@@ -10,6 +10,7 @@
 mod agenda;
 mod ask;
 mod attempt;
+mod bridge;
 mod call;
 mod desk;
 mod due;
@@ -344,6 +345,20 @@ pub struct KeyStatus {
     pub key_id: Option<KeyId>,
     /// What failed since the last verified attempt.
     pub last_failure: Option<LastFailure>,
+    /// The KEKs that do not answer and that others stand in for, as far as that is persisted.
+    pub bridged: Vec<BridgedKek>,
+}
+
+/// A KEK that does not answer and that the account's others stand in for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BridgedKek {
+    /// Which one.
+    pub key_id: KeyId,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when at most; then the key is unavailable until it answers, or is removed from the account.
+    pub until: Timestamp,
 }
 
 impl KeyStatus {
@@ -356,6 +371,7 @@ impl KeyStatus {
             usable_until: None,
             key_id: None,
             last_failure: None,
+            bridged: Vec::new(),
         }
     }
 }

@@ -136,7 +136,9 @@ impl Rests {
             && desk.candidate.is_none()
             && desk.claim.is_none()
             && desk.failure.is_none()
-            && desk.denied.is_none()
+            && desk.denied.is_empty()
+            && !desk.denied_elsewhere
+            && desk.bridged.is_none()
             && desk.denial.is_none()
             && desk.said.is_none()
             && desk.said_of.is_empty()

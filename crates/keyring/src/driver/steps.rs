@@ -135,7 +135,8 @@ impl Entry {
             desk.used = waited_for && desk.lent;
             self.promise(waited_for, shared);
             desk.failure = None;
-            desk.denied = None;
+            desk.denied.clear();
+            desk.denied_elsewhere = false;
             desk.denial = None;
         }
         if let Some(claim) = desk.claim.take() {
@@ -158,6 +159,7 @@ impl Entry {
         desk.candidate = None;
         desk.seat = None;
         desk.held = None;
+        desk.bridged = None;
         desk.lent = false;
     }
 
@@ -199,13 +201,13 @@ impl Entry {
             return;
         }
         let now = self.now();
-        let read = read.map(|record| Arc::new(Kept::new(&record, names, now)));
+        let has = |record: &KeyRecord, epoch| record.epochs.iter().any(|of| of.scope.epoch == epoch);
         if let Ok(record) = &read {
-            desk.adopt(record.clone());
+            desk.adopt(Kept::new(record, names, now));
         }
         for &epoch in lacking {
             let error = match &read {
-                Ok(record) if record.has(epoch) => continue,
+                Ok(record) if has(record, epoch) => continue,
                 Ok(_) => {
                     desk.note_unknown(epoch);
                     KeyError::UnknownEpoch(self.scope(epoch))

@@ -1,7 +1,8 @@
 //! Until when a key serves.
 //!
 //! Guarantees: a deadline has passed as soon as either clock says so, which is the same as an age that is the
-//! larger of what both say. Bounds are half-open: at the deadline it is over.
+//! larger of what both say. Bounds are half-open: at the deadline it is over. What was verified while a KEK was bridged
+//! serves no longer than the bridge may last.
 
 use std::time::Duration;
 
@@ -18,6 +19,11 @@ pub(crate) fn after(from: Timestamp, time: Duration) -> Timestamp {
 /// Whether a deadline has passed by either clock.
 pub(crate) fn reached(deadline: Timestamp, now: Timestamp) -> bool {
     now.boot >= deadline.boot || now.wall >= deadline.wall
+}
+
+/// Whichever comes first, by each clock.
+pub(crate) fn earlier(one: Timestamp, other: Timestamp) -> Timestamp {
+    Timestamp { boot: one.boot.min(other.boot), wall: one.wall.min(other.wall) }
 }
 
 /// How long until a deadline passes.
@@ -48,11 +54,12 @@ impl Bounds {
             // When a refresh of it fails first.
             grace_from = after(grace_from, policy.refresh());
         }
+        let bridged = |until| verified.bridged_until.map_or(until, |end| earlier(until, end));
         Self {
             verified,
-            unasked_until: after(verified.sent, pace + policy.call_timeout()),
-            fresh_until: after(verified.sent, policy.fresh_for()),
-            usable_until: after(grace_from, policy.usable_for()),
+            unasked_until: bridged(after(verified.sent, pace + policy.call_timeout())),
+            fresh_until: bridged(after(verified.sent, policy.fresh_for())),
+            usable_until: bridged(after(grace_from, policy.usable_for())),
             retried_until: failed.map(|sent| after(sent, policy.failure_window_at(pace))),
         }
     }

@@ -14,6 +14,8 @@ pub struct Attempt {
     /// When it was begun, and in its result when its vault was asked: it may have had to wait for its record, and for
     /// its turn.
     pub sent: Timestamp,
+    /// In its result, when one of the KEKs did not answer: until when the others stand in for it.
+    pub bridged_until: Option<Timestamp>,
 }
 
 /// A random share of the jitter, drawn by the driver. It only ever shortens a wait.
@@ -64,7 +66,7 @@ pub enum Event {
     RecordUnreadable,
     /// The account has no such record.
     RecordGone,
-    /// The attempt's unwraps were all verified.
+    /// The attempt's unwraps were verified, and which KEK did not answer is bridged.
     Verified {
         /// Which attempt.
         attempt: Attempt,
@@ -104,7 +106,7 @@ pub enum Effect {
     Evict,
     /// Let the key be used within these bounds. After a verified attempt: the key that it unwrapped.
     Publish(Bounds),
-    /// Unwrap by every KEK of the record and verify.
+    /// Have every KEK of the record unwrap, and verify; one that does not answer may be bridged by the others.
     Attempt {
         /// Names the attempt in its result.
         attempt: Attempt,
@@ -167,6 +169,10 @@ pub enum Why {
 pub enum Alarm {
     /// A wrapped key is malformed, or unwraps to another key than it should.
     Corrupt,
+    /// A KEK has not answered for so long that in less than a quarter of the longest time nothing stands in for it.
+    BridgeEnds,
+    /// That a KEK is bridged, or no longer is, could not be persisted; the key is not served on the strength of that.
+    BridgeNotPersisted,
     /// The service's own vault denies its key: a mistake of the service, counted as an outage.
     ServiceDenied(VaultErrorKind),
     /// A revocation, or its end, could not be persisted; it is tried again.

@@ -38,7 +38,7 @@ fn nanos(time: Duration) -> Option<u64> {
     time.as_secs().checked_mul(1_000_000_000)?.checked_add(u64::from(time.subsec_nanos()))
 }
 
-/// What is known of a key that rests: verified and not failing, or not held at all.
+/// What is known of a key that rests: verified by all its KEKs and not failing, or not held at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Packed {
     /// The verified attempt's; 0: no key is held.
@@ -62,7 +62,9 @@ impl State {
             && self.reading.is_none()
             && !self.persisting;
         let (number, sent) = match self.phase {
-            Phase::Held { verified: Attempt { number, sent }, grace: false } => (number, Moment::pack(sent)?),
+            Phase::Held { verified: Attempt { number, sent, bridged_until: None }, grace: false } => {
+                (number, Moment::pack(sent)?)
+            }
             Phase::Cold => (0, Moment { boot: 0, wall: 0 }),
             _ => return None,
         };
@@ -80,7 +82,10 @@ impl Packed {
         let Self { number, sent, last, barred, due, pace, idle } = self;
         let phase = match number {
             0 => Phase::Cold,
-            _ => Phase::Held { verified: Attempt { number, sent: sent.unpack() }, grace: false },
+            _ => {
+                let verified = Attempt { number, sent: sent.unpack(), bridged_until: None };
+                Phase::Held { verified, grace: false }
+            }
         };
         let due = due.map(Moment::unpack);
         State { phase, last, barred, due, pace, idle, ..State::new(provider) }

@@ -16,6 +16,7 @@ pub struct Policy {
     revoked_poll: Duration,
     call_timeout: Duration,
     record_timeout: Duration,
+    max_bridge: Duration,
     max_keys: NonZeroUsize,
 }
 
@@ -35,6 +36,7 @@ impl Default for Policy {
             revoked_poll: 30 * SECOND,
             call_timeout: 5 * SECOND,
             record_timeout: 5 * SECOND,
+            max_bridge: Self::LONGEST_BRIDGE,
             max_keys: MAX_KEYS,
         }
     }
@@ -43,6 +45,9 @@ impl Default for Policy {
 impl Policy {
     /// The shortest time between two refreshes of a key.
     pub const MIN_REFRESH: Duration = Duration::from_secs(6);
+
+    /// The longest that a KEK which does not answer may be bridged.
+    const LONGEST_BRIDGE: Duration = Duration::from_secs(24 * 3600);
 
     /// The first wait after a failure; each further one doubles it.
     pub(crate) const FIRST_RETRY: Duration = SECOND;
@@ -115,6 +120,16 @@ impl Policy {
         Ok(self)
     }
 
+    /// How long a KEK that does not answer is bridged by the account's others, from when it was first found so; that
+    /// outlives the process. 0: every KEK must answer, or the key goes into its grace. Default 24 h.
+    ///
+    /// # Errors
+    /// [`PolicyError`] unless it is at most 24 h.
+    pub fn with_max_bridge(mut self, max_bridge: Duration) -> Result<Self, PolicyError> {
+        self.max_bridge = within("max_bridge", max_bridge, Duration::ZERO, Self::LONGEST_BRIDGE)?;
+        Ok(self)
+    }
+
     /// How many keys are held at once: one for each account and provider, with all its epochs in use. Beyond it
     /// the least recently used go, those whose vault fails last; an account whose key went asks its vault again
     /// at its next use. Default 32,768: one takes less than 1 KiB with its record.
@@ -157,6 +172,11 @@ impl Policy {
     /// How long reading or writing an account's record may take before it counts as failed.
     pub fn record_timeout(&self) -> Duration {
         self.record_timeout
+    }
+
+    /// How long a KEK that does not answer is bridged by the account's others.
+    pub fn max_bridge(&self) -> Duration {
+        self.max_bridge
     }
 
     /// How many keys are held at once.
@@ -225,7 +245,7 @@ mod tests {
     fn every_setting_takes_its_bounds_and_nothing_beyond() {
         type Set = fn(Policy, Duration) -> Result<Policy, PolicyError>;
         let ms = Duration::from_millis;
-        let cases: [(&str, Set, u64, u64); 7] = [
+        let cases: [(&str, Set, u64, u64); 8] = [
             ("refresh", Policy::with_refresh, 6_000, 60_000),
             ("ceiling", Policy::with_ceiling, 30_000, 60_000),
             ("grace", Policy::with_grace, 0, 3_600_000),
@@ -233,6 +253,7 @@ mod tests {
             ("revoked_poll", Policy::with_revoked_poll, 1_000, 60_000),
             ("call_timeout", Policy::with_call_timeout, 100, 10_000),
             ("record_timeout", Policy::with_record_timeout, 100, 60_000),
+            ("max_bridge", Policy::with_max_bridge, 0, 86_400_000),
         ];
         for (setting, set, min, max) in cases {
             let (min, max) = (ms(min), ms(max));

@@ -256,6 +256,16 @@ impl State {
         }
     }
 
+    /// Whether a KEK denied the key, and that is not yet taken back or made up for.
+    pub fn is_doubted(&self) -> bool {
+        matches!(self.phase, Phase::Doubted { .. } | Phase::Revoked(_))
+    }
+
+    /// Whether a revocation is known.
+    pub fn is_revoked(&self) -> bool {
+        matches!(self.phase, Phase::Revoked(_))
+    }
+
     /// Whether a verified key waits for the end of its revocation to be persisted.
     pub fn is_restoring(&self) -> bool {
         matches!(self.phase, Phase::Revoked(Revocation { restoring: Some(_), .. }))

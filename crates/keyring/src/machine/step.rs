@@ -167,7 +167,7 @@ impl Step<'_> {
 
     fn begin(&mut self, reread: bool) {
         self.state.last += 1;
-        let attempt = Attempt { number: self.state.last, sent: self.now };
+        let attempt = Attempt { number: self.state.last, sent: self.now, bridged_until: None };
         self.state.flight = Some(attempt);
         self.state.asked = None;
         self.state.due = None;
@@ -220,7 +220,8 @@ impl Step<'_> {
         if attempt.is_none() && denied.is_none() {
             return;
         }
-        let attempt = attempt.unwrap_or(Attempt { number: self.state.last, sent: self.now });
+        let unknown = Attempt { number: self.state.last, sent: self.now, bridged_until: None };
+        let attempt = attempt.unwrap_or(unknown);
         self.outage(attempt, None, Jitter::default());
     }
 
@@ -441,7 +442,7 @@ impl Step<'_> {
     }
 
     fn is_revoked(&self) -> bool {
-        matches!(self.state.phase, Phase::Revoked(_))
+        self.state.is_revoked()
     }
 
     fn conclude(mut self, bounds: Option<Bounds>, reported: super::KeyState) -> (State, Vec<Effect>) {

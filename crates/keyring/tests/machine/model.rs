@@ -73,6 +73,9 @@ impl Model {
         ];
         if let Some(attempt) = self.flight {
             events.push(Event::Verified { attempt, jitter });
+            // A KEK did not answer, and is bridged for so long still.
+            let bridged_until = Some(after(self.now, 40 * SECOND));
+            events.push(Event::Verified { attempt: Attempt { bridged_until, ..attempt }, jitter });
             events.extend(kinds.iter().map(|&kind| Event::Failed { attempt, kind, jitter }));
             events.push(Event::Abandoned);
         }
@@ -136,7 +139,7 @@ impl Model {
         let last = self.last;
         match event {
             Event::Verified { attempt, .. } => {
-                if self.flight == Some(attempt) {
+                if self.flight.is_some_and(|flight| flight.number == attempt.number) {
                     self.flight = None;
                 }
                 let newer = self.verified.is_none_or(|verified| verified.number < attempt.number);
@@ -245,6 +248,14 @@ impl Model {
         // An answer that came late may be served although a newer one was lost: that is only more careful.
         if self.verified.is_none_or(|verified| verified.number < bounds.verified.number) {
             return Err(format!("serves {:?}, verified is {:?}", bounds.verified, self.verified));
+        }
+        let verified = self.verified.filter(|verified| verified.number == bounds.verified.number);
+        if verified.is_some_and(|verified| verified.bridged_until != bounds.verified.bridged_until) {
+            return Err("serves by another bridge than it was verified with".into());
+        }
+        let bridge = bounds.verified.bridged_until;
+        if served && bridge.is_some_and(|end| self.now.boot >= end.boot || self.now.wall >= end.wall) {
+            return Err("serves past the end of a bridge".into());
         }
         if served && self.now.since(&bounds.verified.sent) >= policy.usable_for() {
             return Err("serves past its bound".into());

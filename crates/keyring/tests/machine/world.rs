@@ -37,6 +37,8 @@ enum Transition {
     Fetch,
     /// The attempt under way is answered, as the vault said when it was sent.
     Answer(Jitter),
+    /// The same while a KEK does not answer that is bridged for so long still, where the vault works.
+    AnswerBridged(Duration),
     /// The answer to an attempt that was given up comes after all.
     AnswerLate,
     GivenUp,
@@ -82,6 +84,7 @@ impl ReferenceStateMachine for World {
             6 => wakes.prop_map(|(wanted, used)| Transition::Wake { wanted, used }),
             1 => Just(Transition::Fetch),
             8 => any::<u16>().prop_map(|jitter| Transition::Answer(Jitter(jitter))),
+            3 => (0..100_000_u32).prop_map(|ms| Transition::AnswerBridged(ms * MS)),
             1 => Just(Transition::AnswerLate),
             1 => Just(Transition::GivenUp),
             4 => any::<bool>().prop_map(|changed| Transition::Read { changed }),
@@ -151,6 +154,13 @@ impl Keyring {
             Transition::Wake { wanted, used } => self.feed(world, Event::Wake { wanted, used }),
             Transition::Fetch => self.feed(world, Event::Fetch),
             Transition::Answer(jitter) => self.answer(world, jitter),
+            Transition::AnswerBridged(time) => {
+                if let Some(attempt) = self.model.flight.filter(|flight| self.said[&flight.number].is_none())
+                {
+                    let attempt = Attempt { bridged_until: Some(after(self.model.now, time)), ..attempt };
+                    self.feed(world, Event::Verified { attempt, jitter: NO_JITTER });
+                }
+            }
             Transition::AnswerLate => {
                 if let Some(attempt) = self.model.late.filter(|late| self.said[&late.number].is_none()) {
                     self.feed(world, Event::Verified { attempt, jitter: NO_JITTER });

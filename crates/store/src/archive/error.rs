@@ -113,6 +113,25 @@ pub enum ArchiveError {
 }
 
 impl ArchiveError {
+    /// Whether another copy of it is needed.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Truncated { .. }
+            | Self::Damaged { .. }
+            | Self::OutOfOrder { .. }
+            | Self::Trailing { .. }
+            | Self::WrongHash
+            | Self::Forged { .. }
+            | Self::NoTag { .. } => true,
+            Self::NotAnArchive
+            | Self::Newer { .. }
+            | Self::TooLarge { .. }
+            | Self::Changed
+            | Self::Unfit { .. }
+            | Self::Io { .. } => false,
+        }
+    }
+
     pub(crate) fn reading(source: io::Error) -> Self {
         Self::Io { doing: "read", source }
     }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use cofferdam_crypto::{BlockId, Epoch, ProviderKind, RecordTag, SegmentId};
 
 pub use error::ArchiveError;
-pub(crate) use read::{Checked, UncheckedArchive};
+pub(crate) use read::{Checked, Loading, UncheckedArchive};
 pub(crate) use write::{ArchiveWriter, Signatory};
 
 use crate::{BlockMeta, Place};

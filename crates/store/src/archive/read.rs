@@ -93,16 +93,6 @@ impl<R: AsyncRead + AsyncSeek + Unpin> UncheckedArchive<R> {
 }
 
 impl<R: AsyncRead + AsyncSeek + Unpin> Checked<R> {
-    /// The account's part: whole, and not yet to be believed.
-    pub(crate) fn account(&self) -> &Bytes {
-        &self.account
-    }
-
-    /// How many blocks are sealed under each key.
-    pub(crate) fn sealed_under(&self) -> &BTreeMap<(ProviderKind, Epoch), u64> {
-        &self.sealed_under
-    }
-
     /// Whether this key of the account's made the archive.
     ///
     /// # Errors
@@ -137,6 +127,11 @@ impl<R> Checked<R> {
     /// What it holds.
     pub(crate) fn counts(&self) -> ArchiveCounts {
         self.counts
+    }
+
+    /// How many blocks are sealed under each key.
+    pub(crate) fn sealed_under(&self) -> &BTreeMap<(ProviderKind, Epoch), u64> {
+        &self.sealed_under
     }
 }
 

@@ -171,7 +171,6 @@ async fn an_archive_reads_as_it_was_written_under_either_of_its_keys() {
     let archive = UncheckedArchive::open(Cursor::new(&bytes), MAX_SEALED).await.unwrap();
     assert_eq!(archive.account(), ACCOUNT);
     let archive = archive.check().await.unwrap();
-    assert_eq!(archive.account(), ACCOUNT);
     assert_eq!(archive.counts(), ArchiveCounts { stored: 2, buffered: 3, segments: 2, bytes: 497 });
     let epoch = Epoch::new(3);
     let under = [(ProviderKind::Customer, 1), (ProviderKind::Service, 2), (ProviderKind::Buffer, 2)];

@@ -164,7 +164,7 @@ impl AccountRecord {
     }
 
     /// What is wrong with a record that could not have been written so.
-    fn check(&self, name: &AccountName) -> Result<(), String> {
+    pub(crate) fn check(&self, name: &AccountName) -> Result<(), String> {
         if self.name != *name {
             return Err(format!("it is that of account {}", self.name));
         }

@@ -384,7 +384,7 @@ impl Inner {
     }
 
     /// Seals a block under this version, with what is known of it then.
-    fn seal_as(
+    pub(super) fn seal_as(
         &self,
         key: &Sealer,
         id: &BlockId,

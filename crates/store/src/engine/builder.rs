@@ -15,6 +15,7 @@ use cofferdam_crypto::{KeyId, PageSize, sealed_len};
 use cofferdam_keyring::{Keyring, KeyringParts, Policy};
 use cofferdam_vault::{Clock, Entropy, Executor, SystemClock, SystemEntropy, Threads, VaultRegistry};
 
+use super::archives::{Claims, Ledger};
 use super::{
     Admission, Engine, EngineError, Fences, Gates, Handle, Inner, Nodes, OperationRows, Records, Runner,
     Tending, buffer::BufferSettings, drains::Drains, pace::Pace, segments::Segments, telemetry,
@@ -250,6 +251,8 @@ impl EngineBuilder {
             segments: Segments::default(),
             gates: Gates::default(),
             fences: Fences::new(catalog.clone(), clock),
+            ledger: Ledger::new(catalog.clone()),
+            claims: Claims::new(catalog.clone()),
             nodes,
             operations: OperationRows(catalog),
             runner: Runner::default(),

@@ -2,13 +2,13 @@
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
-use cofferdam_crypto::{BlockId, EntropyError, KeyId, SealError, rsa::RsaError};
+use cofferdam_crypto::{AccountId, BlockId, EntropyError, KeyId, SealError, rsa::RsaError};
 use cofferdam_keyring::{KeyError, RecordError};
 use cofferdam_vault::{Meaning, Principal, VaultError, VaultErrorKind, WorkLost};
 use thiserror::Error;
 
-use super::{AccountName, OperationId};
-use crate::{StoreError, StoreErrorKind};
+use super::{AccountName, OperationId, RefusedKek};
+use crate::{ArchiveError, StoreError, StoreErrorKind};
 
 /// Why an operation of the engine failed. Nothing was stored, unless it says so.
 #[derive(Debug, Error)]
@@ -317,6 +317,39 @@ pub enum EngineError {
         /// What was given.
         operation: String,
     },
+    /// An archive can't be written or read: damaged, forged, of a newer format, and the like.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// No such archive is recorded.
+    #[error("there is no archive {archive} of the account: list them")]
+    NoArchive {
+        /// What was given.
+        archive: String,
+    },
+    /// None of the KEKs that an archive names, and that may be asked, unwraps its keys.
+    #[error(
+        "the archive of account {account} can't be unwrapped: {}; enable one of these versions, or allow its vault, and          import again", .refused.iter().map(RefusedKek::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    NotImportable {
+        /// The account, as the archive names it.
+        account: AccountName,
+        /// The KEKs, with what is in the way of each.
+        refused: Vec<RefusedKek>,
+    },
+    /// The account of an archive is there already.
+    #[error("the archive is of account {id}, which is here as {account}: delete and purge that first")]
+    AccountIdExists {
+        /// Its name here.
+        account: AccountName,
+        /// Its id.
+        id: AccountId,
+    },
+    /// The account is being imported already.
+    #[error("account {account} is being imported already: wait for that")]
+    ImportRunning {
+        /// Its id.
+        account: AccountId,
+    },
     /// A vault refused while an account was made, or changed.
     #[error("the vault did not {action}: {source}")]
     Vault {
@@ -396,8 +429,23 @@ impl EngineError {
                 _ => Kind::Other,
             },
             Self::Damaged { .. } | Self::BadRecord { .. } => Kind::Corrupt,
+            Self::Archive(e) if e.is_damage() => Kind::Corrupt,
+            Self::NotImportable { refused, .. } => {
+                let meanings = || refused.iter().filter_map(RefusedKek::meaning);
+                // What passes by itself, first.
+                if meanings().any(|meaning| meaning == Meaning::Outage) {
+                    Kind::Unavailable
+                } else if meanings().next().is_some() {
+                    Kind::Revoked
+                } else {
+                    Kind::Invalid
+                }
+            }
             Self::Store(e) if e.kind() == StoreErrorKind::Corrupt => Kind::Corrupt,
-            Self::NoAccount { .. } | Self::NoBlock { .. } | Self::NoOperation { .. } => Kind::NotFound,
+            Self::NoAccount { .. }
+            | Self::NoBlock { .. }
+            | Self::NoOperation { .. }
+            | Self::NoArchive { .. } => Kind::NotFound,
             Self::OldKek { source, .. } => match source.kind().meaning() {
                 Meaning::Denial | Meaning::UnconfirmedDenial => Kind::Revoked,
                 Meaning::Outage => Kind::Unavailable,
@@ -421,12 +469,15 @@ impl EngineError {
             | Self::TooManyKeks { .. }
             | Self::LastKek { .. }
             | Self::OperationRunning { .. }
+            | Self::AccountIdExists { .. }
+            | Self::ImportRunning { .. }
             | Self::NoVault { .. } => Kind::Invalid,
             Self::NewerRecord { .. }
             | Self::Entropy(_)
             | Self::Seal(_)
             | Self::Segment { .. }
             | Self::WorkLost(_)
+            | Self::Archive(_)
             | Self::Store(_)
             | Self::Closed => Kind::Other,
         }

@@ -14,6 +14,7 @@ mod account;
 mod account_name;
 mod account_record;
 mod admission;
+mod archives;
 mod blocks;
 mod buffer;
 mod builder;
@@ -58,6 +59,9 @@ use tokio::sync::broadcast;
 
 pub use account::{Account, AccountKeyStatus, AccountStatus, BlockInfo, BlockPage, Outcome, PutReceipt};
 pub use account_name::AccountName;
+pub use archives::{
+    ArchiveEntry, ArchiveId, ArchiveReport, ImportOptions, ImportReport, Refusal, RefusedKek,
+};
 pub use buffer::{
     BufferChange, BufferEvent, BufferStatus, DrainBlocked, DrainReport, Moved, Trouble, TroubleKind,
 };
@@ -73,6 +77,7 @@ pub use operations::{
 use crate::{BlockStore, Catalog};
 use account_record::{AccountRecord, Stage, UnverifiedRecord};
 use admission::Admission;
+use archives::{Claims, Ledger};
 use buffer::BufferSettings;
 use drains::Drains;
 use fences::Fences;
@@ -199,6 +204,8 @@ struct Inner {
     drains: Drains,
     gates: Gates,
     fences: Fences,
+    ledger: Ledger,
+    claims: Claims,
     nodes: Nodes,
     operations: OperationRows,
     runner: Runner,

@@ -274,7 +274,7 @@ impl Inner {
         Ok(self.keyring.unwrap_segment(&record.key).await.map_err(SegmentFault::Key))
     }
 
-    async fn genuine(
+    pub(super) async fn genuine(
         &self,
         account: AccountId,
         segment: SegmentId,

@@ -80,6 +80,8 @@ impl Inner {
             self.log("other engines' changes can't be looked up", noted);
             let resumed = self.resume_operations().await;
             self.log("operations can't be gone on with", resumed);
+            let swept = self.sweep_imports().await;
+            self.log("what imports left behind can't be removed", swept);
             let now = self.clock.now();
             if looked.is_none_or(|at| now.since(&at) >= DUE_EVERY) {
                 let due = self.begin_what_is_due().await;

@@ -213,7 +213,7 @@ fn a_success_that_began_before_a_denial_is_ignored() {
         assert!(!machine.state.holds_key(), "{kind}");
     }
     let mut machine = Machine::revoked();
-    let old = Attempt { number: machine.state.last, sent: machine.now };
+    let old = Attempt { number: machine.state.last, sent: machine.now, bridged_until: None };
     let effects = machine.feed(Event::Verified { attempt: old, jitter: NO_JITTER });
     assert_eq!((effects, machine.reported()), (vec![], KeyState::Revoked));
 }

@@ -1,0 +1,171 @@
+//! Who imports which account, so that two do not import one, and what an import left behind is removed.
+//!
+//! Guarantees: an account's id is claimed by at most one import in all engines that share the catalog. The blocks of an import
+//! whose engine is gone, or whose future was dropped, are removed by whoever looks next; never those of an account that
+//! is there.
+//!
+//! Not its job: what an import does meanwhile.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use cofferdam_crypto::AccountId;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Catalog, Revision, StoreError, StoreErrorKind, Stored,
+    engine::{EngineError, Inner, NodeId},
+};
+
+const IMPORTS: &str = "import/";
+/// How many rows are read, or blocks removed, at once.
+const PAGE: usize = 256;
+
+/// The imports of an engine.
+#[derive(Debug)]
+pub(in crate::engine) struct Claims {
+    catalog: Arc<dyn Catalog>,
+    /// Those that go on in this engine.
+    here: Arc<Mutex<BTreeSet<AccountId>>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ClaimRow {
+    account: AccountId,
+    node: NodeId,
+}
+
+/// An account's id, for as long as it is imported.
+pub(super) struct Claim {
+    account: AccountId,
+    here: Arc<Mutex<BTreeSet<AccountId>>>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.here).remove(&self.account);
+    }
+}
+
+impl Claims {
+    pub(in crate::engine) fn new(catalog: Arc<dyn Catalog>) -> Self {
+        Self { catalog, here: Arc::default() }
+    }
+
+    /// Of an import that is over, and left nothing behind.
+    pub(super) async fn release(&self, claim: Claim) -> Result<(), EngineError> {
+        let key = key(claim.account);
+        while let Some(stored) = self.catalog.load(&key).await? {
+            match self.catalog.swap(&key, Some(&stored.revision), None).await {
+                Ok(_) => break,
+                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn swap(
+        &self,
+        account: AccountId,
+        expected: Option<&Revision>,
+        node: NodeId,
+    ) -> Result<bool, EngineError> {
+        let row = serde_json::to_vec(&ClaimRow { account, node }).map_err(|e| corrupt(&e))?;
+        match self.catalog.swap(&key(account), expected, Some(row.into())).await {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == StoreErrorKind::Conflict => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl Inner {
+    /// Claims an account's id for an import here, and removes what another left behind.
+    pub(super) async fn claim_import(&self, account: AccountId) -> Result<Claim, EngineError> {
+        let claims = &self.claims;
+        if !lock(&claims.here).insert(account) {
+            return Err(EngineError::ImportRunning { account });
+        }
+        let claim = Claim { account, here: claims.here.clone() };
+        loop {
+            let stored = claims.catalog.load(&key(account)).await?;
+            if let Some(stored) = &stored
+                && self.is_claimed_elsewhere(stored).await?
+            {
+                return Err(EngineError::ImportRunning { account });
+            }
+            let revision = stored.map(|stored| stored.revision);
+            if claims.swap(account, revision.as_ref(), self.nodes.id).await? {
+                return Ok(claim);
+            }
+        }
+    }
+
+    /// Removes what imports left behind that were not ended.
+    pub(in crate::engine) async fn sweep_imports(&self) -> Result<(), EngineError> {
+        let mut after = None;
+        loop {
+            let rows = self.claims.catalog.list(IMPORTS, after.as_deref(), PAGE).await?;
+            let Some((last, _)) = rows.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for (_, stored) in rows {
+                let ClaimRow { account, .. } = parse(&stored)?;
+                match self.claim_import(account).await {
+                    Ok(claim) => self.abandon_import(claim).await?,
+                    Err(EngineError::ImportRunning { .. }) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+    }
+
+    /// Ends an import that did not come to its end.
+    pub(super) async fn abandon_import(&self, claim: Claim) -> Result<(), EngineError> {
+        self.remove_leftovers(claim.account).await?;
+        self.claims.release(claim).await
+    }
+
+    /// Removes the blocks of an account that is not there.
+    pub(super) async fn remove_leftovers(&self, account: AccountId) -> Result<(), EngineError> {
+        if self.name_in_catalog(account).await?.is_some() {
+            return Ok(());
+        }
+        while self.blocks.remove_blocks(account, PAGE).await? > 0 {}
+        Ok(())
+    }
+
+    /// The name that the catalog has for this account, if the account is there.
+    pub(super) async fn name_in_catalog(
+        &self,
+        account: AccountId,
+    ) -> Result<Option<crate::AccountName>, EngineError> {
+        self.records.learn_names(&[account].into()).await?;
+        let Some(name) = self.records.name_of(account) else { return Ok(None) };
+        Ok(self.records.has(&name, account).await?.then_some(name))
+    }
+
+    /// Whether an import of another engine goes on, as far as can be known; not one that was here and is over.
+    async fn is_claimed_elsewhere(&self, stored: &Stored) -> Result<bool, EngineError> {
+        let ClaimRow { node, .. } = parse(stored)?;
+        if node == self.nodes.id { Ok(false) } else { self.nodes.lives(node).await }
+    }
+}
+
+fn lock(here: &Mutex<BTreeSet<AccountId>>) -> MutexGuard<'_, BTreeSet<AccountId>> {
+    here.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn key(account: AccountId) -> String {
+    format!("{IMPORTS}{account}")
+}
+
+fn parse(stored: &Stored) -> Result<ClaimRow, EngineError> {
+    serde_json::from_slice(&stored.bytes).map_err(|e| corrupt(&e))
+}
+
+fn corrupt(e: &serde_json::Error) -> EngineError {
+    StoreError::new(StoreErrorKind::Corrupt).with_detail(format!("who imports an account: {e}")).into()
+}
