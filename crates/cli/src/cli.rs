@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub(crate) use keys::{
-    AddKek, Export, Import, Link, Operations, OperationsCommand, RemoveKek, RotateAek, RotateKek,
+    AddKek, Archives, Export, Import, Link, Operations, OperationsCommand, RemoveKek, RotateAek, RotateKek,
     SafeToDisable, Switch, Unlink, VerifyReceipt,
 };
 
@@ -91,6 +91,16 @@ pub(crate) enum Command {
     Unlink(Unlink),
     /// Lists operations: how each stands, how far it came, what it waits for, why it failed
     Operations(Operations),
+    /// Says whether nothing needs a version of a KEK any longer, so that it may be disabled: exit code 7 for not yet
+    SafeToDisable(SafeToDisable),
+    /// Checks what safe-to-disable wrote, with a public key alone
+    VerifyReceipt(VerifyReceipt),
+    /// Writes an account's blocks, sealed as they are, and its record to one file
+    Export(Export),
+    /// Lists the archives that were exported of an account, which keep its KEKs needed
+    Archives(Archives),
+    /// Makes an account of what export wrote, under a new epoch
+    Import(Import),
 }
 
 const INGEST_HELP: &str = "\

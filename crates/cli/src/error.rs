@@ -184,6 +184,14 @@ impl CliError {
         }
     }
 
+    /// What an export or an import ended with: the file is named where it is the file's fault.
+    pub(crate) fn of_archive(path: &Path, e: EngineError) -> Self {
+        match e {
+            EngineError::Archive(source) => Self::Archive { path: path.into(), source },
+            e => Self::Engine(e),
+        }
+    }
+
     /// What the shell gets.
     pub(crate) fn exit(&self) -> Exit {
         match self {
@@ -213,6 +221,7 @@ impl CliError {
                     _ => Exit::Failed,
                 }
             }
+            Self::Archive { source, .. } if source.is_damage() => Exit::Corrupt,
             // As a block that is not there: it may be made again, or recovered.
             Self::Engine(EngineError::AccountDeleted { .. }) => Exit::NotFound,
             Self::Engine(EngineError::BadSetting { .. }) => Exit::Usage,

@@ -39,8 +39,10 @@ fn a_deleted_account_is_gone_for_all_but_who_recovers_it() {
     assert_eq!(home.run(["account", "list"]).succeeds().text(), "b\n");
     let listed = home.json(["account", "list", "--deleted"]);
     assert_eq!((&listed[0]["account"], &listed[1]["account"]), (&"a".into(), &"b".into()));
-    assert!(listed[0]["deleted_until"].is_string() && listed[1].get("deleted_until").is_none(), "{listed:?}");
-    assert!(home.run(["account", "list", "--deleted"]).text().starts_with("a deleted, recoverable until "));
+    assert!(listed[0]["deleted"].as_str() < listed[0]["recoverable_until"].as_str(), "{listed:?}");
+    assert_eq!(listed[1], serde_json::json!({ "account": "b" }));
+    let told = home.run(["account", "list", "--deleted"]).text().to_owned();
+    assert!(told.starts_with("a deleted 2") && told.contains(", recoverable until 2"), "{told}");
     home.run(["status"]).succeeds();
     home.run(["verify"]).succeeds();
 

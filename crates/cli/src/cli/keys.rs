@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use cofferdam_crypto::KeyId;
-use cofferdam_store::{AccountName, BufferMode, OperationId, ReceiptPublicKey};
+use cofferdam_store::{AccountName, ArchiveId, BufferMode, OperationId, ReceiptPublicKey};
 
-use crate::values::{account_name, key_id, operation_id, receipt_public_key};
+use crate::values::{account_name, archive_id, key_id, operation_id, receipt_public_key};
 
 const WAITS_HELP: &str = "\
 It waits until that is done, with a progress bar on a terminal. An interrupt ends the waiting: what was begun goes on at the next
@@ -162,6 +162,16 @@ pub(crate) struct Export {
     pub(crate) account: AccountName,
     /// The file to write, which appears whole or not at all and is readable by its owner alone
     pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Archives {
+    /// The account
+    #[arg(value_parser = account_name)]
+    pub(crate) account: AccountName,
+    /// Takes this one off the list, once no copy of it is left
+    #[arg(long, value_name = "ID", value_parser = archive_id)]
+    pub(crate) forget: Option<ArchiveId>,
 }
 
 #[derive(Debug, Args)]

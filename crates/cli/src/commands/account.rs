@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use cofferdam_store::{AccountKey, AccountName, BufferMode};
+use cofferdam_store::{AccountKey, AccountName, BufferMode, DeletedAccount};
 use serde::Serialize;
 
 use super::operations::{finish_first, run_one};
@@ -42,17 +42,34 @@ impl fmt::Display for Created {
 #[derive(Serialize)]
 struct Name {
     account: String,
-    /// Until when it can be recovered, if it is deleted.
+    /// When it was deleted, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    deleted_until: Option<Time>,
+    deleted: Option<Time>,
+    /// Until when it can be recovered then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recoverable_until: Option<Time>,
+}
+
+impl Name {
+    fn live(name: &AccountName) -> Self {
+        Self { account: name.to_string(), deleted: None, recoverable_until: None }
+    }
+
+    fn deleted(of: &DeletedAccount) -> Self {
+        Self {
+            account: of.name.to_string(),
+            deleted: Some(Time(of.at)),
+            recoverable_until: Some(Time(of.until)),
+        }
+    }
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.account)?;
-        match &self.deleted_until {
-            Some(until) => write!(f, " deleted, recoverable until {until}"),
-            None => Ok(()),
+        match (&self.deleted, &self.recoverable_until) {
+            (Some(at), Some(until)) => write!(f, " deleted {at}, recoverable until {until}"),
+            _ => Ok(()),
         }
     }
 }
@@ -99,11 +116,12 @@ pub(super) async fn run(home: Home, command: AccountCommand, output: &mut Output
         }
         AccountCommand::List { deleted } => {
             let open = home.open(Keys::Unused).await?;
-            for (name, until) in open.accounts_and_deleted().await? {
-                if deleted || until.is_none() {
-                    output.emit(&Name { account: name.to_string(), deleted_until: until.map(Time) })?;
-                }
+            let mut all: Vec<Name> = open.accounts().await?.iter().map(Name::live).collect();
+            if deleted {
+                all.extend(open.deleted_accounts().await?.iter().map(Name::deleted));
+                all.sort_by(|one, other| one.account.cmp(&other.account));
             }
+            all.iter().try_for_each(|name| output.emit(name))?;
             open.close().await.map(drop)
         }
         AccountCommand::Delete { name } => {

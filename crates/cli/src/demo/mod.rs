@@ -11,6 +11,7 @@ mod outage;
 mod pack;
 mod report;
 mod revoke;
+mod rotate;
 mod search;
 
 use std::{
@@ -102,6 +103,7 @@ async fn show(
     look(paths, open.home.store_file(), output, &mut report, stop).await?;
     outage::end(&account, &vault, buffered, output, &mut report).await?;
     take_away(&account, &vault, &kek, &packing.files, output, &mut report).await?;
+    rotate::rotate(&open.engine, &account, &vault, (KEY, &kek), &packing, output, &mut report).await?;
     drop(account);
     let home = open.close().await?;
 

@@ -6,7 +6,6 @@
 use cofferdam_crypto::{KeyId, Provider};
 use cofferdam_store::{
     Account, BufferMode, Engine, EngineError, LinkTo, Operation, OperationHandle, OperationStatus, Reencrypt,
-    SafeToDisable,
 };
 use cofferdam_vault::{Clock, LocalVault, SystemClock};
 
@@ -46,20 +45,19 @@ async fn rotate_kek(
     output: &mut Output,
     report: &mut Report,
 ) -> Result<KeyId, CliError> {
-    match engine.safe_to_disable(old).await? {
-        SafeToDisable::No(needed) => report.needed_before = needed.len() as u64,
-        SafeToDisable::Yes(_) => return failed("a version was said to be needed no longer that is"),
+    let before = engine.safe_to_disable(old).await?;
+    if before.is_safe() {
+        return failed("a version was said to be needed no longer that is");
     }
+    report.needed_before = before.needed.len() as u64;
     let new = vault.new_version(name).await?;
     let began = SystemClock.now();
     done(account.rotate_kek(None, new.clone(), None).await?).await?;
     report.rotate_kek_seconds = SystemClock.now().since(&began).as_secs_f64();
-    match engine.safe_to_disable(old).await? {
-        SafeToDisable::Yes(_) => {}
-        SafeToDisable::No(needed) => {
-            let what: Vec<String> = needed.iter().map(ToString::to_string).collect();
-            return failed(&format!("the old version is still needed: {}", what.join("; ")));
-        }
+    let after = engine.safe_to_disable(old).await?;
+    if !after.is_safe() {
+        let what: Vec<String> = after.needed.iter().map(ToString::to_string).collect();
+        return failed(&format!("the old version is still needed: {}", what.join("; ")));
     }
     vault.disable(old).await?;
     output.text(format_args!(

@@ -22,7 +22,7 @@ use std::{
 };
 
 use cofferdam_store::{
-    AccountName, BufferEvent, EmbeddedOptions, EmbeddedStore, Engine, EngineError, ReceiptKey,
+    AccountName, BufferEvent, DeletedAccount, EmbeddedOptions, EmbeddedStore, Engine, EngineError, ReceiptKey,
 };
 use cofferdam_vault::{
     Clock, KeyVault, LocalVault, LocalVaultOptions, Principal, SystemClock, VaultRegistry,
@@ -143,9 +143,9 @@ impl Home {
         let config = Config::new(service_kek, settings);
         let store = EmbeddedStore::create(path.join(STORE), EmbeddedOptions::default())?;
         // Opened once, so that settings which the engine refuses make no home.
-        let engine = config.engine(store, VaultRegistry::new(Arc::new(service)))?.open().await?;
-        engine.close().await?;
-        open_receipt_key(&path.join(RECEIPT_KEY))?;
+        let receipt_key = open_receipt_key(&path.join(RECEIPT_KEY))?;
+        let engine = config.engine(store, VaultRegistry::new(Arc::new(service)), Some(receipt_key))?;
+        engine.open().await?.close().await?;
         config.write(&path.join(CONFIG))?;
         Ok(config)
     }
@@ -201,13 +201,18 @@ impl Home {
             Keys::Unused => (Arc::new(UnaskedVault), Arc::new(UnaskedVault)),
         };
         let vaults = VaultRegistry::new(service).with_customer(principal(), customer);
+        let receipt_key = match keys {
+            Keys::Needed => Some(self.receipt_key()?),
+            Keys::Unused => None,
+        };
         let store = EmbeddedStore::open(self.path.join(STORE), EmbeddedOptions::default())?;
-        let engine = self.config.engine(store.clone(), vaults)?.open().await.map_err(|e| match e {
-            EngineError::BadSetting { .. } => {
-                CliError::DamagedSettings { path: self.path.join(CONFIG), what: e.to_string() }
-            }
-            e => e.into(),
-        })?;
+        let engine =
+            self.config.engine(store.clone(), vaults, receipt_key)?.open().await.map_err(|e| match e {
+                EngineError::BadSetting { .. } => {
+                    CliError::DamagedSettings { path: self.path.join(CONFIG), what: e.to_string() }
+                }
+                e => e.into(),
+            })?;
         // A writer that was killed left it; nobody else writes now.
         StatusFile::remove(&self.path);
         let events = engine.buffer_events();
@@ -258,30 +263,27 @@ impl Home {
 }
 
 impl OpenHome {
-    /// The names of all accounts that are not deleted, in order; also those whose records can't be read.
+    /// The names of all accounts that are not deleted, in order.
     pub(crate) async fn accounts(&self) -> Result<Vec<AccountName>, CliError> {
-        let all = self.accounts_and_deleted().await?;
-        Ok(all.into_iter().filter(|(_, until)| until.is_none()).map(|(name, _)| name).collect())
+        let mut all: Vec<AccountName> = Vec::new();
+        loop {
+            let more = self.engine.accounts(all.last(), 1000).await?;
+            if more.is_empty() {
+                return Ok(all);
+            }
+            all.extend(more);
+        }
     }
 
-    /// The names of all accounts in order, and of those that are deleted until when they can be recovered.
-    pub(crate) async fn accounts_and_deleted(
-        &self,
-    ) -> Result<Vec<(AccountName, Option<Duration>)>, CliError> {
-        let mut all: Vec<(AccountName, Option<Duration>)> = Vec::new();
-        let mut after: Option<AccountName> = None;
+    /// The accounts that are deleted and can be recovered, in the order of their names.
+    pub(crate) async fn deleted_accounts(&self) -> Result<Vec<DeletedAccount>, CliError> {
+        let mut all: Vec<DeletedAccount> = Vec::new();
         loop {
-            let more = self.engine.accounts(after.as_ref(), 1000).await?;
-            let Some(last) = more.last() else { return Ok(all) };
-            after = Some(last.clone());
-            for name in more {
-                match self.engine.account(&name).await {
-                    Err(EngineError::AccountDeleted { until, .. }) => all.push((name, Some(until))),
-                    // Purged since it was listed.
-                    Err(EngineError::NoAccount { .. }) => {}
-                    _ => all.push((name, None)),
-                }
+            let more = self.engine.deleted_accounts(all.last().map(|of| &of.name), 1000).await?;
+            if more.is_empty() {
+                return Ok(all);
             }
+            all.extend(more);
         }
     }
 

@@ -60,7 +60,7 @@ use tokio::sync::broadcast;
 pub use account::{Account, AccountKeyStatus, AccountStatus, BlockInfo, BlockPage, Outcome, PutReceipt};
 pub use account_name::AccountName;
 pub use archives::{
-    ArchiveEntry, ArchiveId, ArchiveReport, ImportOptions, ImportReport, Refusal, RefusedKek,
+    ArchiveEntry, ArchiveId, ArchiveOverview, ArchiveReport, ImportOptions, ImportReport, Refusal, RefusedKek,
 };
 pub use buffer::{
     BufferChange, BufferEvent, BufferStatus, DrainBlocked, DrainReport, Moved, Trouble, TroubleKind,
