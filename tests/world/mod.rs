@@ -52,6 +52,8 @@ pub(crate) struct World {
     entropy: Arc<SeededEntropy>,
     pub(crate) service: LocalVault,
     pub(crate) customer: LocalVault,
+    /// Another vault of the customer's, under a principal of its own.
+    pub(crate) partner: LocalVault,
     /// The way to the customer's vault.
     pub(crate) way: Arc<Way>,
     pub(crate) kek: KeyId,
@@ -142,12 +144,14 @@ impl World {
             LocalVault::create(dir.path().join(format!("{name}.vault")), name, options).await.unwrap()
         };
         let (service, customer) = (vault("service").await, vault("customer").await);
+        let partner = vault("partner").await;
         let service_kek = service.create_key("service").await.unwrap();
         let kek = customer.create_key("payroll").await.unwrap();
         let way = Arc::new(Way::to(customer.clone()));
         let store = EmbeddedStore::create(dir.path().join("blocks.store"), options.clone()).unwrap();
         let vaults =
             VaultRegistry::new(Arc::new(service.clone())).with_customer(Self::principal(), way.clone());
+        let vaults = vaults.with_customer(Self::partner_principal(), Arc::new(partner.clone()));
         let parts = (vaults.clone(), &service_kek, &entropy, &executor);
         let engine = settings(builder(&store, parts, clock.clone())).open().await.unwrap();
         Self {
@@ -156,6 +160,7 @@ impl World {
             entropy,
             service,
             customer,
+            partner,
             way,
             kek,
             mode: BufferMode::default(),
@@ -208,6 +213,10 @@ impl World {
 
     pub(crate) fn principal() -> Principal {
         Principal::new("customer")
+    }
+
+    pub(crate) fn partner_principal() -> Principal {
+        Principal::new("partner")
     }
 
     pub(crate) fn customer_key(&self) -> AccountKey {

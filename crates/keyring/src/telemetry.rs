@@ -183,6 +183,7 @@ fn reason(why: Why) -> &'static str {
         Why::RecordedAsRevoked => "recorded_as_revoked",
         Why::RecordUnreadable => "record_unreadable",
         Why::RecordGone => "record_gone",
+        Why::Outdated => "outdated",
         Why::Forgotten => "forgotten",
         Why::Displaced => "displaced",
     }

@@ -259,14 +259,15 @@ async fn a_record_store_that_hangs_or_panics_over_an_unknown_epoch_keeps_no_refr
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_damaged_wrap_of_an_old_epoch_hurts_that_epoch_alone() {
+async fn a_damaged_wrap_of_an_old_epoch_hurts_that_epoch_and_the_one_after_it_alone() {
     let world = World::new();
-    let account = world.account(2).await;
+    let account = world.account(3).await;
     world.records.change(account, |record| record.epochs[0].wraps[0].bytes[7] ^= 1);
     world.key(account).await.unwrap();
     let mut events = world.keyring.subscribe();
-    for _ in 0..3 {
-        let failed = world.keyring.opening_key(account, Provider::Customer, Epoch::FIRST).await.unwrap_err();
+    for epoch in [1, 2, 1, 2] {
+        let epoch = Epoch::new(epoch);
+        let failed = world.keyring.opening_key(account, Provider::Customer, epoch).await.unwrap_err();
         assert!(matches!(failed, KeyError::Unavailable { .. }), "{failed}");
     }
     assert_eq!(events.recv().await.unwrap().what, What::Alarm(cofferdam_keyring::Alarm::Corrupt));

@@ -1,8 +1,9 @@
 //! Runs seeds, and prints the events of one that broke a promise: `cargo run --release --example replay -- 17`, or
-//! `-- 0..1000` for many, of which only violations are printed.
+//! `-- 0..1000` for many, of which only violations are printed. A second number has an operation on an account so often, in
+//! seconds; 0 has none.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use cofferdam_sim::{Counts, Scenario, Simulation};
 
@@ -16,7 +17,11 @@ fn main() -> ExitCode {
         }
     };
     let one = end - first == 1;
-    let scenario = if one { Scenario::new().keep_trace() } else { Scenario::new() };
+    let mut scenario = if one { Scenario::new().keep_trace() } else { Scenario::new() };
+    if let Some(calm) = std::env::args().nth(2).and_then(|calm| calm.parse().ok()) {
+        let calm = Duration::from_secs(calm);
+        scenario = scenario.operations((!calm.is_zero()).then_some(calm));
+    }
     let simulation = Simulation::new(scenario);
     let (mut counts, mut failed) = (Counts::default(), 0);
     for seed in first..end {

@@ -16,7 +16,6 @@ use tokio::{
 
 use crate::{
     dice::Dice,
-    model::Use,
     operation::{Operation, Request},
     site::{Seat, Site},
 };
@@ -149,8 +148,7 @@ pub(crate) async fn listen(site: Site, node: usize, clock: Arc<TokioClock>, mut 
                 let mut judged = Ok(());
                 if let What::Changed { to, .. } = what {
                     if to == KeyState::Grace {
-                        let vault = state.vaults.get(&account).copied().unwrap_or_default();
-                        let of = Use { node, account, vault, begun: now, ended: now };
+                        let of = state.use_of(node, account, now, now);
                         judged = state.keys.judge_grace(&of, provider, &state.budgets);
                     }
                     if provider == Provider::Customer {

@@ -1,13 +1,13 @@
 //! Who brings the faults, by the seed, and starts again what has ended.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use cofferdam_crypto::{AccountId, BlockId, KeyId};
-use cofferdam_store::{FaultyFile, FileFault, FileOp};
+use cofferdam_store::{Catalog, FaultyFile, FileFault, FileOp};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
@@ -17,10 +17,12 @@ use crate::{
     hub::Hub,
     meter::Meter,
     node::Node,
+    record::{ACCOUNTS, OPERATIONS},
     set_up::key_id,
+    shelf::{look_for_lost, tell},
     site::{House, Site},
     trace::Trace,
-    weather::{Condition, Weather},
+    weather::{Condition, Weather, base_of},
 };
 
 /// Longer than any closing may take: writes under way, a drain, a call to each vault.
@@ -30,6 +32,9 @@ const CLOSED_BY_AND_BY: Duration = Duration::from_secs(1);
 /// How long the power stays on at the most once it is to fail.
 const POWER_FAILS_WITHIN: Duration = Duration::from_secs(25);
 
+/// How often KEKs' owners look for versions that they need no longer.
+const RETIRES_EVERY: Duration = Duration::from_secs(20);
+
 /// Something that is to happen at its time.
 #[derive(Clone, Debug)]
 pub(crate) enum Due {
@@ -38,6 +43,7 @@ pub(crate) enum Due {
     PowerFails,
     RoomOnDisk,
     RemoveForged(AccountId, BlockId),
+    RetireVersions,
 }
 
 pub(crate) struct Director {
@@ -63,7 +69,6 @@ impl Director {
         let site = Site {
             hub: hub.clone(),
             seats: Arc::default(),
-            customers: Arc::default(),
             service,
             service_kek: key_id("service", "mmk"),
             token_service: key_id("tokens", "of-the-service"),
@@ -75,6 +80,8 @@ impl Director {
             hot: Arc::new(drawn.hot.clone()),
             // Once there are accounts.
             clients: 0,
+            operations: None,
+            retention: drawn.retention,
             think: scenario.think,
             back: Arc::default(),
             closing_time: Arc::new(AtomicBool::new(false)),
@@ -138,6 +145,9 @@ impl Director {
         let hub = self.site.hub.clone();
         let start = Instant::now() - hub.at();
         let end = hub.at() + self.drawn.duration;
+        if self.site.operations.is_some() {
+            self.at(RETIRES_EVERY, Due::RetireVersions);
+        }
         let mut next = hub.at() + self.dice.wait(self.scenario.calm);
         loop {
             let due = self.agenda.keys().next().map(|(at, _)| *at);
@@ -176,6 +186,14 @@ impl Director {
         } else if broken {
             self.reopen_store().await;
         }
+    }
+
+    /// The KEKs that accounts are under, each once.
+    pub(crate) fn keks(&self) -> Vec<KeyId> {
+        let state = self.site.hub.state();
+        let all: BTreeSet<KeyId> =
+            state.accounts.all().flat_map(|account| &account.keks).map(|(_, kek)| kek.clone()).collect();
+        all.into_iter().collect()
     }
 
     pub(crate) fn crash_all(&mut self) {
@@ -225,6 +243,7 @@ impl Director {
         for attempt in 0..40 {
             match (self.scenario.stores)(&self.disk, false) {
                 Ok(store) => {
+                    self.look_at_rows(&store).await;
                     self.store = Some(store);
                     self.try_buffers().await;
                     for node in 0..self.nodes.len() {
@@ -249,12 +268,65 @@ impl Director {
         hub.fail(Check::Recovery, "the store can't be opened again".to_owned());
     }
 
+    /// What the catalog says after everything ended: of some writes nobody has heard.
+    async fn look_at_rows(&self, store: &Arc<dyn SimStore>) {
+        for prefix in [ACCOUNTS, OPERATIONS] {
+            let Ok(rows) = Catalog::list(&**store, prefix, None, 1_000).await else { return };
+            for (key, stored) in rows {
+                let now = self.site.hub.moment(&self.nodes[0].clock);
+                tell(&self.site.hub, &key, Some(&stored.bytes), now);
+            }
+        }
+        let names: Vec<String> = self.site.seats.iter().map(|seat| seat.name.to_string()).collect();
+        for name in names {
+            let key = format!("{ACCOUNTS}{name}");
+            if let Ok(None) = store.load(&key).await {
+                let now = self.site.hub.moment(&self.nodes[0].clock);
+                tell(&self.site.hub, &key, None, now);
+            }
+            look_for_lost(&self.site.hub, &**store, &name).await;
+        }
+    }
+
+    /// Owners of KEKs disable or delete versions that no account is under any longer: for good, and without asking.
+    fn retire_versions(&mut self) {
+        let hub = self.site.hub.clone();
+        let candidates: Vec<KeyId> = {
+            let state = hub.state();
+            let needs = |kek: &KeyId| {
+                let records =
+                    state.accounts.ids().flat_map(|id| state.accounts.possible(id, u64::MAX, u64::MAX));
+                records.into_iter().flatten().any(|record| record.is_under(kek))
+                    || state.accounts.open().any(|(_, open)| open.what.to_string().contains(base_of(kek)))
+            };
+            state.used.iter().filter(|kek| !state.retired.contains(kek) && !needs(kek)).cloned().collect()
+        };
+        let now = hub.at();
+        let given_back: Vec<KeyId> = {
+            let mut state = hub.state();
+            let due = state.given_back.extract_if(.., |(until, _)| *until <= now);
+            due.map(|(_, kek)| kek).collect()
+        };
+        given_back.iter().for_each(|kek| self.set_kek(kek, KekState::Enabled));
+        for kek in candidates {
+            if self.dice.percent(60) {
+                let how = self.dice.pick(&[KekState::Disabled, KekState::Deleted, KekState::Denied]);
+                self.set_kek(&kek, how);
+                let mut state = hub.state();
+                state.counts.versions_retired += 1;
+                state.retired.insert(kek);
+            }
+        }
+        self.at(RETIRES_EVERY, Due::RetireVersions);
+    }
+
     async fn happens(&mut self, due: Due) {
         let hub = self.site.hub.clone();
         hub.note(format_args!("due: {due:?}"));
         match due {
             Due::Restart(node) => self.start(node),
             Due::GiveBack(kek) => self.set_kek(&kek, KekState::Enabled),
+            Due::RetireVersions => self.retire_versions(),
             Due::PowerFails => self.power_fails().await,
             Due::RoomOnDisk => self.disk.set_capacity(None),
             Due::RemoveForged(account, id) => self.remove_forged(account, id).await,
@@ -263,6 +335,9 @@ impl Director {
 
     pub(crate) fn set_kek(&mut self, kek: &KeyId, state: KekState) {
         let hub = &self.site.hub;
+        if hub.state().retired.contains(kek) {
+            return;
+        }
         hub.note(format_args!("{kek} is {state:?}"));
         for (_, house) in &self.site.tenants {
             house.vault.set_state(kek, state);
@@ -318,7 +393,7 @@ impl Director {
         let lasts = long + self.dice.wait(Duration::from_secs(40));
         let any_node = self.dice.below(self.nodes.len() as u64) as usize;
         let nodes = if self.dice.percent(60) { 0..self.nodes.len() } else { any_node..any_node + 1 };
-        let customers = self.site.keks();
+        let customers = self.keks();
         let keks = match self.dice.below(10) {
             0 => vec![self.site.service_kek.clone()],
             1 => vec![self.site.token_service.clone()],
@@ -351,7 +426,7 @@ impl Director {
     }
 
     fn denial(&mut self) {
-        let customers = self.site.keks();
+        let customers = self.keks();
         if customers.is_empty() {
             return;
         }

@@ -15,6 +15,9 @@ const LIMITS: u64 = 40;
 /// The least that a hot cache holds: as much as a few of the largest blocks.
 const HOT_BYTES: u64 = 1 << 20;
 
+/// The share of other seeds, in percent, that have operations on accounts.
+const OPERATIONS: u64 = 60;
+
 /// What a run is of.
 #[derive(Clone, Debug)]
 pub(crate) struct Drawn {
@@ -31,6 +34,11 @@ pub(crate) struct Drawn {
     pub(crate) write_only: u64,
     /// For how long a segment of one is written to.
     pub(crate) segment_time: Duration,
+    /// How long it takes from one operation on an account to the next on each node, on average, if there are any. Where there
+    /// are, vaults take any number of calls.
+    pub(crate) operations: Option<Duration>,
+    /// For how long a deleted account can be recovered.
+    pub(crate) retention: Duration,
     /// How many bytes the nodes' hot caches hold, each; `None` where a node has none.
     pub(crate) hot: Vec<Option<u64>>,
 }
@@ -39,20 +47,41 @@ impl Drawn {
     pub(crate) fn of(scenario: &Scenario, dice: &mut Dice) -> Self {
         let policy = scenario.policy.clone().unwrap_or_else(|| draw_policy(dice));
         let buffer = scenario.buffer.unwrap_or_else(|| draw_buffer(dice));
-        let is_crowded = scenario.customers > 0 && dice.percent(CROWDS);
+        let operations = scenario.operations.unwrap_or_else(|| {
+            let calm = Duration::from_secs(dice.between(10, 90));
+            let is_free = scenario.crowd.is_none() && scenario.vault_limit.is_none();
+            (is_free && dice.percent(OPERATIONS)).then_some(calm)
+        });
+        let is_crowded = scenario.customers > 0 && operations.is_none() && dice.percent(CROWDS);
         let drawn = if is_crowded { dice.between(40, 200) as usize } else { 0 };
         let crowd = scenario.crowd.unwrap_or(drawn);
         let duration = match scenario.crowd {
             None if crowd > 0 => scenario.duration / 4,
             _ => scenario.duration,
         };
-        let limit = scenario.vault_limit.or_else(|| draw_limit(crowd, scenario.nodes, &policy, dice));
+        let limit = match operations {
+            Some(_) => None,
+            None => scenario.vault_limit.or_else(|| draw_limit(crowd, scenario.nodes, &policy, dice)),
+        };
         let rsa = scenario.rsa.unwrap_or(if cfg!(feature = "aws-lc") { 35 } else { 0 });
         let hot_cache = scenario.hot_cache.unwrap_or(35);
         let hot = (0..scenario.nodes).map(|_| dice.percent(hot_cache).then_some(HOT_BYTES)).collect();
         let write_only = scenario.write_only.unwrap_or(60);
         let segment_time = dice.millis(10_000, 60_000);
-        Self { policy, buffer, duration, crowd, limit, rsa, write_only, segment_time, hot }
+        let retention = Duration::from_secs(dice.pick(&[60, 200, 14 * 24 * 3600]));
+        Self {
+            policy,
+            buffer,
+            duration,
+            crowd,
+            limit,
+            rsa,
+            write_only,
+            segment_time,
+            operations,
+            retention,
+            hot,
+        }
     }
 
     /// What one process may ask of one customer's vault: of its share of the limit, a half.
@@ -68,6 +97,7 @@ fn draw_policy(dice: &mut Dice) -> Policy {
     let ceiling = refresh.max(dice.millis(6_000, 60_000));
     let grace = if dice.percent(25) { Duration::ZERO } else { dice.millis(30_000, 240_000) };
     let timeout = dice.pick(&[200, 1_000, 3_000, 5_000, 10_000]);
+    let bridge = dice.pick(&[0, 0, 30, 90, 24 * 3600]);
     let (retry, poll) = (dice.millis(1_000, 30_000), dice.millis(1_000, 30_000));
     let policy = Policy::default()
         .with_refresh(refresh)
@@ -75,7 +105,8 @@ fn draw_policy(dice: &mut Dice) -> Policy {
         .and_then(|policy| policy.with_grace(grace))
         .and_then(|policy| policy.with_call_timeout(Duration::from_millis(timeout)))
         .and_then(|policy| policy.with_retry_max(retry))
-        .and_then(|policy| policy.with_revoked_poll(poll));
+        .and_then(|policy| policy.with_revoked_poll(poll))
+        .and_then(|policy| policy.with_max_bridge(Duration::from_secs(bridge)));
     policy.unwrap_or_default()
 }
 

@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use cofferdam_crypto::{Aek, BlockId, KeyScope, Provider, Sealer, Version};
-use cofferdam_store::{BlockMeta, BlockOp, EngineError, FileLayer, Place};
+use cofferdam_store::{BlockMeta, BlockOp, Catalog, EngineError, FileLayer, OperationStatus, Place};
 use tokio::time::sleep;
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     client::block,
     director::Director,
     operation::{Operation, Request},
+    record::{ACCOUNTS, OPERATIONS},
     shelf::open_by_reference,
     site::{BLOCKS, Seat},
 };
@@ -30,8 +31,9 @@ impl Director {
         hub.note(format_args!("all is mended"));
         self.site.closing_time.store(true, Ordering::Relaxed);
         self.disk.mend();
-        self.site.keks().iter().for_each(|kek| self.set_kek(kek, KekState::Enabled));
+        self.keks().iter().for_each(|kek| self.set_kek(kek, KekState::Enabled));
         self.site.houses().for_each(|house| house.meter().set_open(true));
+        self.remove_all_forged().await;
         self.forge_everywhere().await;
         hub.state().weather.clear(hub.at());
         if self.dice.percent(40) {
@@ -45,6 +47,11 @@ impl Director {
         };
         self.settle(settles).await;
         if !hub.has_failed() {
+            self.recover_all().await;
+            self.settle(DRAIN_TRIES_WITHIN).await;
+        }
+        if !hub.has_failed() {
+            self.check_purged().await;
             self.check_buffers().await;
             self.check_forged().await;
             self.read_all().await;
@@ -69,6 +76,7 @@ impl Director {
                 () = hub.woken() => {}
                 () = sleep(LOOK) => {}
             }
+            self.look_at_store().await;
             let broken = {
                 let state = hub.state();
                 state.power_lost || state.store_broken
@@ -77,7 +85,9 @@ impl Director {
                 self.mend().await;
             }
             (0..self.nodes.len()).for_each(|number| self.start(number));
-            let busy = self.nodes.iter().position(|node| !node.is_idle());
+            let idle = self.nodes.iter().position(|node| !node.is_idle());
+            let open = hub.state().accounts.open().map(|(account, of)| format!("{account}: {of:?}")).next();
+            let busy = idle.map(|node| format!("node {node} is busy")).or(open);
             if broken || busy.is_some() {
                 since = hub.at();
             }
@@ -85,9 +95,18 @@ impl Director {
                 return;
             }
             if hub.at() - begun > RESTS_WITHIN {
-                let what = format!("the run does not come to rest; a node is still busy: {busy:?}");
+                let what = format!("the run does not come to rest: {busy:?}");
                 hub.fail(Check::Hang, what);
             }
+        }
+    }
+
+    /// A fault that nobody has heard of, as who asked was gone, leaves the store's handle useless.
+    async fn look_at_store(&self) {
+        if let Some(store) = &self.store
+            && store.last_version().await.is_err()
+        {
+            self.site.hub.break_store();
         }
     }
 
@@ -120,6 +139,7 @@ impl Director {
             for seat in seats.iter() {
                 let account = match engine.account(&seat.name).await {
                     Ok(account) => account,
+                    Err(EngineError::NoAccount { .. }) if self.is_gone(seat) => continue,
                     Err(error) => return self.unexplained("looking up an account", &error),
                 };
                 let operation =
@@ -130,6 +150,63 @@ impl Director {
                 operation.perform(&account, Request::List, None).await;
                 if self.site.hub.has_failed() {
                     return;
+                }
+            }
+        }
+    }
+
+    /// Whether an account was purged.
+    fn is_gone(&self, seat: &Seat) -> bool {
+        matches!(self.site.hub.state().accounts.settled(seat.id), Some(None))
+    }
+
+    /// Brings back every account that is deleted: what it had is read like the others'.
+    async fn recover_all(&mut self) {
+        let hub = self.site.hub.clone();
+        for seat in self.site.seats.clone().iter() {
+            let is_deleted =
+                hub.state().accounts.latest(seat.id).is_some_and(|of| of.deleted_until.is_some());
+            let Some(engine) = self.nodes[0].engine().filter(|_| is_deleted) else { continue };
+            let recovered = async { engine.recover_account(&seat.name).await?.wait().await };
+            match tokio::time::timeout(RESTS_WITHIN, recovered).await {
+                Ok(Ok(operation)) if operation.status == OperationStatus::Succeeded => {}
+                Ok(Ok(operation)) => {
+                    hub.fail(
+                        Check::Operation,
+                        format!("{} could not be recovered: {operation:?}", seat.name),
+                    );
+                }
+                Ok(Err(error)) => self.unexplained("recovering an account", &error),
+                Err(_) => hub.fail(Check::Hang, format!("recovering {} does not end", seat.name)),
+            }
+        }
+    }
+
+    /// Of an account that was purged, nothing is left but the row that says so.
+    async fn check_purged(&mut self) {
+        let Some(store) = self.store.clone() else { return };
+        for seat in self.site.seats.clone().iter().filter(|seat| self.is_gone(seat)) {
+            let wrong = |what: String| {
+                self.site.hub.fail(Check::Deleted, format!("of {}, which was purged, {what}", seat.name));
+            };
+            let blocks = store.stored(seat.id, None, 1).await.map(|rows| rows.len());
+            let buffered = store.buffered(seat.id, None, 1).await.map(|rows| rows.len());
+            let segments = store.segments(seat.id, None, 1).await.map(|rows| rows.len());
+            match (blocks, buffered, segments) {
+                (Ok(0), Ok(0), Ok(0)) => {}
+                left => wrong(format!("blocks, buffered blocks, segments are left: {left:?}")),
+            }
+            let rows = match Catalog::list(&*store, "", None, 10_000).await {
+                Ok(rows) => rows,
+                Err(error) => return self.unexplained("listing the catalog", &error),
+            };
+            let id = seat.id.to_string();
+            let own_key = format!("of-{}", seat.name);
+            for (key, row) in rows {
+                let bytes = String::from_utf8_lossy(&row.bytes);
+                let names_it = key.contains(&id) || key == format!("{ACCOUNTS}{}", seat.name);
+                if (names_it && !key.starts_with(OPERATIONS)) || bytes.contains(&own_key) {
+                    wrong(format!("the row {key} is left: {bytes}"));
                 }
             }
         }
@@ -146,8 +223,15 @@ impl Director {
                     Ok(None) => continue,
                     Err(error) => return self.unexplained("reading the disk", &error),
                 };
-                let expected = if seat.kek.is_some() { Provider::Customer } else { Provider::Service };
-                if at.place != Place::Store || at.meta.provider != expected {
+                let record = self.site.hub.state().accounts.latest(seat.id).cloned();
+                let holds = record.is_some_and(|record| record.holds((at.meta.provider, at.meta.epoch)));
+                let is_expected = match (&seat.kek, self.site.operations) {
+                    // It was never linked to another key.
+                    (Some(_), None) => at.meta.provider == Provider::Customer,
+                    (None, None) => at.meta.provider == Provider::Service,
+                    (_, Some(_)) => holds,
+                };
+                if at.place != Place::Store || !is_expected || !holds {
                     let what = format!("block {id} of {} is left as {at:?}", seat.name);
                     self.site.hub.fail(Check::UnderServiceKey, what);
                 }
@@ -164,7 +248,10 @@ impl Director {
     /// Puts sealed blocks where they do not belong.
     async fn move_blocks(&mut self) {
         let (Some(store), Some(engine)) = (self.store.clone(), self.nodes[0].engine()) else { return };
-        for seat in self.site.seats.clone().iter().filter(|seat| !seat.is_of_crowd) {
+        for seat in self.site.seats.clone().iter() {
+            if seat.is_of_crowd || self.is_gone(seat) {
+                continue;
+            }
             let listed = match cofferdam_store::BlockStore::list(&*store, seat.id, None, 2).await {
                 Ok(listed) => listed,
                 Err(error) => return self.unexplained("listing the disk", &error),

@@ -38,7 +38,7 @@ impl SaltSource for Salts {
 impl Director {
     /// Forges a block in the write-only buffer of an account, if there is one.
     pub(crate) async fn forge(&mut self) {
-        let seats: Vec<Seat> = self.site.seats.iter().filter(|seat| seat.writes_only).cloned().collect();
+        let seats: Vec<Seat> = self.site.seats.iter().filter(|seat| self.can_forge(seat)).cloned().collect();
         if !seats.is_empty() {
             let seat = &seats[self.dice.below(seats.len() as u64) as usize];
             self.forge_in(seat).await;
@@ -47,12 +47,27 @@ impl Director {
 
     /// Forges a block in every write-only buffer of a few accounts.
     pub(crate) async fn forge_everywhere(&mut self) {
-        let of = |seat: &&Seat| seat.writes_only && !seat.is_of_crowd;
+        let of = |seat: &&Seat| self.can_forge(seat) && !seat.is_of_crowd;
         let seats: Vec<Seat> = self.site.seats.iter().filter(of).cloned().collect();
         if self.scenario.faults.forgeries > 0 {
             for seat in &seats {
                 self.forge_in(seat).await;
             }
+        }
+    }
+
+    /// Whether the account has a write-only buffer and no operation that waits for that to be empty.
+    fn can_forge(&self, seat: &Seat) -> bool {
+        let state = self.site.hub.state();
+        let is_there = state.accounts.latest(seat.id).is_some_and(|of| of.writes_only && of.linked);
+        seat.writes_only && is_there && !state.accounts.is_operating(seat.id)
+    }
+
+    /// Takes all out again that was forged so far.
+    pub(crate) async fn remove_all_forged(&mut self) {
+        let forged = self.site.hub.state().segments.all_forged();
+        for (account, id) in forged {
+            self.remove_forged(account, id).await;
         }
     }
 
@@ -171,14 +186,14 @@ impl Director {
                 Err(error) => Err(error),
             };
             match read {
-                Err(EngineError::Damaged { .. } | EngineError::NoBlock { .. }) => {}
+                Err(
+                    EngineError::Damaged { .. } | EngineError::NoBlock { .. } | EngineError::NoAccount { .. },
+                ) => {}
                 Ok(_) => hub.fail(Check::Forged, format!("{id} of {} was read, which was forged", seat.name)),
                 Err(error) => self.unexplained("reading what was forged", &error),
             }
         }
-        for (account, id) in forged {
-            self.remove_forged(account, id).await;
-        }
+        self.remove_all_forged().await;
     }
 
     /// What write-only buffers hold, as somebody finds it who has the disk and the service's keys.

@@ -4,20 +4,20 @@
 //! is kept and ends the run. Not its job: to decide what is a violation (`model`).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use cofferdam_crypto::AccountId;
+use cofferdam_crypto::{AccountId, KeyId};
 use cofferdam_keyring::Policy;
 use cofferdam_vault::{Clock, Timestamp, testing::TokioClock};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     Check, Counts, Violation,
-    model::{Blocks, Budgets, Keys, Segments},
+    model::{Accounts, Blocks, Budgets, Keys, Segments, Use},
     trace::Trace,
     weather::Weather,
 };
@@ -37,8 +37,17 @@ pub(crate) struct State {
     pub(crate) keys: Keys,
     pub(crate) budgets: Budgets,
     pub(crate) segments: Segments,
-    /// Which vault each account's own key is in.
-    pub(crate) vaults: BTreeMap<AccountId, usize>,
+    pub(crate) accounts: Accounts,
+    /// Which vault each principal's keys are in.
+    pub(crate) vaults: BTreeMap<String, usize>,
+    /// How many versions each key has.
+    pub(crate) versions: BTreeMap<String, u64>,
+    /// Versions that an account was ever under.
+    pub(crate) used: BTreeSet<KeyId>,
+    /// Versions that their owners enable again then.
+    pub(crate) given_back: Vec<(Duration, KeyId)>,
+    /// Versions that were disabled for good.
+    pub(crate) retired: BTreeSet<KeyId>,
     pub(crate) blocks: Blocks,
     pub(crate) weather: Weather,
     /// The disk has no power: everything is to be started again.
@@ -49,6 +58,15 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// What a node did between these, with what it may have gone by.
+    pub(crate) fn use_of(&self, node: usize, account: AccountId, begun: Moment, ended: Moment) -> Use {
+        let views = self.accounts.views(account, begun.seq, ended.seq);
+        let principals =
+            views.of.iter().flatten().flat_map(|view| &view.keks).map(|(principal, _)| principal);
+        let vaults = principals.filter_map(|principal| self.vaults.get(principal)).copied().collect();
+        Use { node, account, vaults, begun, ended, views }
+    }
+
     pub(crate) fn next_seq(&mut self) -> u64 {
         self.seq += 1;
         self.seq
@@ -76,7 +94,12 @@ impl Hub {
             keys,
             budgets,
             segments: Segments::default(),
+            accounts: Accounts::default(),
             vaults: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            used: BTreeSet::new(),
+            given_back: Vec::new(),
+            retired: BTreeSet::new(),
             blocks: Blocks::default(),
             weather,
             power_lost: false,

@@ -26,6 +26,7 @@
 //!
 //! Not its job: threads (an interleaving of awaits is all that it explores), performance, real services.
 
+mod admin;
 mod client;
 mod crowd;
 mod dice;
@@ -41,6 +42,7 @@ mod model;
 mod node;
 mod operation;
 mod panics;
+mod record;
 mod reference;
 mod report;
 mod scenario;

@@ -21,6 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::{
     Check, SimStore,
+    admin::Admin,
     client::{self, Client},
     crowd::Regular,
     dice::Dice,
@@ -95,7 +96,6 @@ impl Node {
             disk: disk.clone(),
             cut: cut.clone(),
             dice: Mutex::new(self.dice.fork()),
-            customers: site.customers.clone(),
             buffer: site.buffer,
         });
         let engine = Arc::new(Mutex::new(None));
@@ -251,6 +251,17 @@ impl Life {
             };
             tasks.spawn(regular.run());
         }
+        if let Some(calm) = self.site.operations {
+            let admin = Admin {
+                node: self.node,
+                clock: self.clock.clone(),
+                site: self.site.clone(),
+                engine: engine.clone(),
+                dice: self.dice.fork(),
+                calm,
+            };
+            tasks.spawn(admin.run());
+        }
         drop(engine);
         while tasks.join_next().await.is_some() {}
         self.idle.store(true, Ordering::Relaxed);
@@ -274,6 +285,7 @@ impl Life {
             .buffer_time(buffer.0)
             .buffer_bytes(buffer.1)
             .segment_time(self.site.segment_time)
+            .deleted_retention(self.site.retention)
             .open()
             .await
     }

@@ -33,7 +33,7 @@ pub(crate) enum Request {
 /// What came of it.
 #[derive(Debug)]
 enum Reply {
-    Put(Outcome),
+    Put(Outcome, Vec<u64>),
     Deleted,
     Got(Bytes),
     Listed(Vec<BlockInfo>),
@@ -105,7 +105,7 @@ impl Operation<'_> {
         let of = self.use_of(begun, ended);
         let told = match &reply {
             Ok(Reply::Usable) => String::new(),
-            Ok(Reply::Put(outcome)) => format!("{outcome:?}"),
+            Ok(Reply::Put(outcome, _)) => format!("{outcome:?}"),
             Ok(Reply::Got(bytes)) => format!("{} bytes, {:?}", bytes.len(), write_of(bytes)),
             Ok(Reply::Listed(blocks)) => format!("{} blocks", blocks.len()),
             Ok(other) => format!("{other:?}"),
@@ -123,12 +123,12 @@ impl Operation<'_> {
         self.conclude(&of, &request, &reply, open);
         self.judge_waiting(
             &of,
-            matches!(reply, Ok(Reply::Put(Outcome::Stored) | Reply::Got(_) | Reply::Usable)),
+            matches!(reply, Ok(Reply::Put(Outcome::Stored, _) | Reply::Got(_) | Reply::Usable)),
         );
     }
 
     fn use_of(&self, begun: Moment, ended: Moment) -> Use {
-        Use { node: self.node, account: self.seat.id, vault: self.seat.vault, begun, ended }
+        self.site.hub.state().use_of(self.node, self.seat.id, begun, ended)
     }
 
     /// Tells the model of the writes before they begin, and makes their bytes.
@@ -166,12 +166,16 @@ impl Operation<'_> {
     ) -> Result<Reply, EngineError> {
         match request {
             Request::Put(_) if data.len() == 1 => match data.pop() {
-                Some((block, bytes)) => Ok(Reply::Put(account.put(&block, bytes).await?.outcome)),
+                Some((block, bytes)) => {
+                    let receipt = account.put(&block, bytes).await?;
+                    Ok(Reply::Put(receipt.outcome, vec![receipt.version.number()]))
+                }
                 None => Ok(Reply::Told),
             },
             Request::Put(_) => {
                 let receipts = account.put_batch(data).await?;
-                Ok(receipts.first().map_or(Reply::Told, |receipt| Reply::Put(receipt.outcome)))
+                let versions = receipts.iter().map(|receipt| receipt.version.number()).collect();
+                Ok(receipts.first().map_or(Reply::Told, |receipt| Reply::Put(receipt.outcome, versions)))
             }
             Request::Delete(block) => account.delete(block).await.map(|_| Reply::Deleted),
             Request::Get(block) => account.get(block).await.map(Reply::Got),
@@ -182,16 +186,16 @@ impl Operation<'_> {
         }
     }
 
-    fn provider(&self) -> Provider {
-        if self.seat.kek.is_some() { Provider::Customer } else { Provider::Service }
-    }
-
     fn conclude(&self, of: &Use, request: &Request, reply: &Result<Reply, EngineError>, open: Open<'_>) {
         let hub = &self.site.hub;
         let blocks = open.writes.len() as u64;
+        if of.views.is_closed() && matches!(reply, Ok(Reply::Put(..) | Reply::Got(_) | Reply::Usable)) {
+            let what = format!("{} is deleted, and node {} served it", self.seat.name, self.node);
+            hub.fail(Check::Deleted, what);
+        }
         match reply {
-            Ok(Reply::Put(outcome)) => {
-                self.end_puts(request, open, of.ended.seq);
+            Ok(Reply::Put(outcome, versions)) => {
+                self.end_puts(request, open, versions, of.ended.seq);
                 let mut state = hub.state();
                 state.counts.acknowledged += blocks;
                 drop(state);
@@ -205,12 +209,12 @@ impl Operation<'_> {
                         hub.check(judged);
                         self.judge_use(of, Provider::Service);
                         self.judge_recovered(of, "a write was buffered");
-                        if self.seat.kek.is_none() {
+                        if of.views.all(|view| !view.linked) {
                             let what = "a write of an account without a key of its own was buffered";
                             hub.fail(Check::Unexplained, what.to_owned());
                         }
                     }
-                    _ => self.judge_use(of, self.provider()),
+                    _ => self.judge_own(of),
                 }
             }
             Ok(Reply::Deleted) => {
@@ -220,12 +224,12 @@ impl Operation<'_> {
             Ok(Reply::Got(bytes)) => {
                 hub.state().counts.reads += 1;
                 hub.check(self.judge_bytes(of, request, bytes));
-                self.judge_use(of, self.provider());
+                self.judge_read_under(of, request, bytes);
             }
             Ok(Reply::Listed(blocks)) => hub.check(self.judge_list(of, blocks)),
             Ok(Reply::Usable) => {
                 hub.state().counts.keys_asked_for += 1;
-                self.judge_use(of, self.provider());
+                self.judge_own(of);
             }
             Ok(Reply::Told) => {}
             Err(error) => self.failed(of, request, error, open),
@@ -233,14 +237,32 @@ impl Operation<'_> {
     }
 
     /// Of two writes of one block in a batch only the later takes effect.
-    fn end_puts(&self, request: &Request, mut open: Open<'_>, seq: u64) {
+    fn end_puts(&self, request: &Request, mut open: Open<'_>, versions: &[u64], seq: u64) {
         let Request::Put(blocks) = request else { return };
         let mut state = self.site.hub.state();
         for (at, write) in std::mem::take(&mut open.writes).into_iter().enumerate() {
             let again = blocks.iter().skip(at + 1).any(|(block, _)| *block == blocks[at].0);
             let end = if again { WriteEnd::Refused } else { WriteEnd::Acknowledged };
             state.blocks.write_ends(write, end, seq);
+            if let (Some(version), WriteEnd::Acknowledged) = (versions.get(at), end) {
+                state.blocks.has_version(write, *version);
+            }
         }
+    }
+
+    /// Whether an account that is under the service's key for certain was refused because of a customer's.
+    fn needs_no_customer(&self, of: &Use, request: &Request) -> bool {
+        let is_others = |block: &BlockId| {
+            let state = self.site.hub.state();
+            let held = state.blocks.all_held_by(self.seat.id, block);
+            held.iter().any(|(provider, _)| *provider != Provider::Service)
+        };
+        of.views.all(|view| !view.linked)
+            && match request {
+                Request::Get(block) | Request::Range(block, _) => !is_others(block),
+                Request::Put(_) | Request::Key => true,
+                _ => false,
+            }
     }
 
     fn failed(&self, of: &Use, request: &Request, error: &EngineError, open: Open<'_>) {
@@ -250,11 +272,11 @@ impl Operation<'_> {
             EngineError::KeyRevoked { .. } => {
                 hub.state().counts.refused_revoked += 1;
                 open.end(WriteEnd::Refused, seq);
-                let judged = if self.seat.kek.is_some() {
-                    hub.state().keys.judge_revoked(of)
-                } else {
+                let judged = if self.needs_no_customer(of, request) {
                     let what = format!("{} has no key that could be revoked", self.seat.name);
                     Err((Check::FalseRevocation, what))
+                } else {
+                    hub.state().keys.judge_revoked(of)
                 };
                 hub.check(judged);
                 self.judge_recovered(of, "an operation was refused as revoked");
@@ -263,8 +285,14 @@ impl Operation<'_> {
                 hub.state().counts.refused_unavailable += 1;
                 open.end(WriteEnd::Refused, seq);
                 // A block of a segment needs that one's key as well.
-                let is_of_segment =
-                    self.seat.writes_only && matches!(request, Request::Get(_) | Request::Range(..));
+                let is_of_segment = of.views.any(|view| view.writes_only)
+                    && matches!(request, Request::Get(_) | Request::Range(..));
+                if matches!(**source, KeyError::Unavailable { provider: Provider::Customer, .. })
+                    && self.needs_no_customer(of, request)
+                {
+                    let what = format!("{} has no key that could be unavailable: {source}", self.seat.name);
+                    hub.fail(Check::Grace, what);
+                }
                 if let KeyError::Unavailable { provider: Provider::Customer, fault, .. } = &**source
                     && !matches!(fault, Fault::ServiceKey(_))
                     && !is_of_segment
@@ -288,6 +316,16 @@ impl Operation<'_> {
                 }
             }
             EngineError::Range { .. } => {}
+            EngineError::AccountDeleted { .. } if of.views.any(|view| view.deleted_until.is_some()) => {
+                hub.state().counts.refused_deleted += 1;
+                open.end(WriteEnd::Refused, seq);
+            }
+            EngineError::NoAccount { .. }
+                if of.views.may_be_gone() || of.views.any(|view| view.deleted_until.is_some()) =>
+            {
+                hub.state().counts.refused_deleted += 1;
+                open.end(WriteEnd::Refused, seq);
+            }
             EngineError::Closed | EngineError::WorkLost(_) => open.end(WriteEnd::Unknown, seq),
             error if by_store(error).is_some_and(|kind| kind != StoreErrorKind::Corrupt) => {
                 hub.state().counts.failed_by_store += 1;
@@ -300,17 +338,44 @@ impl Operation<'_> {
         }
     }
 
+    /// Whether the key that new blocks are sealed under may have served.
+    fn judge_own(&self, of: &Use) {
+        if of.views.all(|view| view.linked) {
+            self.judge_use(of, Provider::Customer);
+        } else if of.views.all(|view| !view.linked) {
+            self.judge_use(of, Provider::Service);
+        }
+    }
+
+    /// Whether a block may have been read: a linked account's only while the customer's key may be used, whatever it is
+    /// sealed under; and every block only while its own key may be.
+    fn judge_read_under(&self, of: &Use, request: &Request, bytes: &Bytes) {
+        let is_linked = of.views.all(|view| view.linked);
+        if is_linked {
+            self.judge_use(of, Provider::Customer);
+        }
+        let (Request::Get(block), Some(write)) = (request, write_of(bytes)) else { return };
+        let held = self.site.hub.state().blocks.held_by(self.seat.id, block, write);
+        match held.first() {
+            Some((provider, _)) if held.iter().all(|(other, _)| other == provider) => match provider {
+                Provider::Customer if is_linked => {}
+                Provider::Customer | Provider::Service => self.judge_use(of, *provider),
+                Provider::Buffer(_) => {}
+            },
+            _ => {}
+        }
+    }
+
     fn judge_use(&self, of: &Use, provider: Provider) {
         let hub = &self.site.hub;
         let mut state = hub.state();
         let judged = state.keys.judge_use(of, provider, &state.budgets);
         if let Ok(age) = judged {
             state.counts.oldest_used = state.counts.oldest_used.max(age);
-            if let Some(kek) = &self.seat.kek
-                && provider == Provider::Customer
-            {
+            if provider == Provider::Customer {
+                let keks = of.views.of.first().and_then(Option::as_ref).map_or(&[][..], |view| &view.keks);
                 // Taken away before it was begun.
-                if state.weather.usable_since(kek).is_none() {
+                if keks.iter().any(|(_, kek)| state.weather.usable_since(kek).is_none()) {
                     let oldest = &mut state.counts.oldest_used_after_revocation;
                     *oldest = (*oldest).max(age);
                 }
@@ -371,15 +436,20 @@ impl Operation<'_> {
                         let what = format!("block {block} is listed with {} bytes", info.len);
                         return Err((Check::Content, what));
                     }
-                    let expected = match info.place {
-                        Place::Store => self.provider().kind(),
-                        Place::Buffer if self.seat.writes_only => ProviderKind::Buffer,
-                        Place::Buffer => ProviderKind::Service,
+                    // It stays where it is while its account is linked or unlinked.
+                    let there = state.accounts.possible(account, of.begun.seq, of.ended.seq);
+                    let fits = |view: &crate::model::Written| match (view, info.place) {
+                        (None, _) => true,
+                        (Some(view), Place::Buffer) if view.writes_only => {
+                            info.provider.kind() == ProviderKind::Buffer
+                        }
+                        (Some(_), Place::Buffer) => info.provider == Provider::Service,
+                        (Some(view), Place::Store) => view.holds((info.provider, info.epoch)),
                     };
-                    if info.provider.kind() != expected {
+                    if !there.iter().any(fits) {
                         let what = format!(
-                            "block {block} of {} is in the {:?} under the {} key",
-                            self.seat.name, info.place, info.provider
+                            "block {block} of {} is in the {:?} under the {} key, epoch {}",
+                            self.seat.name, info.place, info.provider, info.epoch
                         );
                         return Err((Check::UnderServiceKey, what));
                     }
@@ -393,7 +463,11 @@ impl Operation<'_> {
     fn judge_cached(&self, of: &Use, account: &Account) {
         let hub = &self.site.hub;
         let cached = account.hot_cached().memory;
-        if cached.blocks > 0 && hub.state().keys.is_revoked_since(self.node, self.seat.id, of.begun.at) {
+        // The service's blocks of an account that was unlinked may be there.
+        if cached.blocks > 0
+            && of.views.all(|view| view.linked)
+            && hub.state().keys.is_revoked_since(self.node, self.seat.id, of.begun.at)
+        {
             let what = format!(
                 "node {} still has {} blocks of {} in its hot cache, which is revoked",
                 self.node, cached.blocks, self.seat.name
@@ -428,13 +502,20 @@ impl Operation<'_> {
         let service = fair_since(&self.site.service_kek)?.max(tokens);
         let settled = |vault| state.budgets.settled_by(self.node, vault);
         let service = service.max(settled(0));
-        let own = match &self.seat.kek {
-            Some(kek) => {
-                let fair = fair_since(kek)?.max(tokens).max(settled(self.seat.vault));
-                fair + state.budgets.queue(self.seat.vault)
+        let mut own = service;
+        for view in of.views.of.iter().flatten() {
+            for (principal, kek) in &view.keks {
+                let vault = state.vaults.get(principal).copied().unwrap_or_default();
+                let fair = fair_since(kek)?.max(tokens).max(settled(vault));
+                own = own.max(fair + state.budgets.queue(vault));
             }
-            None => service,
-        };
+        }
+        // What changes the key itself takes its time.
+        if of.views.operating {
+            return None;
+        }
+        let changed = of.views.changed.map(|changed| changed.at);
+        let own = own.max(changed.max(state.accounts.operated_until(self.seat.id)).unwrap_or_default());
         let recovered = state.keys.recovered_at(service, own);
         let store = state.keys.store_failed_since(self.node, of.begun, recovered.saturating_sub(own));
         (!store).then_some(recovered)
@@ -444,11 +525,12 @@ impl Operation<'_> {
         let hub = &self.site.hub;
         let state = hub.state();
         let took = of.ended.at.saturating_sub(of.begun.at);
-        let queue = state.budgets.queue(self.seat.vault);
-        let throttled = [0, self.seat.vault]
-            .into_iter()
-            .any(|vault| state.budgets.throttled_of_late(self.node, vault, of.ended));
-        let mut limit = state.keys.longest_wait(of) + 20 * SLOWEST + queue;
+        let queue = of.queue(&state.budgets);
+        let throttled = of.throttled_of_late(&state.budgets);
+        // Who writes while a change of the key is taken note of waits for another attempt.
+        let changes = of.views.operating || of.views.of.len() > 1;
+        let again = if changes { state.keys.longest_wait(of) } else { Duration::ZERO };
+        let mut limit = state.keys.longest_wait(of) + again + 20 * SLOWEST + queue;
         let jumped = state.keys.jumped_since(self.node, of.begun);
         // Nobody else's vault holds it up.
         if succeeded && self.recovered_at(&state, of).is_some_and(|recovered| recovered < of.begun.at) {
@@ -463,7 +545,7 @@ impl Operation<'_> {
 }
 
 /// What the store said, if it was the store that failed.
-fn by_store(error: &EngineError) -> Option<StoreErrorKind> {
+pub(crate) fn by_store(error: &EngineError) -> Option<StoreErrorKind> {
     match error {
         EngineError::Store(error) => Some(error.kind()),
         EngineError::Record { source, .. } => match &**source {
@@ -478,7 +560,7 @@ fn by_store(error: &EngineError) -> Option<StoreErrorKind> {
 }
 
 /// An error without its words, which may hold addresses of the run.
-fn brief(error: &EngineError) -> String {
+pub(crate) fn brief(error: &EngineError) -> String {
     match error {
         EngineError::Store(error) => format!("store: {:?}", error.kind()),
         error => error.to_string(),

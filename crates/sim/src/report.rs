@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use crate::record::OperationState;
+
 /// A run, told.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -109,6 +111,18 @@ checks! {
     Format = "format",
     /// A sealed block opens in its own place alone.
     Moved = "moved",
+    /// An operation ends as it should, or leaves the account as it was; and an account has one at a time.
+    Operation = "operation",
+    /// A KEK that does not answer is bridged by others for so long at the most.
+    Bridge = "bridge",
+    /// Every wrap in a record unwraps to the AEK that it is of.
+    Wraps = "wraps",
+    /// No key is destroyed that something is sealed under, and nothing is sealed under one that is.
+    Retired = "retired",
+    /// A deleted account is neither read nor written, and of a purged one nothing is left.
+    Deleted = "deleted",
+    /// What is said to be safe to disable is needed by nobody.
+    SafeToDisable = "safe-to-disable",
     /// An error is one that what happened explains.
     Unexplained = "unexplained",
     /// Nothing panics.
@@ -215,4 +229,59 @@ counts! {
     reference_opens,
     /// Changes of a key's state that were told.
     state_changes,
+    /// Operations on accounts that were begun.
+    begun,
+    /// Of them, those that failed and left the account as it was.
+    failed,
+    /// Requests for an operation that were refused because another went on.
+    conflicts,
+    /// Requests for an operation that were refused for another reason.
+    refused_operations,
+    /// KEKs rotated.
+    kek_rotations,
+    /// KEKs added to accounts, or removed from them.
+    kek_sets,
+    /// Epochs begun.
+    aek_rotations,
+    /// Accounts linked to a customer's key.
+    links,
+    /// Accounts moved to the service's key.
+    unlinks,
+    /// Accounts deleted.
+    deletes,
+    /// Deleted accounts recovered.
+    recoveries,
+    /// Accounts destroyed.
+    purges,
+    /// Blocks sealed anew.
+    reencrypted,
+    /// Operations of clients refused because the account is deleted.
+    refused_deleted,
+    /// KEK versions disabled or deleted for good.
+    versions_retired,
+    /// Of them, those that were said to be safe to disable.
+    said_to_be_safe,
+}
+
+impl Counts {
+    /// An operation on an account was begun, or stands so.
+    pub(crate) fn operated(&mut self, operation: &OperationState, is_new: bool) {
+        self.begun += u64::from(is_new);
+        if !operation.has_ended() {
+            return;
+        }
+        let count = match operation.kind.as_str() {
+            _ if !operation.succeeded() => &mut self.failed,
+            "rotate-kek" => &mut self.kek_rotations,
+            "add-kek" | "remove-kek" => &mut self.kek_sets,
+            "rotate-aek" => &mut self.aek_rotations,
+            "link" => &mut self.links,
+            "unlink" => &mut self.unlinks,
+            "delete" => &mut self.deletes,
+            "recover" => &mut self.recoveries,
+            "purge" => &mut self.purges,
+            _ => return,
+        };
+        *count += 1;
+    }
 }

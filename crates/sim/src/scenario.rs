@@ -116,6 +116,7 @@ pub struct Scenario {
     pub(crate) rsa: Option<u64>,
     pub(crate) write_only: Option<u64>,
     pub(crate) hot_cache: Option<u64>,
+    pub(crate) operations: Option<Option<Duration>>,
     pub(crate) keep_trace: bool,
     pub(crate) vaults: Vaults,
     pub(crate) stores: Stores,
@@ -148,6 +149,7 @@ impl Scenario {
             rsa: None,
             write_only: None,
             hot_cache: None,
+            operations: None,
             keep_trace: false,
             vaults: Arc::new(|seed| Arc::new(MemoryVault::new(seed))),
             stores: Arc::new(embedded),
@@ -266,6 +268,14 @@ impl Scenario {
         self
     }
 
+    /// How long it takes on each node from one operation on an account to the next, on average: rotation, linking, deletion;
+    /// `None` for no such operations. Drawn unless set, and none where a crowd or a vault's limit is set.
+    #[must_use]
+    pub fn operations(mut self, calm: Option<Duration>) -> Self {
+        self.operations = Some(calm);
+        self
+    }
+
     /// Keeps every event for [`Report::trace`].
     #[must_use]
     pub fn keep_trace(mut self) -> Self {
@@ -326,6 +336,12 @@ impl Simulation {
     /// Of this.
     pub fn new(scenario: Scenario) -> Self {
         Self { scenario }
+    }
+
+    /// The same, with every event kept for [`Report::trace`].
+    #[must_use]
+    pub fn keep_trace(self) -> Self {
+        Self { scenario: self.scenario.keep_trace() }
     }
 
     /// One run, on this thread, without threads of its own. Must not be called within a runtime.

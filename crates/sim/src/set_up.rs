@@ -1,6 +1,6 @@
 //! The beginning of a run: vaults, store and accounts are made, while all is well.
 
-use std::{sync::Arc, sync::PoisonError, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use cofferdam_crypto::{KeyId, rsa::RsaSize};
 use cofferdam_store::{AccountKey, AccountName, BufferMode, Engine};
@@ -10,6 +10,7 @@ use crate::{
     director::{CLOSES_WITHIN, Director},
     meter::Meter,
     site::{House, Seat},
+    weather::base_of,
 };
 
 /// How many KEKs a crowd of accounts shares.
@@ -31,14 +32,18 @@ impl Director {
         let store = (self.scenario.stores)(&self.disk, true).map_err(said)?;
         self.store = Some(store);
         self.site.service.vault.create_key(&self.site.service_kek, KeyKind::Aes256).map_err(said)?;
-        for number in 0..self.scenario.customers {
+        // Each customer has a second vault, for further KEKs.
+        let standby = if self.drawn.operations.is_some() { self.scenario.customers } else { 0 };
+        for number in 0..self.scenario.customers + standby {
             let vault = (self.scenario.vaults)(self.dice.roll());
             let meter = match self.drawn.limit {
                 Some(published) => Meter::draw(published, &mut self.dice),
                 None => Meter::without_limit(),
             };
             let house = House::new(number + 1, vault, meter);
-            self.site.tenants.push((Principal::new(format!("tenant-{number}")), house));
+            let principal = format!("tenant-{number}");
+            self.site.hub.state().vaults.insert(principal.clone(), house.number);
+            self.site.tenants.push((Principal::new(principal), house));
         }
         let engine = self.first_engine().await?;
         let mut made = Vec::new();
@@ -51,6 +56,7 @@ impl Director {
         self.nodes[0].crash(&self.site.hub);
         self.site.houses().for_each(|house| house.meter().set_open(false));
         self.site.clients = self.scenario.clients;
+        self.site.operations = self.drawn.operations;
         (0..self.nodes.len()).for_each(|number| self.start(number));
         Ok(())
     }
@@ -67,9 +73,10 @@ impl Director {
             let accounts = self.site.seats.iter().filter(|seat| seat.vault == house.number).count();
             state.budgets.set(house.number, accounts as u32, budget.budget(), budget.limit());
         }
-        let writes_only = self.site.seats.iter().filter(|seat| seat.writes_only).map(|seat| seat.id);
-        state.segments.of(writes_only.collect(), self.site.segment_time);
-        state.vaults = self.site.seats.iter().map(|seat| (seat.id, seat.vault)).collect();
+        state.segments.last(self.site.segment_time);
+        for kek in self.site.seats.iter().filter_map(|seat| seat.kek.as_ref()) {
+            state.versions.insert(base_of(kek).to_owned(), 1);
+        }
     }
 
     async fn first_engine(&mut self) -> Result<Engine, String> {
@@ -129,11 +136,9 @@ impl Director {
             None => AccountKey::Service,
         };
         let id = engine.create_account(&name, key).await.map_err(said)?.id();
-        if plan.kek.is_some() {
-            self.site.customers.lock().unwrap_or_else(PoisonError::into_inner).push(id);
-        }
         self.site.hub.note(format_args!("{name} is {id}"));
         let vault = plan.kek.as_ref().map_or(0, |(tenant, _)| self.site.tenants[*tenant].1.number);
+        let kind = plan.kind;
         let writes_only = plan.kek.is_some() && plan.buffer == BufferMode::WriteOnly;
         let kek = plan.kek.map(|(_, kek)| kek);
         let public = match (&kek, plan.kind) {
@@ -144,7 +149,7 @@ impl Director {
             }
             _ => None,
         };
-        Ok(Seat { name, id, kek, vault, public, writes_only, is_of_crowd: plan.is_of_crowd })
+        Ok(Seat { name, id, kek, vault, kind, public, writes_only, is_of_crowd: plan.is_of_crowd })
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cofferdam_crypto::{AccountId, BlockId, Header, KeyScope, Provider, ProviderKind, SegmentId, Version};
+use cofferdam_crypto::{AccountId, BlockId, Header, KeyScope, Provider, SegmentId, Version};
 use cofferdam_store::{
     Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Catalog, FaultyFile, FileLayer, Located, Revision,
     SegmentRow, StoreError, StoreErrorKind, Stored,
@@ -25,7 +25,8 @@ use crate::{
     dice::Dice,
     hub::{Hub, Moment, State},
     link::Cut,
-    model::{self, Use},
+    model::{self, End, Views},
+    record::{self, ACCOUNTS, OPERATIONS, REVOKED},
     reference,
 };
 
@@ -49,14 +50,9 @@ pub(crate) struct Shelf {
     pub(crate) disk: FaultyFile,
     pub(crate) cut: Cut,
     pub(crate) dice: Mutex<Dice>,
-    /// Accounts under a customer's key.
-    pub(crate) customers: Arc<Mutex<Vec<AccountId>>>,
     /// The bounds of an account's buffer.
     pub(crate) buffer: (Duration, u64),
 }
-
-/// The accounts whose revocation is written down have a record of this name.
-const REVOKED: &str = "revoked/";
 
 impl Shelf {
     async fn pass(&self) {
@@ -109,6 +105,22 @@ impl Shelf {
         }
     }
 
+    /// A write is about to be done; it may be, and nobody hear of it.
+    fn begins(&self, op: &BlockOp, sealed: Moment) {
+        let (BlockOp::Put { account, id, meta, .. }
+        | BlockOp::Buffer { account, id, meta, .. }
+        | BlockOp::Drain { account, id, meta, .. }
+        | BlockOp::Reseal { account, id, meta, .. }) = op
+        else {
+            return;
+        };
+        let mut state = self.hub.state();
+        state.blocks.is_under(*account, id, meta.version.number(), (meta.provider, meta.epoch));
+        if let (BlockOp::Buffer { .. }, Provider::Buffer(segment)) = (op, meta.provider) {
+            state.segments.begins(self.node, *account, segment, sealed);
+        }
+    }
+
     fn committed(&self, batch: &[BlockOp], applied: &[Applied], sealed: Moment) {
         for (op, applied) in batch.iter().zip(applied) {
             self.hub.note(format_args!("node {}: {op:?} is {applied:?}", self.node));
@@ -122,15 +134,13 @@ impl Shelf {
         let (account, id, meta, sealed) = match op {
             BlockOp::Put { account, id, meta, sealed }
             | BlockOp::Buffer { account, id, meta, sealed, .. }
-            | BlockOp::Drain { account, id, meta, sealed, .. } => (*account, id, meta, sealed),
-            // Which key it goes to is its operation's to say.
-            BlockOp::Reseal { account, id, meta, sealed } => {
-                return self.hub.check(self.judge_sealed(*account, id, meta, sealed));
-            }
+            | BlockOp::Drain { account, id, meta, sealed, .. }
+            | BlockOp::Reseal { account, id, meta, sealed } => (*account, id, meta, sealed),
             BlockOp::Discard { .. } | BlockOp::Delete { .. } => return,
         };
-        let buffers = matches!(op, BlockOp::Buffer { .. });
-        self.hub.check(self.judge_key(account, id, meta, buffers));
+        let now = self.hub.state().next_seq();
+        let views = self.hub.state().accounts.views(account, sealed_at.seq, now);
+        self.hub.check(self.judge_key(&views, op, meta, now));
         self.hub.check(self.judge_sealed(account, id, meta, sealed));
         if let Provider::Buffer(segment) = meta.provider {
             let mut state = self.hub.state();
@@ -142,42 +152,87 @@ impl Shelf {
             drop(state);
             self.hub.check(judged);
         }
-        if matches!(op, BlockOp::Drain { .. }) {
-            let mut state = self.hub.state();
-            state.counts.drained += 1;
-            let judged = state.blocks.judge_drained(account, id, meta.version.number());
-            let judged = if state.segments.is_forged(account, id) {
-                Err((Check::Forged, format!("block {id} of {account} was drained, which was forged")))
-            } else {
-                judged
-            };
-            // The tag of a segment is checked once, under the service's key.
-            let is_segmented = state.segments.are_used_by(account);
-            // It was opened under the one key and sealed under the other.
-            let vault = state.vaults.get(&account).copied().unwrap_or_default();
-            let of = Use { node: self.node, account, vault, begun: sealed_at, ended: sealed_at };
-            let used = state.keys.judge_use(&of, Provider::Customer, &state.budgets);
-            let opened = state.keys.judge_use(&of, Provider::Service, &state.budgets);
-            let opened = if is_segmented { Ok(()) } else { opened.map(drop) };
-            drop(state);
-            self.hub.check(judged.and(used.map(drop)).and(opened));
+        match op {
+            BlockOp::Drain { .. } => self.drained(account, id, meta, sealed_at),
+            BlockOp::Reseal { .. } => {
+                let mut state = self.hub.state();
+                state.counts.reencrypted += 1;
+                let of = state.use_of(self.node, account, sealed_at, sealed_at);
+                let used = state.keys.judge_use(&of, meta.provider, &state.budgets);
+                drop(state);
+                self.hub.check(used.map(drop));
+            }
+            _ => {}
         }
     }
 
-    /// A customer's block goes under the customer's key into the store, and into the buffer under the service's or, where
-    /// that is write-only, under a segment's.
-    fn judge_key(&self, account: AccountId, id: &BlockId, meta: &BlockMeta, buffers: bool) -> model::Judged {
-        let customers = self.customers.lock().unwrap_or_else(PoisonError::into_inner);
-        let expected = match (customers.contains(&account), buffers) {
-            (true, true) if self.hub.state().segments.are_used_by(account) => ProviderKind::Buffer,
-            (true, false) => ProviderKind::Customer,
-            _ => ProviderKind::Service,
+    fn drained(&self, account: AccountId, id: &BlockId, meta: &BlockMeta, sealed_at: Moment) {
+        let mut state = self.hub.state();
+        state.counts.drained += 1;
+        let judged = state.blocks.judge_drained(account, id, meta.version.number());
+        let judged = if state.segments.is_forged(account, id) {
+            Err((Check::Forged, format!("block {id} of {account} was drained, which was forged")))
+        } else {
+            judged
         };
-        if meta.provider.kind() == expected {
-            return Ok(());
+        // It was opened under the one key and sealed under the other.
+        let of = state.use_of(self.node, account, sealed_at, sealed_at);
+        // The tag of a segment is checked once, under the service's key.
+        let is_segmented = of.views.any(|view| view.writes_only);
+        let used = state.keys.judge_use(&of, Provider::Customer, &state.budgets);
+        let opened = state.keys.judge_use(&of, Provider::Service, &state.budgets);
+        let opened = if is_segmented { Ok(()) } else { opened.map(drop) };
+        drop(state);
+        self.hub.check(judged.and(used.map(drop)).and(opened));
+    }
+
+    /// A linked account's block goes under the customer's newest key into the store, and into the buffer under the service's
+    /// or, where that is write-only, under a segment's; another account's under the service's. What is buffered stays the
+    /// customer's.
+    fn judge_key(&self, views: &Views, op: &BlockOp, meta: &BlockMeta, now: u64) -> model::Judged {
+        let (account, id) = (op.account(), op.id());
+        let held = (meta.provider, meta.epoch);
+        let is_newest = |view: &record::AccountState, provider| {
+            meta.provider == provider && view.newest(provider) == Some(meta.epoch)
+        };
+        let fits = |view: &record::AccountState| match op {
+            BlockOp::Buffer { .. } if !view.linked => false,
+            BlockOp::Buffer { .. } if view.writes_only => meta.provider.segment().is_some(),
+            BlockOp::Buffer { .. } => is_newest(view, Provider::Service),
+            BlockOp::Drain { .. } => is_newest(view, Provider::Customer),
+            _ => is_newest(view, view.provider()),
+        };
+        let is_deleted = |view: &record::AccountState| view.deleted_until.is_some();
+        let said = |views: &[model::Written]| {
+            let brief = |view: &model::Written| view.as_ref().map_or("no record".to_owned(), |of| of.brief());
+            views.iter().map(brief).collect::<Vec<_>>().join("; ")
+        };
+        if views.all(is_deleted) {
+            let what = format!("{op:?} was done, and the account is deleted: {}", said(&views.of));
+            return Err((Check::Deleted, what));
         }
-        let what = format!("block {id} of {account} was stored under the {} key", meta.provider);
-        Err((Check::UnderServiceKey, what))
+        if !views.of.is_empty() && !views.any(fits) {
+            let what = format!(
+                "block {id} of {account} was stored under the {} key, epoch {}, by {op:?}: {}",
+                meta.provider,
+                meta.epoch,
+                said(&views.of)
+            );
+            return Err((Check::UnderServiceKey, what));
+        }
+        // Whatever a node went by: nothing opens it any longer if its key is not in the record.
+        let there = self.hub.state().accounts.possible(account, now, now);
+        let opens = |view: &model::Written| view.as_ref().is_some_and(|view| view.holds(held));
+        if meta.provider.segment().is_none() && !there.is_empty() && !there.iter().any(opens) {
+            let what = format!(
+                "block {id} of {account} was stored under the {} key, epoch {}, which is destroyed: {}",
+                meta.provider,
+                meta.epoch,
+                said(&there)
+            );
+            return Err((Check::Retired, what));
+        }
+        Ok(())
     }
 
     fn judge_sealed(
@@ -220,8 +275,22 @@ impl Shelf {
     /// The account whose revocation this record says.
     fn row(&self, key: &str) -> Option<AccountId> {
         let account = key.strip_prefix(REVOKED)?;
-        let customers = self.customers.lock().unwrap_or_else(PoisonError::into_inner);
-        customers.iter().copied().find(|id| id.to_string() == account)
+        let state = self.hub.state();
+        let known = state.accounts.ids().find(|id| id.to_string() == account);
+        known
+    }
+
+    /// Tells the model what a row says, as it is in the store now.
+    async fn look(&self, key: &str) {
+        if key.starts_with(ACCOUNTS) || key.starts_with(OPERATIONS) {
+            if let Ok(stored) = self.store.load(key).await {
+                let now = self.hub.moment(&self.clock);
+                tell(&self.hub, key, stored.as_ref().map(|stored| &stored.bytes[..]), now);
+                if let Some(name) = key.strip_prefix(ACCOUNTS) {
+                    look_for_lost(&self.hub, &*self.store, name).await;
+                }
+            }
+        }
     }
 
     fn row_changes(&self, account: AccountId, set: bool) {
@@ -234,6 +303,66 @@ impl Shelf {
         let now = self.hub.moment(&self.clock);
         self.hub.note(format_args!("node {}: {account} is written down as revoked: {set}", self.node));
         self.hub.state().keys.row_changed(account, set, now);
+    }
+}
+
+/// Tells the model what a row of the catalog says.
+pub(crate) fn tell(hub: &Hub, key: &str, bytes: Option<&[u8]>, now: Moment) {
+    if let Some(name) = key.strip_prefix(ACCOUNTS) {
+        match bytes.map(record::account).transpose() {
+            Ok(state) => {
+                let mut shared = hub.state();
+                let brief = state.as_ref().map_or("gone".to_owned(), record::AccountState::brief);
+                let judged = state.as_ref().map_or(Ok(()), |state| shared.keys.judge_record(state));
+                shared.used.extend(state.iter().flat_map(|state| &state.keks).map(|(_, kek)| kek.clone()));
+                let is_new = shared.accounts.seen(name, state, now);
+                drop(shared);
+                if is_new {
+                    hub.note(format_args!("the record of {name}: {brief}"));
+                    hub.check(judged);
+                }
+            }
+            Err(why) => hub.fail(Check::Unexplained, format!("the record of {name} can't be read: {why}")),
+        }
+    } else if let Some(account) = key.strip_prefix(OPERATIONS) {
+        let known = hub.state().accounts.ids().find(|id| id.to_string() == account);
+        match (known, bytes.map(record::operation).transpose()) {
+            (Some(account), Ok(Some(operation))) => {
+                let told = format!("{operation:?}");
+                let mut state = hub.state();
+                let judged = state.accounts.operates(account, operation.clone(), now);
+                if let Ok(Some(before)) = &judged {
+                    state.counts.operated(&operation, before.is_none());
+                }
+                drop(state);
+                match judged {
+                    Ok(None) => {}
+                    Ok(Some(_)) => hub.note(format_args!("{account}: {told}")),
+                    Err((check, what)) => hub.fail(check, what),
+                }
+            }
+            (_, Err(why)) => hub.fail(Check::Unexplained, format!("{key} can't be read: {why}")),
+            (None, _) | (_, Ok(None)) => {}
+        }
+    }
+}
+
+/// Whether all that is stored of an account can still be opened by a key of its record.
+pub(crate) async fn look_for_lost(hub: &Hub, store: &dyn SimStore, name: &str) {
+    let Ok(Some(stored)) = store.load(&format!("{ACCOUNTS}{name}")).await else { return };
+    let Ok(record) = record::account(&stored.bytes) else { return };
+    let Ok(mut rows) = store.stored(record.id, None, 1_000).await else { return };
+    rows.extend(store.buffered(record.id, None, 1_000).await.unwrap_or_default());
+    let is_lost =
+        |meta: &BlockMeta| meta.provider.segment().is_none() && !record.holds((meta.provider, meta.epoch));
+    if let Some((id, meta)) = rows.iter().find(|(_, meta)| is_lost(meta)) {
+        let what = format!(
+            "block {id} of {name} is sealed under the {} key, epoch {}, which is destroyed: {}",
+            meta.provider,
+            meta.epoch,
+            record.brief()
+        );
+        hub.fail(Check::Retired, what);
     }
 }
 
@@ -300,6 +429,22 @@ pub(crate) fn judge_write_only(
     Ok(())
 }
 
+/// A write of an account's record. Dropped before its end, it was done or not.
+struct Writing<'a> {
+    hub: &'a Hub,
+    clock: &'a TokioClock,
+    name: &'a str,
+    token: u64,
+    end: End,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let now = self.hub.moment(self.clock);
+        self.hub.state().accounts.write_ends(self.name, self.token, self.end, now);
+    }
+}
+
 fn untold<T>(_: &Shelf, _: &Result<T, StoreError>) {}
 
 #[async_trait]
@@ -309,11 +454,7 @@ impl BlockStore for Shelf {
         // It was sealed just before.
         let sealed = self.hub.moment(&self.clock);
         for op in &batch {
-            if let BlockOp::Buffer { account, meta, .. } = op
-                && let Provider::Buffer(segment) = meta.provider
-            {
-                self.hub.state().segments.begins(self.node, *account, segment, sealed);
-            }
+            self.begins(op, sealed);
         }
         let filled = batch.iter().find(|op| matches!(op, BlockOp::Buffer { .. })).map(BlockOp::account);
         let commit = async {
@@ -450,7 +591,13 @@ impl BlockStore for Shelf {
 #[async_trait]
 impl Catalog for Shelf {
     async fn load(&self, key: &str) -> Result<Option<Stored>, StoreError> {
-        self.call(self.store.load(key), untold).await
+        let load = async {
+            let stored = self.store.load(key).await?;
+            let now = self.hub.moment(&self.clock);
+            tell(&self.hub, key, stored.as_ref().map(|stored| &stored.bytes[..]), now);
+            Ok(stored)
+        };
+        self.call(load, untold).await
     }
 
     async fn swap(
@@ -461,11 +608,35 @@ impl Catalog for Shelf {
     ) -> Result<Option<Revision>, StoreError> {
         let set = new.is_some();
         let row = self.row(key).filter(|_| expected.is_some() != set);
+        let name = key.strip_prefix(ACCOUNTS);
+        let record = match name.and_then(|_| new.as_ref()).map(|bytes| record::account(bytes)).transpose() {
+            Ok(record) => record,
+            Err(why) => {
+                self.hub.fail(Check::Unexplained, format!("the record {key} can't be read: {why}"));
+                None
+            }
+        };
         let swap = async {
             if let Some(account) = row {
                 self.row_changes(account, set);
             }
-            self.store.swap(key, expected, new).await
+            let begun = self.hub.state().next_seq();
+            let write = name.and_then(|name| {
+                let token = self.hub.state().accounts.write_begins(name, record, begun)?;
+                Some(Writing { hub: &self.hub, clock: &self.clock, name, token, end: End::Unknown })
+            });
+            let answer = self.store.swap(key, expected, new).await;
+            if let Some(mut write) = write {
+                write.end = match &answer {
+                    Ok(_) => End::Written,
+                    Err(error) if error.kind() == StoreErrorKind::Conflict => End::Refused,
+                    Err(_) => End::Unknown,
+                };
+            }
+            if answer.is_ok() {
+                self.look(key).await;
+            }
+            answer
         };
         self.call(swap, |shelf, answer| {
             if let (Ok(_), Some(account)) = (answer, row) {
@@ -473,6 +644,11 @@ impl Catalog for Shelf {
             }
         })
         .await
+    }
+
+    /// Nodes share it.
+    fn is_shared(&self) -> bool {
+        true
     }
 
     async fn list(

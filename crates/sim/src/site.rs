@@ -9,7 +9,7 @@ use std::{
 use cofferdam_crypto::{AccountId, KeyId, rsa::RsaPublicKey};
 use cofferdam_keyring::Policy;
 use cofferdam_store::AccountName;
-use cofferdam_vault::{Principal, VaultBudget};
+use cofferdam_vault::{KeyKind, Principal, VaultBudget};
 use tokio::sync::Notify;
 
 use crate::{SimVault, hub::Hub, meter::Meter};
@@ -19,11 +19,13 @@ use crate::{SimVault, hub::Hub, meter::Meter};
 pub(crate) struct Seat {
     pub(crate) name: AccountName,
     pub(crate) id: AccountId,
-    /// Its own KEK; `None` under the service's.
+    /// The KEK that it was made under; `None` under the service's.
     pub(crate) kek: Option<KeyId>,
-    /// The vault that its KEK is in.
+    /// The vault that this is in.
     pub(crate) vault: usize,
-    /// The public half of that, where it is RSA.
+    /// Of what kind its KEKs are.
+    pub(crate) kind: KeyKind,
+    /// The public half of the first, where it is RSA.
     pub(crate) public: Option<RsaPublicKey>,
     /// What it buffers can be read by its own vault alone.
     pub(crate) writes_only: bool,
@@ -72,7 +74,6 @@ impl fmt::Debug for House {
 pub(crate) struct Site {
     pub(crate) hub: Hub,
     pub(crate) seats: Arc<Vec<Seat>>,
-    pub(crate) customers: Arc<Mutex<Vec<AccountId>>>,
     pub(crate) service: House,
     pub(crate) service_kek: KeyId,
     /// What the weather calls the way to the service that tokens come from.
@@ -88,6 +89,10 @@ pub(crate) struct Site {
     /// How many bytes each node's hot cache holds, if it has one.
     pub(crate) hot: Arc<Vec<Option<u64>>>,
     pub(crate) clients: usize,
+    /// How long it takes from one operation on an account to the next on each node, on average, if there are any.
+    pub(crate) operations: Option<Duration>,
+    /// For how long a deleted account can be recovered.
+    pub(crate) retention: Duration,
     pub(crate) think: Duration,
     /// Tells clients that an account can be used again.
     pub(crate) back: Arc<Back>,
@@ -99,14 +104,6 @@ impl Site {
     /// Every vault.
     pub(crate) fn houses(&self) -> impl Iterator<Item = &House> {
         [&self.service].into_iter().chain(self.tenants.iter().map(|(_, house)| house))
-    }
-
-    /// The customers' KEKs, each once.
-    pub(crate) fn keks(&self) -> Vec<KeyId> {
-        let mut keks: Vec<KeyId> = self.seats.iter().filter_map(|seat| seat.kek.clone()).collect();
-        keks.sort();
-        keks.dedup();
-        keks
     }
 }
 

@@ -18,6 +18,8 @@ use cofferdam_vault::{
     testing::{PublishedRsaKeys, SeededEntropy},
 };
 
+use crate::weather::base_of;
+
 /// How a KEK is, by its owner's will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KekState {
@@ -47,7 +49,7 @@ impl KekState {
 /// simulation's.
 pub trait SimVault: KeyVault {
     /// Makes a KEK of this kind, enabled and recoverable; one that is there already stays. The simulation asks for AES
-    /// with 256 bits and for RSA with 2,048.
+    /// with 256 bits and for RSA with 2,048. Ids end in `/v1`, `/v2` and so on: those are versions of one key.
     ///
     /// # Errors
     /// [`VaultError`]; the run ends then.
@@ -57,7 +59,8 @@ pub trait SimVault: KeyVault {
     fn set_state(&self, key_id: &KeyId, state: KekState);
 }
 
-/// The vault of a simulation that was given no other: KEKs in memory. Its RSA keys are published ones: to find primes
+/// The vault of a simulation that was given no other: KEKs in memory, whose ids end in `/v` and a number; without that,
+/// the latest version is meant. Its RSA keys are published ones: to find primes
 /// would take longer than a run.
 pub struct MemoryVault {
     entropy: SeededEntropy,
@@ -138,14 +141,25 @@ impl MemoryVault {
         self.keks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with_kek<T>(&self, key_id: &KeyId, work: impl FnOnce(&AnyKek) -> T) -> Result<T, VaultError> {
+    fn with_kek<T>(&self, key_id: &KeyId, work: impl FnOnce(&KeyId, &AnyKek) -> T) -> Result<T, VaultError> {
         let keks = self.keks();
-        let held = keks.get(key_id).ok_or_else(|| unknown(key_id))?;
+        let (key_id, held) = find(&keks, key_id).ok_or_else(|| unknown(key_id))?;
         match held.state.denial() {
             Some(kind) => Err(VaultError::new(kind, "its owner took it away").about(key_id)),
-            None => Ok(work(&held.kek)),
+            None => Ok(work(key_id, &held.kek)),
         }
     }
+}
+
+/// A version; the latest of the key where none is named.
+fn find<'a>(keks: &'a BTreeMap<KeyId, Held>, key_id: &KeyId) -> Option<(&'a KeyId, &'a Held)> {
+    keks.get_key_value(key_id).or_else(|| latest(keks, key_id.as_str()))
+}
+
+fn latest<'a>(keks: &'a BTreeMap<KeyId, Held>, base: &str) -> Option<(&'a KeyId, &'a Held)> {
+    let version = |id: &KeyId| id.as_str().strip_prefix(base)?.strip_prefix("/v")?.parse::<u64>().ok();
+    let versions = keks.iter().filter_map(|(id, held)| Some((version(id)?, id, held)));
+    versions.max_by_key(|(version, _, _)| *version).map(|(_, id, held)| (id, held))
 }
 
 fn unknown(key_id: &KeyId) -> VaultError {
@@ -186,15 +200,16 @@ impl SimVault for MemoryVault {
 #[async_trait]
 impl KeyVault for MemoryVault {
     async fn wrap_key(&self, key_id: &KeyId, aek: &Aek, _: &WrapContext) -> Result<WrappedKey, VaultError> {
-        let (algorithm, bytes) = self.with_kek(key_id, |kek| (kek.kind().algorithm(), kek.wrap(aek)))?;
+        let (key_id, algorithm, bytes) =
+            self.with_kek(key_id, |id, kek| (id.clone(), kek.kind().algorithm(), kek.wrap(aek)))?;
         let bytes = bytes.map_err(|e| {
-            VaultError::new(VaultErrorKind::Other, "the key can't be wrapped").about(key_id).caused_by(e)
+            VaultError::new(VaultErrorKind::Other, "the key can't be wrapped").about(&key_id).caused_by(e)
         })?;
-        Ok(WrappedKey { key_id: key_id.clone(), algorithm, bytes })
+        Ok(WrappedKey { key_id, algorithm, bytes })
     }
 
     async fn unwrap_key(&self, wrapped: &WrappedKey, _: &WrapContext) -> Result<Aek, VaultError> {
-        self.with_kek(&wrapped.key_id, |kek| kek.unwrap(wrapped))?.map_err(|e| {
+        self.with_kek(&wrapped.key_id, |_, kek| kek.unwrap(wrapped))?.map_err(|e| {
             VaultError::new(VaultErrorKind::Corrupt, "the wrapped key is malformed")
                 .about(&wrapped.key_id)
                 .caused_by(e)
@@ -203,8 +218,9 @@ impl KeyVault for MemoryVault {
 
     async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
         let keks = self.keks();
-        let held = keks.get(key_id).ok_or_else(|| unknown(key_id))?;
-        let mut properties = KeyProperties::new(key_id.clone(), key_id.clone(), held.kek.kind());
+        let (key_id, held) = find(&keks, key_id).ok_or_else(|| unknown(key_id))?;
+        let latest = latest(&keks, base_of(key_id)).map_or(key_id, |(latest, _)| latest);
+        let mut properties = KeyProperties::new(key_id.clone(), latest.clone(), held.kek.kind());
         properties.soft_delete = true;
         properties.purge_protection = true;
         properties.state = match held.state {
@@ -216,12 +232,14 @@ impl KeyVault for MemoryVault {
     }
 
     async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
-        let public = self.with_kek(key_id, |kek| match kek {
-            AnyKek::Rsa(kek, _) => Some(kek.public_key().clone()),
+        let public = self.with_kek(key_id, |id, kek| match kek {
+            AnyKek::Rsa(kek, _) => {
+                Some(PublicKeyAnswer { key_id: id.clone(), key: kek.public_key().clone() })
+            }
             AnyKek::Aes(_) => None,
         })?;
         match public {
-            Some(key) => Ok(PublicKeyAnswer { key_id: key_id.clone(), key }),
+            Some(answer) => Ok(answer),
             None => Err(VaultError::not_rsa(key_id)),
         }
     }

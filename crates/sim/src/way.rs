@@ -38,6 +38,28 @@ impl Way {
         let condition = self.hub.state().weather.condition(self.node, kek, self.hub.at());
         condition.fate(&mut self.dice.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// The same of a call that no limit counts; `Ok` if it reaches the vault, with whether that answers wrongly.
+    async fn reach(&self, kek: &KeyId) -> Result<(bool, Duration), VaultError> {
+        let (fate, latency) = self.fate(kek);
+        let failure = match (fate, self.token.refused()) {
+            (Fate::Hangs, _) => std::future::pending().await,
+            (Fate::Fails(kind), _) | (_, Some(kind)) => kind,
+            (Fate::Absent, None) => VaultErrorKind::KeyNotFound,
+            (Fate::Reaches | Fate::WrongKey, None) => return Ok((fate == Fate::WrongKey, latency)),
+        };
+        sleep(latency).await;
+        Err(failed(failure, kek))
+    }
+}
+
+/// Another key than this one.
+fn other(aek: &Aek) -> Result<Aek, VaultError> {
+    Aek::try_from_fn(|other| {
+        other.copy_from_slice(aek.expose());
+        other[0] ^= 1;
+        Ok(())
+    })
 }
 
 fn failed(kind: VaultErrorKind, kek: &KeyId) -> VaultError {
@@ -52,7 +74,19 @@ impl KeyVault for Way {
         aek: &Aek,
         context: &WrapContext,
     ) -> Result<WrappedKey, VaultError> {
-        self.house.vault.wrap_key(key_id, aek, context).await
+        let (is_wrong, latency) = self.reach(key_id).await?;
+        let answer = match is_wrong {
+            false => self.house.vault.wrap_key(key_id, aek, context).await,
+            true => {
+                let wrapped = self.house.vault.wrap_key(key_id, &other(aek)?, context).await;
+                if let Ok(wrapped) = &wrapped {
+                    self.hub.state().keys.wraps_wrong(wrapped);
+                }
+                wrapped
+            }
+        };
+        sleep(latency).await;
+        answer
     }
 
     async fn unwrap_key(&self, wrapped: &WrappedKey, context: &WrapContext) -> Result<Aek, VaultError> {
@@ -76,21 +110,23 @@ impl KeyVault for Way {
         }
         sleep(latency).await;
         match (answer, fate) {
-            (Ok(aek), Fate::WrongKey) => Aek::try_from_fn(|other| {
-                other.copy_from_slice(aek.expose());
-                other[0] ^= 1;
-                Ok(())
-            }),
+            (Ok(aek), Fate::WrongKey) => other(&aek),
             (answer, _) => answer,
         }
     }
 
     async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
-        self.house.vault.key_properties(key_id).await
+        let (_, latency) = self.reach(key_id).await?;
+        let answer = self.house.vault.key_properties(key_id).await;
+        sleep(latency).await;
+        answer
     }
 
     async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
-        self.house.vault.public_key(key_id).await
+        let (_, latency) = self.reach(key_id).await?;
+        let answer = self.house.vault.public_key(key_id).await;
+        sleep(latency).await;
+        answer
     }
 }
 

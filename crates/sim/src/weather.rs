@@ -36,12 +36,22 @@ pub(crate) enum Fate {
     WrongKey,
 }
 
+/// A key's id without its version.
+pub(crate) fn base_of(kek: &KeyId) -> &str {
+    let id = kek.as_str();
+    match id.rsplit_once("/v") {
+        Some((base, version)) if version.bytes().all(|b| b.is_ascii_digit()) => base,
+        _ => id,
+    }
+}
+
 const FAIR: Condition = Condition::Fair { latency: 40 };
 
 /// The conditions of all ways, and when they were last bad.
 #[derive(Debug, Default)]
 pub(crate) struct Weather {
-    ways: BTreeMap<(usize, KeyId), Spell>,
+    /// By node and key; all versions of one are reached in one way.
+    ways: BTreeMap<(usize, String), Spell>,
     /// Since when each KEK can be used, as far as its owner is concerned.
     usable_since: BTreeMap<KeyId, Option<Duration>>,
 }
@@ -54,7 +64,7 @@ struct Spell {
 
 impl Weather {
     pub(crate) fn set(&mut self, node: usize, kek: &KeyId, condition: Condition, until: Duration) {
-        self.ways.insert((node, kek.clone()), Spell { condition, until });
+        self.ways.insert((node, base_of(kek).to_owned()), Spell { condition, until });
     }
 
     /// All ways are fair from now on.
@@ -65,7 +75,7 @@ impl Weather {
     }
 
     pub(crate) fn condition(&self, node: usize, kek: &KeyId, now: Duration) -> Condition {
-        match self.ways.get(&(node, kek.clone())) {
+        match self.ways.get(&(node, base_of(kek).to_owned())) {
             Some(spell) if now < spell.until => spell.condition,
             _ => FAIR,
         }
@@ -84,7 +94,7 @@ impl Weather {
     /// Since when this node can reach and use this KEK without a flaw; `None` if it can't now.
     pub(crate) fn fair_since(&self, node: usize, kek: &KeyId, now: Duration) -> Option<Duration> {
         let usable = self.usable_since(kek)?;
-        match self.ways.get(&(node, kek.clone())) {
+        match self.ways.get(&(node, base_of(kek).to_owned())) {
             Some(spell) if now < spell.until => None,
             Some(spell) => Some(usable.max(spell.until)),
             None => Some(usable),

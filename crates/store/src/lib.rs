@@ -21,10 +21,10 @@ pub use embedded::{Activity, EmbeddedOptions, EmbeddedStore, FileLayer, VerifyRe
 pub use engine::{
     Account, AccountKey, AccountKeyStatus, AccountName, AccountStatus, ArchiveEntry, ArchiveId,
     ArchiveOverview, ArchiveReport, BlockInfo, BlockPage, BufferChange, BufferEvent, BufferMode,
-    BufferStatus, DrainBlocked, DrainReport, Engine, EngineBuilder, EngineError, EngineErrorKind,
-    ImportOptions, ImportReport, KekStatus, LinkTo, Moved, NodeId, Operation, OperationFailure,
-    OperationHandle, OperationId, OperationKind, OperationStatus, Outcome, Progress, PutReceipt, Reencrypt,
-    Refusal, RefusedKek, Step, Trouble, TroubleKind,
+    BufferStatus, DeletedAccount, DrainBlocked, DrainReport, Engine, EngineBuilder, EngineError,
+    EngineErrorKind, ImportOptions, ImportReport, KekStatus, LinkTo, Moved, Needed, NodeId, Operation,
+    OperationFailure, OperationHandle, OperationId, OperationKind, OperationStatus, Outcome, Progress,
+    PutReceipt, Reencrypt, Refusal, RefusedKek, SafeToDisable, Step, Trouble, TroubleKind,
 };
 pub use error::{StoreError, StoreErrorKind};
 #[cfg(feature = "hot-cache")]

@@ -262,3 +262,47 @@ async fn a_length_that_is_not_that_of_the_bytes_is_refused_in_either_place() {
         assert_eq!(store.commit(vec![op]).await.unwrap_err().kind(), StoreErrorKind::OutOfBounds);
     }
 }
+
+#[tokio::test]
+async fn a_stored_block_is_sealed_anew_in_its_place_whatever_is_buffered_and_only_as_the_version_that_it_is()
+{
+    let (_folder, store) = new_store();
+    let (a, x) = (account(1), id("x"));
+    let reseal_by =
+        |version, epoch, len| reseal(a, "x", version, epoch, bytes_of(version + 100 * u64::from(epoch), len));
+    let commit = async |op| store.commit(vec![op]).await.unwrap()[0];
+    assert_eq!(commit(reseal_by(1, 2, 10)).await, Applied::Absent);
+    store.commit(vec![put(a, "x", 1, bytes_of(1, 130_000))]).await.unwrap();
+    // Longer, shorter, without any bytes, with some again: always as many rows as it has.
+    for (epoch, len) in [(2, 200_000), (3, 70_000), (4, 0), (5, 61_441)] {
+        assert_eq!(commit(reseal_by(1, epoch, len)).await, Applied::Written);
+        let (meta, sealed) = store.fetch_stored(a, &x).await.unwrap().unwrap();
+        assert_eq!((meta.epoch.number(), sealed), (epoch, bytes_of(1 + 100 * u64::from(epoch), len)));
+        assert!(store.verify().await.unwrap().is_sound());
+    }
+    // Somebody else was here, with a later key or the same.
+    assert_eq!(commit(reseal_by(1, 5, 61_441)).await, by(1));
+    assert_eq!(commit(reseal_by(1, 4, 10)).await, by(1));
+    let before = store.stat(a, &x).await.unwrap().unwrap();
+    assert_eq!(commit(reseal_by(1, 6, 61_441)).await, Applied::Written);
+    assert_eq!(store.read(a, &x, &before, &[0..10]).await.unwrap(), None, "the same version, other bytes");
+    // Under a buffered one it goes on, and the drain does not mind.
+    store.commit(vec![buffer(a, "x", 7, bytes_of(7, 100_000))]).await.unwrap();
+    assert_eq!(commit(reseal_by(1, 7, 80_000)).await, Applied::Written);
+    assert_eq!(store.fetch(a, &x).await.unwrap(), Some((in_buffer(7, 100_000), bytes_of(7, 100_000))));
+    assert_eq!(store.fetch_stored(a, &x).await.unwrap().unwrap().1, bytes_of(701, 80_000));
+    assert_eq!(commit(reseal_by(7, 8, 10)).await, by(7), "that one is buffered");
+    assert_eq!(commit(drain(a, "x", 7, bytes_of(8, 50), 9)).await, Applied::Written);
+    assert_eq!(commit(reseal_by(1, 8, 10)).await, by(7));
+    assert_eq!(commit(reseal_by(8, 8, 10)).await, Applied::Absent);
+    // Written and sealed anew in one batch; and to another provider's key and back.
+    let both = vec![put(a, "x", 10, bytes_of(10, 70_000)), reseal_by(10, 2, 90_000)];
+    assert_eq!(store.commit(both).await.unwrap(), [Applied::Written; 2]);
+    let BlockOp::Reseal { account, id, meta, sealed } = reseal_by(10, 1, 30) else { panic!() };
+    let meta = cofferdam_store::BlockMeta { provider: cofferdam_crypto::Provider::Service, ..meta };
+    assert_eq!(commit(BlockOp::Reseal { account, id, meta, sealed }).await, Applied::Written);
+    assert_eq!(commit(reseal_by(10, 3, 40)).await, Applied::Written);
+    assert_eq!(store.fetch_stored(a, &x).await.unwrap().unwrap().1, bytes_of(310, 40));
+    assert_eq!(store.last_version().await.unwrap(), Version::new(10), "no version was given out by it");
+    assert!(store.verify().await.unwrap().is_sound());
+}

@@ -13,8 +13,9 @@
 mod embedded_support;
 
 use std::{
-    io::ErrorKind,
+    io::{BufRead, BufReader, ErrorKind},
     path::Path,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -254,7 +255,7 @@ async fn assert_holds(file: FaultyFile, model: &Model, what: &str) {
 
 #[tokio::test]
 async fn a_power_failure_at_any_step_of_a_compaction_leaves_the_old_file_or_the_new_one_whole() {
-    let ways = if std::env::var_os("COFFERDAM_FULL").is_some() { 400 } else { 12 };
+    let ways = if std::env::var_os("COFFERDAM_FULL").is_some() { 200 } else { 12 };
     let (mut steps, mut crashes, mut rng) = (0, 0, Rng(17));
     loop {
         let (file, store, model) = small_store().await;
@@ -435,6 +436,57 @@ async fn readers_go_on_through_compactions_and_no_write_is_lost() {
     }
     assert!(store.verify().await.unwrap().is_sound());
     assert_eq!(files_in(folder.path()).len(), 1);
+}
+
+const CHILD: &str = "COFFERDAM_TEST_COMPACTING_STORE";
+
+/// The other process: this test, run again. It writes, compacts and says so until it is killed.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_process_that_is_killed_amid_compactions_leaves_all_that_it_acknowledged_and_one_file() {
+    if let Some(path) = std::env::var_os(CHILD) {
+        let store = EmbeddedStore::open(path, inline()).unwrap();
+        let first = store.last_version().await.unwrap().number() + 1;
+        for version in first.. {
+            let name = format!("{}", version % 40);
+            store.commit(vec![put(account(1), name, version, bytes_of(version, 5000))]).await.unwrap();
+            println!("\nwrote {version}");
+            store.compact().await.unwrap();
+        }
+    }
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("a.store");
+    EmbeddedStore::create(&path, inline()).unwrap().close().await.unwrap();
+    let (mut rng, mut left_behind) = (Rng(23), 0);
+    for round in 0..12 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "a_process_that_is_killed_amid_compactions_leaves_all_that_it_acknowledged_and_one_file",
+                "--exact",
+                "--nocapture",
+            ])
+            .env(CHILD, &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut wrote = lines.filter_map(|line| line.strip_prefix("wrote ")?.parse::<u64>().ok());
+        let last = wrote.nth(rng.below(30) as usize).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        left_behind += files_in(folder.path()).len() - 1;
+        let store = EmbeddedStore::open(&path, inline()).unwrap();
+        assert_eq!(files_in(folder.path()).len(), 1, "round {round}");
+        let highest = store.last_version().await.unwrap().number();
+        assert!(highest >= last, "round {round}: {last} was acknowledged and {highest} is there");
+        for version in highest.saturating_sub(39).max(1)..=highest {
+            let found = store.fetch(account(1), &id(format!("{}", version % 40))).await.unwrap().unwrap();
+            assert_eq!(found, (stored(version, 5000), bytes_of(version, 5000)), "round {round}");
+        }
+        assert!(store.verify().await.unwrap().is_sound());
+        store.close().await.unwrap();
+    }
+    println!("12 kills, {left_behind} amid a compaction");
 }
 
 #[cfg(unix)]

@@ -80,6 +80,7 @@ struct Tally {
     right: u64,
     refused: u64,
     caught: u64,
+    compacted: u64,
 }
 
 fn typed(error: &StoreError) {
@@ -162,6 +163,17 @@ async fn use_it(bytes: Vec<u8>, blocks: &Blocks, tally: &mut Tally, what: &str) 
             Ok(found) => assert_eq!(found.unwrap().1, bytes_of(1, 70_000), "{what}"),
             Err(error) => typed(&error),
         },
+        Err(error) => typed(&error),
+    }
+    match store.compact().await {
+        // Then there was no damage in what is left, and none came to it.
+        Ok(()) => {
+            for ((owner, name), (version, sealed)) in blocks {
+                let (at, found) = store.fetch(*owner, name).await.unwrap().unwrap();
+                assert_eq!((at.meta.version.number(), &found), (*version, sealed), "{what}");
+            }
+            tally.compacted += 1;
+        }
         Err(error) => typed(&error),
     }
     if let Err(error) = store.close().await {

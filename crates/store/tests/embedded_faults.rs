@@ -225,6 +225,7 @@ async fn after_a_sync_that_failed_in_a_buffer_or_a_drain_nothing_is_acknowledged
             drain(a, "y", 2, bytes_of(3, 80_000), 50),
             delete(a, "y", 50),
             discard(a, "y", 2),
+            reseal(a, "x", 1, 2, bytes_of(50, 10)),
         ] {
             let what = format!("{failing:?}, sync {nth}, {fault:?}");
             let (file, store) = new_store(inline());

@@ -122,3 +122,37 @@ async fn a_block_that_comes_with_another_record_is_refused_and_leaves_what_is_th
     assert_eq!(store.segment(account(1), one).await.unwrap().unwrap().record, record_of(one));
     assert_eq!(blocks_of(&store).await, [(one, 1)]);
 }
+
+#[tokio::test]
+async fn a_record_is_replaced_from_the_one_that_was_read_only_and_blocks_may_bring_the_earlier_one_after_that()
+ {
+    let store = new_store();
+    let one = segment(1);
+    let (first, second, third) = (record_of(one), Bytes::from("rewrapped"), Bytes::from("rewrapped again"));
+    assert!(!store.replace_segment(account(1), one, &first, second.clone()).await.unwrap(), "there is none");
+    store.commit(vec![with_record(one, "a", 1)]).await.unwrap();
+    assert!(!store.replace_segment(account(1), one, &second, third.clone()).await.unwrap());
+    assert!(!store.replace_segment(account(2), one, &first, second.clone()).await.unwrap());
+    assert!(store.replace_segment(account(1), one, &first, second.clone()).await.unwrap());
+    assert!(
+        !store.replace_segment(account(1), one, &first, third.clone()).await.unwrap(),
+        "it was another's"
+    );
+    // Who fills the segment does not know of it.
+    store.commit(vec![with_record(one, "b", 2)]).await.unwrap();
+    store.compact().await.unwrap();
+    store.commit(vec![with_record(one, "c", 3)]).await.unwrap();
+    let row = SegmentRow { blocks: 3, record: second.clone() };
+    assert_eq!(store.segment(account(1), one).await.unwrap(), Some(row));
+    assert!(store.replace_segment(account(1), one, &second, third.clone()).await.unwrap());
+    assert_eq!(blocks_of(&store).await, [(one, 3)]);
+    store
+        .commit(vec![discard(account(1), "a", 1), discard(account(1), "b", 2), discard(account(1), "c", 3)])
+        .await
+        .unwrap();
+    assert!(!store.replace_segment(account(1), one, &third, first.clone()).await.unwrap(), "it is gone");
+    store.commit(vec![with_record(one, "d", 4)]).await.unwrap();
+    assert_eq!(store.segment(account(1), one).await.unwrap().unwrap().record, first);
+    let other = store.commit(vec![of(one, "e", 5, Some("another".into()))]).await;
+    assert_eq!(other.unwrap_err().kind(), StoreErrorKind::Corrupt, "nobody replaced it since");
+}

@@ -1,12 +1,13 @@
 //! The KEKs of a record are asked.
 //!
 //! Guarantees: nothing that a vault answers is used before its check value is found right; every KEK of the record is
-//! asked, at the same time; no call is sent without a turn, and one takes at most the policy's time-out.
+//! asked, at the same time; an epoch only counts if it follows the one before it (`chain`); no call is sent without a turn,
+//! and one takes at most the policy's time-out.
 //!
 //! Not its job: what a failure means.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError},
 };
 
@@ -19,12 +20,15 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::{
     call,
+    chain::{self, Link},
     desk::Ticket,
     lane::{Lane, Throttled, Turn},
     live::Material,
     task::Task,
 };
-use crate::{KeyError, KeyRecord, Policy, What, budget::Kind, machine::Alarm, rt::Mutex, telemetry};
+use crate::{
+    KeyError, KeyRecord, Policy, RecordError, What, budget::Kind, machine::Alarm, rt::Mutex, telemetry,
+};
 
 /// The way to one KEK.
 pub(super) struct Way<'a> {
@@ -68,34 +72,45 @@ struct Answer<'a> {
     failed: Option<Failed>,
 }
 
+/// The old wraps that were found to be damaged, with what was said of them last.
+type Corrupt = BTreeMap<Epoch, VaultError>;
+
 /// What the KEKs of a record said, each by its place there.
 pub(super) struct Heard {
-    /// What was held of the record, and what was unwrapped, by epoch.
+    /// What was held of the record, then that and what was unwrapped, by epoch.
     pub(super) keys: Vec<Arc<Material>>,
+    unwrapped: Vec<Arc<Material>>,
+    /// Why the newest epoch can't be used.
+    pub(super) broken: Option<Wrong>,
     /// As of when each KEK has said yes.
     sent: Vec<Option<Timestamp>>,
     /// How each failed that did not answer.
     pub(super) out: Vec<Option<Failed>>,
 }
 
+/// Why an epoch can't be used that was asked for.
+pub(super) enum Wrong {
+    /// It is damaged or can't be had, or the one before it.
+    Corrupt(VaultError),
+    /// It does not follow the one before it.
+    Tampered(String),
+}
+
 impl Heard {
-    /// Takes an answer; returns what old wraps are damaged.
-    fn take<'a>(&mut self, answer: Answer<'a>) -> Result<Vec<(&'a WrappedAek, VaultError)>, Failed> {
-        let Answer { kek, keys, sent, corrupt, failed } = answer;
-        self.keys.extend(keys);
+    fn take(&mut self, answer: Answer<'_>, corrupt: &mut Corrupt) -> Result<(), Failed> {
+        let Answer { kek, keys, sent, corrupt: damaged, failed } = answer;
+        self.unwrapped.extend(keys);
         self.sent[kek] = sent.or(self.sent[kek]);
-        let denies =
-            |failed: &Failed| failed.0.kind().meaning() != Meaning::Outage && !self.may_bridge_denials();
+        corrupt.extend(damaged.into_iter().map(|(of, failed)| (of.scope.epoch, failed)));
+        let bridges_denials = is_planted(Bug::DenialBridged) && self.out.len() > 1;
         match failed {
-            Some(failed) if denies(&failed) => return Err(failed),
+            Some(failed) if failed.0.kind().meaning() != Meaning::Outage && !bridges_denials => {
+                return Err(failed);
+            }
             Some(failed) => self.out[kek] = Some(failed),
             None => {}
         }
-        Ok(corrupt)
-    }
-
-    fn may_bridge_denials(&self) -> bool {
-        is_planted(Bug::DenialBridged) && self.out.len() > 1
+        Ok(())
     }
 
     /// Whether the KEK is worth asking for another epoch.
@@ -104,7 +119,48 @@ impl Heard {
     }
 
     fn lacks(&self, of: &WrappedAek) -> bool {
-        self.keys.iter().all(|key| !key.is_of(of))
+        self.keys.iter().chain(&self.unwrapped).all(|key| !key.is_of(of))
+    }
+
+    fn link(&self, record: &KeyRecord, of: &WrappedAek) -> Link {
+        let there: Vec<_> = self.keys.iter().chain(&self.unwrapped).cloned().collect();
+        chain::link(record, of, &there)
+    }
+
+    /// What is wrong with an epoch that was asked for; nothing where that is how its KEKs failed.
+    fn judge(&self, record: &KeyRecord, of: &WrappedAek, corrupt: &Corrupt) -> Option<Wrong> {
+        let epoch = of.scope.epoch;
+        if self.lacks(of) {
+            return corrupt.get(&epoch).map(|failed| Wrong::Corrupt(again(failed, failed.to_string())));
+        }
+        match self.link(record, of) {
+            Link::Follows => None,
+            Link::Broken { previous } => {
+                let what = format!("epoch {epoch} was not made under the key of epoch {previous} before it");
+                Some(Wrong::Tampered(what))
+            }
+            Link::Unknown { previous } => {
+                let message = format!("epoch {epoch} can't be checked without epoch {previous} before it");
+                match corrupt.get(&previous) {
+                    Some(failed) => {
+                        Some(Wrong::Corrupt(again(failed, format!("{message}: {}", failed.kind()))))
+                    }
+                    None if self.out.iter().all(Option::is_some) => None,
+                    None => Some(Wrong::Corrupt(VaultError::new(VaultErrorKind::Unavailable, message))),
+                }
+            }
+        }
+    }
+
+    /// What was unwrapped for another's sake alone is used only if it can be checked as well.
+    fn keep_what_follows(&mut self, record: &KeyRecord) {
+        let of = |key: &Arc<Material>| record.epochs.iter().find(|of| key.is_of(of));
+        let follows = |key: &&Arc<Material>| of(key).is_some_and(|of| self.link(record, of) == Link::Follows);
+        let kept: Vec<_> = self.unwrapped.iter().filter(follows).cloned().collect();
+        self.unwrapped.clear();
+        self.keys.extend(kept);
+        self.keys.sort_by_key(|key| key.epoch());
+        self.keys.dedup_by_key(|key| key.epoch());
     }
 
     /// As of when every KEK that answered has said yes.
@@ -153,37 +209,52 @@ impl Task {
         };
         let mut heard = Heard {
             keys: held.into_iter().filter(|key| record.epochs.iter().any(|of| key.is_of(of))).collect(),
+            unwrapped: Vec::new(),
+            broken: None,
             sent: record.keks.iter().map(|_| None).collect(),
             out: record.keks.iter().map(|_| None).collect(),
         };
         let needed = needed(record, &heard.keys, &wanted);
+        let missing = with_previous(record, &heard.keys, &needed);
         // One that is bridged is not likely to answer.
         let lead = record.keks.iter().position(|kek| kek.bridged_since.is_none()).unwrap_or_default();
         let ask = |kek| {
-            let is_lead = kek == lead && !needed.is_empty();
+            let is_lead = kek == lead && !missing.is_empty();
             // Who is asked for nothing else is asked for the newest, to hear whether the KEK still answers.
             let newest = || record.epochs.last().into_iter().collect();
-            self.ask(asked, record, kek, if is_lead { needed.clone() } else { newest() })
+            self.ask(asked, record, kek, if is_lead { missing.clone() } else { newest() })
         };
         let mut asking: FuturesUnordered<_> = (0..record.keks.len()).map(ask).collect();
-        let mut corrupt = Vec::new();
+        let mut corrupt = Corrupt::new();
         while let Some(answer) = asking.next().await {
-            corrupt.extend(heard.take(answer)?);
+            heard.take(answer, &mut corrupt)?;
         }
-        for of in needed {
+        for of in missing {
             for kek in (0..record.keks.len()).filter(|&kek| kek != lead) {
                 if heard.may_answer(kek) && heard.lacks(of) {
-                    corrupt.extend(heard.take(self.ask(asked, record, kek, vec![of]).await)?);
+                    heard.take(self.ask(asked, record, kek, vec![of]).await, &mut corrupt)?;
                 }
             }
         }
-        for (of, failed) in corrupt {
-            if heard.lacks(of) {
-                self.old_wrap_is_corrupt(generation, of.scope.epoch, failed);
+        for of in needed {
+            let Some(wrong) = heard.judge(record, of, &corrupt) else { continue };
+            match wrong {
+                wrong if is_newest(of, record) => heard.broken = Some(wrong),
+                Wrong::Corrupt(failed) => {
+                    self.epoch_fails(
+                        generation,
+                        of.scope.epoch,
+                        self.unavailable(failed),
+                        Some(Alarm::Corrupt),
+                    );
+                }
+                Wrong::Tampered(what) => {
+                    let error = KeyError::Record(Arc::new(RecordError::Tampered(what)));
+                    self.epoch_fails(generation, of.scope.epoch, error, None);
+                }
             }
         }
-        heard.keys.sort_by_key(|key| key.epoch());
-        heard.keys.dedup_by_key(|key| key.epoch());
+        heard.keep_what_follows(record);
         Ok(heard)
     }
 
@@ -269,16 +340,16 @@ impl Task {
         Ok(Arc::new(Material::new(&aek, of)))
     }
 
-    fn old_wrap_is_corrupt(&self, generation: Ticket, epoch: Epoch, failed: VaultError) {
-        let error = self.unavailable(failed);
+    /// One epoch, not the newest, can't be had.
+    fn epoch_fails(&self, generation: Ticket, epoch: Epoch, error: KeyError, alarm: Option<Alarm>) {
         let mut desk = self.entry.desk();
         if !desk.admits(generation) {
             return;
         }
         desk.wanted.remove(&epoch);
         self.entry.say_of(&mut desk, epoch, error);
-        let event = self.entry.event(&desk, What::Alarm(Alarm::Corrupt));
-        self.entry.tell(&self.shared, desk, vec![event]);
+        let told = alarm.map(|alarm| self.entry.event(&desk, What::Alarm(alarm)));
+        self.entry.tell(&self.shared, desk, told.into_iter().collect());
     }
 }
 
@@ -301,6 +372,26 @@ fn needed<'a>(
         is_missing && (is_newest(of, record) || wanted.contains(&of.scope.epoch))
     };
     record.epochs.iter().rev().filter(is_needed).collect()
+}
+
+/// The same, with what each of it follows, where that is not held.
+fn with_previous<'a>(
+    record: &'a KeyRecord,
+    held: &[Arc<Material>],
+    needed: &[&'a WrappedAek],
+) -> Vec<&'a WrappedAek> {
+    let is_held = |of: &WrappedAek| held.iter().any(|key| key.is_of(of));
+    let previous = needed.iter().filter_map(|of| chain::previous(record, of)).filter(|of| !is_held(of));
+    let mut all: Vec<_> = needed.iter().copied().chain(previous).collect();
+    all.sort_by_key(|of| std::cmp::Reverse(of.scope.epoch));
+    all.dedup_by_key(|of| of.scope.epoch);
+    all
+}
+
+/// What was said of a wrap, to say it again.
+fn again(failed: &VaultError, message: String) -> VaultError {
+    let error = VaultError::new(failed.kind(), message);
+    failed.key_id().into_iter().fold(error, VaultError::about)
 }
 
 fn is_newest(of: &WrappedAek, record: &KeyRecord) -> bool {

@@ -11,7 +11,7 @@ use cofferdam_crypto::{
 use cofferdam_vault::VaultError;
 
 use super::{
-    ask::{Asked, Failed},
+    ask::{Asked, Failed, Wrong},
     desk::Ticket,
     entry::For,
     kept::Kept,
@@ -28,11 +28,13 @@ use crate::{
 
 impl Task {
     pub(super) async fn attempt(&self, attempt: Attempt, reread: bool, generation: Ticket) -> Option<Effect> {
-        let (known, mut turns, kind) = {
+        let (known, mut turns, kind, reread, reload) = {
             let mut desk = self.entry.desk();
             desk.unknown.clear();
+            let reread = (reread || desk.is_stale()) && !is_planted(Bug::ReloadKeepsOldEpoch);
+            desk.begun = desk.reloads;
             let kind = if desk.machine.holds_key() { Kind::Held } else { Kind::Cold };
-            (desk.record.clone(), std::mem::take(&mut desk.turns), kind)
+            (desk.record.clone(), std::mem::take(&mut desk.turns), kind, reread, desk.begun)
         };
         let (account, provider) = (self.entry.account, self.entry.provider);
         let mut record = match known {
@@ -41,11 +43,13 @@ impl Task {
                 Ok(record) => {
                     // Within an attempt the machine asks for nothing in answer to a record.
                     self.note_record(generation, known.as_deref(), &record);
+                    self.drop_outdated(generation, &record);
                     record
                 }
                 Err(error) => return self.record_failed(generation, error),
             },
         };
+        self.note_reread(generation, reload);
         let ways = match self.ways(&record) {
             Ok(ways) => ways,
             Err(error) => return self.record_failed(generation, error),
@@ -56,6 +60,17 @@ impl Task {
             Ok(heard) => heard,
             Err(denied) => return self.failed(generation, attempt, denied),
         };
+        match heard.broken.take() {
+            Some(Wrong::Corrupt(failed)) => {
+                let sent = heard.sent().unwrap_or(attempt.sent);
+                return self.failed(generation, attempt, (failed, sent));
+            }
+            Some(Wrong::Tampered(what)) => {
+                let error = KeyError::Record(Arc::new(RecordError::Tampered(what)));
+                return self.record_failed(generation, error);
+            }
+            None => {}
+        }
         let bridged_until = match self.bridge(&mut record, &mut heard, generation).await {
             Ok(until) => until,
             Err(failed) => return self.failed(generation, attempt, failed),

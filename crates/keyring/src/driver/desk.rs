@@ -84,6 +84,14 @@ pub(super) struct Desk {
     pub(super) watch: Option<Box<watch::Sender<KeyState>>>,
     /// Counts the account as in use at its vault.
     pub(super) in_use: Option<InUse>,
+    /// How often it was said that the record changed; up to which of them the last attempt began after, the record was read
+    /// after, and an attempt failed.
+    pub(super) reloads: u64,
+    pub(super) begun: u64,
+    pub(super) read: u64,
+    pub(super) failed: u64,
+    /// Who waits for one.
+    pub(super) reloading: usize,
     /// For the next calls, at most one at each vault.
     pub(super) turns: Vec<Turn>,
     /// It waits at its vault for a turn that nobody else waits for.
@@ -139,6 +147,11 @@ impl Desk {
             round_ended: None,
             watch: None,
             in_use: None,
+            reloads: 0,
+            begun: 0,
+            read: 0,
+            failed: 0,
+            reloading: 0,
             turns: Vec::new(),
             queued: false,
             timer: None,
@@ -181,6 +194,16 @@ impl Desk {
         self.record = Some(Arc::new(record));
     }
 
+    /// Whether the record is to be read again before it is used.
+    pub(super) fn is_stale(&self) -> bool {
+        self.read < self.reloads
+    }
+
+    /// Whether an attempt is to begin for that: none was since it was said.
+    pub(super) fn is_to_reload(&self) -> bool {
+        self.begun < self.reloads && self.machine.holds_key()
+    }
+
     /// Whether this KEK denied the key since it was last verified, or may have.
     pub(super) fn may_have_denied(&self, kek: &KeyId) -> bool {
         let is_known = !self.denied_elsewhere && !self.denied.is_empty();
@@ -209,6 +232,7 @@ impl Desk {
     /// Takes note of what failed, for refusals and the status. A denial outweighs an outage after it until the key is
     /// verified again: it may be a revocation that could not be confirmed, so nothing is buffered meanwhile.
     pub(super) fn note_failure(&mut self, error: KeyError, at: Timestamp) {
+        self.failed = self.begun;
         if self.denial.is_some() && error.is_outage() {
             self.failure.clone_from(&self.denial);
             return;

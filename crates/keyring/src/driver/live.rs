@@ -45,6 +45,11 @@ impl Material {
         self.check
     }
 
+    /// The key that authenticates records, and the epoch after this one.
+    pub(super) fn record_key(&self) -> &RecordKey {
+        &self.record_key
+    }
+
     /// Whether it is the key of this record.
     pub(super) fn is_of(&self, record: &WrappedAek) -> bool {
         *self.sealer.scope() == record.scope && self.check == record.check

@@ -12,6 +12,7 @@ mod ask;
 mod attempt;
 mod bridge;
 mod call;
+mod chain;
 mod desk;
 mod due;
 mod entry;
@@ -23,6 +24,7 @@ mod map;
 mod observed;
 #[cfg(cofferdam_planted)]
 mod planted;
+mod reload;
 mod seats;
 mod segment;
 mod signal;

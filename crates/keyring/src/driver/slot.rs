@@ -139,6 +139,8 @@ impl Rests {
             && desk.denied.is_empty()
             && !desk.denied_elsewhere
             && desk.bridged.is_none()
+            && !desk.is_stale()
+            && desk.reloading == 0
             && desk.denial.is_none()
             && desk.said.is_none()
             && desk.said_of.is_empty()

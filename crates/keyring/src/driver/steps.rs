@@ -268,7 +268,7 @@ impl Entry {
         } else {
             desk.is_watched() || now.since(&desk.last_used) < policy.usable_for()
         };
-        if used && !wanted && desk.waiting == 0 {
+        if used && !wanted && desk.waiting == 0 && !desk.is_to_reload() {
             let put_off = self.put_off(desk, shared, told);
             if desk.machine.reported() != before {
                 self.end_round(desk);
@@ -285,7 +285,7 @@ impl Entry {
             self.feed(desk, shared, Event::LetGo, told);
         }
         let lacking = if desk.machine.holds_key() { desk.lacking() } else { BTreeSet::new() };
-        if work.is_none() && lacking.is_empty() && !desk.wanted.is_empty() {
+        if work.is_none() && lacking.is_empty() && (!desk.wanted.is_empty() || desk.is_to_reload()) {
             work = self.feed(desk, shared, Event::Fetch, told);
         }
         if desk.machine.reported() != before {

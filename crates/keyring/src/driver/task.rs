@@ -135,6 +135,9 @@ impl Task {
             Err(Ended::Displaced(by)) => return Some(by),
             Err(Ended::Panicked) => Err(self.error_of_panic()),
         };
+        if let Ok(record) = &read {
+            self.drop_outdated(generation, record);
+        }
         self.entry.settle(generation, lacking, read, &self.shared.names);
         None
     }

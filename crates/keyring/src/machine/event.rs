@@ -62,6 +62,8 @@ pub enum Event {
         /// Its wraps are not those of the last attempt.
         changed: bool,
     },
+    /// The record was read, and of the keys that are held it has none any longer. What is under way goes on.
+    Outdated,
     /// The account's record can't be read or believed.
     RecordUnreadable,
     /// The account has no such record.
@@ -157,6 +159,8 @@ pub enum Why {
     RecordUnreadable,
     /// The record is gone.
     RecordGone,
+    /// The record has none of the keys any longer that were held.
+    Outdated,
     /// The owner asked to forget it.
     Forgotten,
     /// Room was needed for another key.

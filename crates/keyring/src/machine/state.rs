@@ -261,6 +261,11 @@ impl State {
         matches!(self.phase, Phase::Doubted { .. } | Phase::Revoked(_))
     }
 
+    /// Whether an attempt is under way.
+    pub fn is_asking(&self) -> bool {
+        self.flight.is_some()
+    }
+
     /// Whether a revocation is known.
     pub fn is_revoked(&self) -> bool {
         matches!(self.phase, Phase::Revoked(_))

@@ -54,6 +54,13 @@ impl Step<'_> {
             }
             Event::Fetch => self.fetch(),
             Event::Record { revoked, changed } => self.record(revoked, changed),
+            Event::Outdated => {
+                if self.state.holds_key() {
+                    self.why = Why::Outdated;
+                    self.state.phase = Phase::Cold;
+                    self.state.failure = None;
+                }
+            }
             Event::RecordUnreadable => self.record_unreadable(),
             Event::RecordGone => self.start_over(Why::RecordGone),
             Event::Verified { attempt, jitter } => self.verified(attempt, jitter),

@@ -326,7 +326,7 @@ impl World {
         RecordKey::derive(&aek_of(&bytes), &scope)
     }
 
-    fn keks(&self, account: AccountId) -> Vec<Kek> {
+    pub fn keks(&self, account: AccountId) -> Vec<Kek> {
         self.records.customer.lock().unwrap()[&account].0.keks.clone()
     }
 

@@ -86,7 +86,7 @@ impl Model {
             for revoked in [false, true] {
                 events.extend([false, true].map(|changed| Event::Record { revoked, changed }));
             }
-            events.extend([Event::RecordUnreadable, Event::RecordGone]);
+            events.extend([Event::RecordUnreadable, Event::RecordGone, Event::Outdated]);
         }
         if let Some(revoked) = self.persisting {
             events.extend([false, true].map(|ok| Event::Persisted { revoked, ok }));
@@ -178,6 +178,11 @@ impl Model {
                 (self.flight, self.reading) = (None, false);
                 self.denied_through = last;
                 self.verified = None;
+            }
+            Event::Outdated => {
+                if self.published.is_some() {
+                    (self.verified, self.failed) = (None, None);
+                }
             }
             Event::Displaced | Event::LetGo if self.published.is_some() => {
                 self.flight = None;

@@ -50,6 +50,7 @@ fn record(number: usize, provider: Provider) -> KeyRecord {
         Provider::Service => 1,
         Provider::Customer | Provider::Buffer(_) => EPOCHS,
     };
+    let mut before: Option<RecordKey> = None;
     let wrapped = |epoch| {
         let scope = KeyScope { account: account(number), epoch: Epoch::new(epoch), provider };
         let mut bytes = vec![0; 40];
@@ -57,7 +58,9 @@ fn record(number: usize, provider: Provider) -> KeyRecord {
         let key_id = KeyId::new(format!("test://{provider}/keys/{number}/1")).unwrap();
         let aek = unwrapped(&bytes);
         let wrap = WrappedKey { key_id, algorithm: WrapAlgorithm::Aes256Kw, bytes };
-        WrappedAek::new(&aek, scope, vec![wrap])
+        let of = WrappedAek::new(&aek, scope, vec![wrap]);
+        let previous = before.replace(RecordKey::derive(&aek, &scope));
+        previous.iter().fold(of, |of, previous| of.following(previous))
     };
     KeyRecord::under((provider == Provider::Customer).then(tenant), (1..=epochs).map(wrapped).collect())
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cofferdam_crypto::{AccountId, BlockId};
 
 use super::Judged;
-use crate::Check;
+use crate::{Check, record::Held};
 
 /// A write: a put of one block, or a delete.
 pub(crate) type WriteId = u64;
@@ -72,6 +72,10 @@ pub(crate) struct Blocks {
     next: WriteId,
     salts: BTreeSet<[u8; 32]>,
     drained: BTreeMap<(AccountId, BlockId, u64), u32>,
+    /// The version of each write that was told.
+    versions: BTreeMap<WriteId, u64>,
+    /// What each version was sealed under, one after the other.
+    under: BTreeMap<(AccountId, BlockId, u64), BTreeSet<Held>>,
 }
 
 impl Blocks {
@@ -97,6 +101,29 @@ impl Blocks {
         if let Some(write) = writes.iter_mut().find(|write| write.id == id) {
             write.ended = Some((seq, end));
         }
+    }
+
+    /// A put was acknowledged with this version.
+    pub(crate) fn has_version(&mut self, id: WriteId, version: u64) {
+        self.versions.insert(id, version);
+    }
+
+    /// A version was written, sealed under this.
+    pub(crate) fn is_under(&mut self, account: AccountId, block: &BlockId, version: u64, held: Held) {
+        self.under.entry((account, block.clone(), version)).or_default().insert(held);
+    }
+
+    /// What a write's block was ever sealed under, if that is known.
+    pub(crate) fn held_by(&self, account: AccountId, block: &BlockId, id: WriteId) -> Vec<Held> {
+        let version = self.versions.get(&id);
+        let under = version.and_then(|version| self.under.get(&(account, block.clone(), *version)));
+        under.into_iter().flatten().copied().collect()
+    }
+
+    /// What any version of a block was ever sealed under.
+    pub(crate) fn all_held_by(&self, account: AccountId, block: &BlockId) -> BTreeSet<Held> {
+        let of = (account, block.clone(), 0)..=(account, block.clone(), u64::MAX);
+        self.under.range(of).flat_map(|(_, under)| under).copied().collect()
     }
 
     pub(crate) fn ids(&self, account: AccountId) -> Vec<BlockId> {

@@ -174,13 +174,14 @@ impl Budgets {
         }
     }
 
-    /// The vault refuses a call that was sent then, because of its limit.
+    /// The vault refuses a call that was sent then, because of its limit; one that is `counted` is known to the budget.
     pub(crate) fn throttled(
         &mut self,
         node: usize,
         vault: usize,
         (sent, now): (Moment, Moment),
         kind: VaultErrorKind,
+        is_counted: bool,
     ) {
         let VaultErrorKind::Throttled { retry_after } = kind else { return };
         let asked = self.asked.entry((node, vault)).or_default();
@@ -188,7 +189,8 @@ impl Budgets {
         let until = now.at + retry_after.unwrap_or_default().min(self.policy.retry_max());
         asked.refused = Some(sent);
         asked.throttled = Some(asked.throttled.map_or(until, |earlier| earlier.max(until)));
-        if retry_after.is_some() && asked.not_before.is_none_or(|(_, earlier)| earlier < until) {
+        if retry_after.is_some() && is_counted && asked.not_before.is_none_or(|(_, earlier)| earlier < until)
+        {
             asked.not_before = Some((now.at, until));
         }
     }
@@ -247,8 +249,8 @@ mod tests {
         let mut budgets = Budgets::default();
         budgets.set(1, 1, 9, 9);
         let kind = VaultErrorKind::Throttled { retry_after: Some(Duration::from_secs(5)) };
-        budgets.throttled(0, 1, (at(1), at(2)), kind);
-        budgets.throttled(0, 1, (at(2), at(3)), VaultErrorKind::Throttled { retry_after: None });
+        budgets.throttled(0, 1, (at(1), at(2)), kind, true);
+        budgets.throttled(0, 1, (at(2), at(3)), VaultErrorKind::Throttled { retry_after: None }, true);
         assert_eq!(budgets.call_begins(0, 1, at(2)), Ok(()), "it was begun before that was heard");
         assert_eq!(checks(budgets.call_begins(0, 1, at(6))), Some(Check::RetryAfter));
         assert_eq!(budgets.call_begins(1, 1, at(6)), Ok(()), "nobody told the other process");

@@ -2,14 +2,17 @@
 //!
 //! Each node judges by its own clocks; a node that starts anew knows nothing of what it saw before.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use cofferdam_crypto::{AccountId, KeyScope, Provider};
+use cofferdam_crypto::{AccountId, KeyId, KeyScope, Provider, WrappedKey};
 use cofferdam_keyring::Policy;
 use cofferdam_vault::{Meaning, VaultErrorKind};
 
-use super::{Budgets, Judged};
-use crate::{Check, hub::Moment};
+use super::{Budgets, Judged, Views};
+use crate::{Check, hub::Moment, record::AccountState};
 
 /// How long after a denial was seen an operation may still begin.
 const GRACE_OF_A_DENIAL: Duration = Duration::from_millis(100);
@@ -42,11 +45,25 @@ impl Verdict {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Answered {
+    kek: KeyId,
     sent: Moment,
     answered: Moment,
     verdict: Verdict,
+    /// Whether the account's record may have had the wrap when the answer came.
+    is_current: bool,
+    /// Whether it may be an operation's, and not a refresh of what the node has in use.
+    is_doubtful: bool,
+}
+
+/// A call to a vault: whose key, and by which KEK.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) scope: &'a KeyScope,
+    pub(crate) kek: &'a KeyId,
+    pub(crate) is_current: bool,
+    pub(crate) is_doubtful: bool,
 }
 
 /// What one process of a node has seen.
@@ -54,7 +71,7 @@ struct Answered {
 struct Node {
     started: u64,
     calls: BTreeMap<(AccountId, Provider), Vec<Answered>>,
-    under_way: BTreeMap<(AccountId, Provider), u32>,
+    under_way: BTreeMap<(AccountId, Provider, KeyId), u32>,
     /// Since when an account is told of as revoked.
     told: BTreeMap<AccountId, Duration>,
     /// Calls to the store that failed.
@@ -72,21 +89,60 @@ struct Row {
     changed: Moment,
 }
 
-/// An operation that used a key: on which node, whose, from when to when.
-#[derive(Clone, Copy, Debug)]
+/// Something that used a key: on which node, whose, from when to when.
+#[derive(Clone, Debug)]
 pub(crate) struct Use {
     pub(crate) node: usize,
     pub(crate) account: AccountId,
-    /// The vault of its own key.
-    pub(crate) vault: usize,
+    /// The vaults of its own key.
+    pub(crate) vaults: BTreeSet<usize>,
     pub(crate) begun: Moment,
     pub(crate) ended: Moment,
+    /// What its record may have said.
+    pub(crate) views: Views,
 }
 
 impl Use {
-    /// The vault of its key of this provider.
-    fn vault_of(&self, provider: Provider) -> usize {
-        if provider == Provider::Service { 0 } else { self.vault }
+    /// The vaults of its key of this provider.
+    fn vaults_of(&self, provider: Provider) -> Vec<usize> {
+        if provider == Provider::Service { vec![0] } else { self.vaults.iter().copied().collect() }
+    }
+
+    /// Every vault that it may need.
+    fn all_vaults(&self) -> impl Iterator<Item = usize> {
+        [0].into_iter().chain(self.vaults.iter().copied())
+    }
+
+    /// How late its key may be refreshed at the most, as it stands.
+    fn pace(&self, provider: Provider, budgets: &Budgets) -> Duration {
+        let paces = self.vaults_of(provider).into_iter().map(|vault| budgets.pace(self.node, vault));
+        paces.max().unwrap_or_default()
+    }
+
+    pub(crate) fn throttled_of_late(&self, budgets: &Budgets) -> bool {
+        self.all_vaults().any(|vault| budgets.throttled_of_late(self.node, vault, self.ended))
+    }
+
+    /// How long somebody may wait for a turn at its vaults.
+    pub(crate) fn queue(&self, budgets: &Budgets) -> Duration {
+        self.vaults.iter().map(|vault| budgets.queue(*vault)).max().unwrap_or_default()
+    }
+
+    /// The KEK that it was under all the time, where that was one.
+    fn only_kek(&self) -> Option<&KeyId> {
+        let of = self.views.of.first()?.as_ref()?;
+        let (_, kek) = of.keks.first().filter(|_| of.keks.len() == 1)?;
+        self.views.all(|view| view.keks.len() == 1 && view.is_under(kek)).then_some(kek)
+    }
+
+    /// Whether it was under this KEK all the time.
+    fn is_under(&self, kek: &KeyId) -> bool {
+        self.views.all(|view| view.is_under(kek))
+    }
+
+    /// Whether its record changed after this.
+    fn changed_since(&self, seq: u64) -> bool {
+        self.views.changed.is_some_and(|changed| changed.seq > seq)
     }
 }
 
@@ -96,12 +152,27 @@ pub(crate) struct Keys {
     policy: Policy,
     nodes: BTreeMap<usize, Node>,
     rows: BTreeMap<AccountId, Row>,
-    aeks: BTreeMap<KeyScope, [u8; 32]>,
+    /// Every AEK that was made for a scope; the one of the record is the first.
+    aeks: BTreeMap<KeyScope, Vec<[u8; 32]>>,
+    /// What a vault was given to wrap, by what it answered.
+    wraps: BTreeMap<Vec<u8>, [u8; 32]>,
+    /// Wraps that hold something else than what the vault was given.
+    wrong: BTreeSet<Vec<u8>>,
+    /// When each KEK last said yes or no, to any node.
+    answered: BTreeMap<(AccountId, KeyId), u64>,
 }
 
 impl Keys {
     pub(crate) fn new(policy: Policy) -> Self {
-        Self { policy, nodes: BTreeMap::new(), rows: BTreeMap::new(), aeks: BTreeMap::new() }
+        Self {
+            policy,
+            nodes: BTreeMap::new(),
+            rows: BTreeMap::new(),
+            aeks: BTreeMap::new(),
+            wraps: BTreeMap::new(),
+            wrong: BTreeSet::new(),
+            answered: BTreeMap::new(),
+        }
     }
 
     /// The node's process is a new one.
@@ -110,28 +181,76 @@ impl Keys {
     }
 
     pub(crate) fn learn_aek(&mut self, scope: KeyScope, aek: [u8; 32]) {
-        self.aeks.entry(scope).or_insert(aek);
+        let aeks = self.aeks.entry(scope).or_default();
+        if !aeks.contains(&aek) {
+            aeks.push(aek);
+        }
+    }
+
+    /// A vault was given this to wrap.
+    pub(crate) fn learn_wrap(&mut self, scope: KeyScope, wrapped: &WrappedKey, aek: [u8; 32]) {
+        self.learn_aek(scope, aek);
+        self.wraps.insert(wrapped.bytes.clone(), aek);
+    }
+
+    /// A vault has wrapped something else than it was given.
+    pub(crate) fn wraps_wrong(&mut self, wrapped: &WrappedKey) {
+        self.wrong.insert(wrapped.bytes.clone());
+    }
+
+    /// An account's record is written: of the AEKs that were made for a scope, its own is the right one.
+    pub(crate) fn judge_record(&mut self, record: &AccountState) -> Judged {
+        for ((provider, epoch), wraps) in &record.aeks {
+            let scope = KeyScope { account: record.id, epoch: *epoch, provider: *provider };
+            let mut of_all = wraps.iter().filter_map(|wrap| self.wraps.get(&wrap.bytes));
+            let first = of_all.next().copied();
+            if of_all.any(|aek| Some(*aek) != first) {
+                let what = format!("the record of {} has wraps of two AEKs as those of {scope}", record.id);
+                return Err((Check::Wraps, what));
+            }
+            if let Some(wrong) = wraps.iter().find(|wrap| self.wrong.contains(&wrap.bytes)) {
+                let what = format!(
+                    "the record of {} has a wrap of {scope} under {} that does not unwrap to it",
+                    record.id, wrong.key_id
+                );
+                return Err((Check::Wraps, what));
+            }
+            if let (Some(first), Some(aeks)) = (first, self.aeks.get_mut(&scope))
+                && let Some(at) = aeks.iter().position(|aek| *aek == first)
+            {
+                aeks.swap(0, at);
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn aek(&self, scope: KeyScope) -> Option<&[u8; 32]> {
-        self.aeks.get(&scope)
+        self.aeks.get(&scope)?.first()
     }
 
     /// The service's AEKs for an account.
     pub(crate) fn service_aeks(&self, account: AccountId) -> impl Iterator<Item = &[u8; 32]> {
         let of = move |scope: &KeyScope| scope.account == account && scope.provider == Provider::Service;
-        self.aeks.iter().filter(move |(scope, _)| of(scope)).map(|(_, aek)| aek)
+        self.aeks.iter().filter(move |(scope, _)| of(scope)).flat_map(|(_, aeks)| aeks)
     }
 
-    pub(crate) fn is_aek(&self, scope: KeyScope, aek: &[u8; 32]) -> bool {
-        self.aeks.get(&scope) == Some(aek)
+    /// Whether this is what was wrapped so.
+    pub(crate) fn is_right(&self, scope: KeyScope, wrapped: &WrappedKey, aek: &[u8; 32]) -> bool {
+        match self.wraps.get(&wrapped.bytes) {
+            Some(wrapped) => wrapped == aek,
+            // By the public half of an RSA KEK.
+            None => self.aeks.get(&scope).is_some_and(|aeks| aeks.contains(aek)),
+        }
     }
 
-    pub(crate) fn call_begins(&mut self, node: usize, scope: &KeyScope) -> Judged {
+    pub(crate) fn call_begins(&mut self, node: usize, call: &Call<'_>) -> Judged {
+        let Call { scope, kek, is_doubtful, .. } = call;
         let node_of = self.nodes.entry(node).or_default();
-        let under_way = node_of.under_way.entry((scope.account, scope.provider)).or_default();
+        let under_way = node_of.under_way.entry((scope.account, scope.provider, (*kek).clone())).or_default();
         *under_way += 1;
-        if *under_way > 1 {
+        // An operation asks beside a refresh, and what begins another one beside that.
+        let most = if *is_doubtful { 4 } else { 1 };
+        if *under_way > most {
             let what = format!("node {node} asks {under_way} times at once for the key of {scope}");
             return Err((Check::SingleFlight, what));
         }
@@ -141,19 +260,27 @@ impl Keys {
     pub(crate) fn call_ends(
         &mut self,
         node: usize,
-        scope: &KeyScope,
+        call: &Call<'_>,
         sent: Moment,
         answered: Moment,
         verdict: Verdict,
     ) {
+        let Call { scope, kek, is_current, is_doubtful } = *call;
+        if matches!(verdict, Verdict::Verified | Verdict::Denied(_))
+            && scope.provider == Provider::Customer
+            && scope.epoch.number() > 0
+        {
+            self.answered.insert((scope.account, kek.clone()), answered.seq);
+        }
         let node = self.nodes.entry(node).or_default();
-        let key = (scope.account, scope.provider);
-        if let Some(under_way) = node.under_way.get_mut(&key) {
+        let kek = kek.clone();
+        if let Some(under_way) = node.under_way.get_mut(&(scope.account, scope.provider, kek.clone())) {
             *under_way = under_way.saturating_sub(1);
         }
-        // A call that the process before this one sent.
-        if sent.seq >= node.started {
-            node.calls.entry(key).or_default().push(Answered { sent, answered, verdict });
+        // Not a call that the process before this one sent, nor one with a key that is made up to try a KEK out.
+        if sent.seq >= node.started && scope.epoch.number() > 0 {
+            let calls = node.calls.entry((scope.account, scope.provider)).or_default();
+            calls.push(Answered { kek, sent, answered, verdict, is_current, is_doubtful });
         }
     }
 
@@ -198,7 +325,7 @@ impl Keys {
     /// A node begins to write down that an account is revoked, or no longer is.
     pub(crate) fn row_changes(&mut self, node: usize, account: AccountId, set: bool, now: Moment) -> Judged {
         self.rows.insert(account, Row { set: None, changed: now });
-        if set && self.confirmed(node, account).is_none() {
+        if set && self.confirmed(node, account, |_| true).is_none() {
             let what = format!("node {node} writes that {account} is revoked; its vault had not said so");
             return Err((Check::FalseRevocation, what));
         }
@@ -215,30 +342,56 @@ impl Keys {
         calls.map_or(&[], Vec::as_slice)
     }
 
-    /// The last denial that this node saw confirmed, unless a verified unwrap began after it.
-    fn confirmed(&self, node: usize, account: AccountId) -> Option<Moment> {
-        let (mut confirmed, mut absent) = (None::<Moment>, Vec::<Moment>::new());
-        for call in self.calls(node, account, Provider::Customer) {
+    /// The last denial that this node saw confirmed by these answers, unless an unwrap by the same KEK that began after that
+    /// was verified.
+    fn confirmed(&self, node: usize, account: AccountId, of: impl Fn(&Answered) -> bool) -> Option<Moment> {
+        let mut keks = BTreeMap::<&KeyId, (Option<Moment>, Vec<Moment>)>::new();
+        for call in self.calls(node, account, Provider::Customer).iter().filter(|call| of(call)) {
+            let (confirmed, absent) = keks.entry(&call.kek).or_default();
             match call.verdict {
                 Verdict::Verified => {
                     absent.clear();
                     if confirmed.is_some_and(|denial| denial.seq < call.sent.seq) {
-                        confirmed = None;
+                        *confirmed = None;
                     }
                 }
+                // Of a wrap that the record has no longer: that is news of the record, not of the key.
+                Verdict::Denied(_) if !call.is_current => {}
                 Verdict::Denied(VaultErrorKind::KeyNotFound) => {
                     let now = call.answered.clock;
                     absent.retain(|earlier| now.since(&earlier.clock) < AGREE_WITHIN);
                     absent.push(call.answered);
                     if absent.len() >= 3 || confirmed.is_some() {
-                        confirmed = Some(call.answered);
+                        *confirmed = Some(call.answered);
                     }
                 }
-                Verdict::Denied(_) => confirmed = Some(call.answered),
+                Verdict::Denied(_) => *confirmed = Some(call.answered),
                 _ => {}
             }
         }
-        confirmed
+        keks.into_values().filter_map(|(confirmed, _)| confirmed).max_by_key(|denial| denial.seq)
+    }
+
+    /// The last denial before this that holds still: no unwrap was verified that began after it, of the same KEK where the
+    /// account has that all the time.
+    fn denied(&self, of: &Use, before: Duration, until: u64) -> Option<Moment> {
+        let calls = self.calls(of.node, of.account, Provider::Customer);
+        // What an operation was answered only it has heard.
+        let denials = calls.iter().filter(|call| {
+            matches!(call.verdict, Verdict::Denied(_))
+                && call.answered.at + before < of.begun.at
+                && !call.is_doubtful
+        });
+        let lifted = |denial: &Answered| {
+            let same = of.is_under(&denial.kek);
+            calls.iter().any(|call| {
+                call.verdict == Verdict::Verified
+                    && call.sent.seq > denial.answered.seq
+                    && call.answered.seq <= until
+                    && (!same || call.kek == denial.kek)
+            })
+        };
+        denials.filter(|denial| !lifted(denial)).map(|denial| denial.answered).max_by_key(|at| at.seq)
     }
 
     /// Whether a key of this provider may have served an operation that succeeded; how old it was then.
@@ -257,18 +410,15 @@ impl Keys {
         let Some(verified) = verified else {
             return Err((Check::Bounds, format!("{}: served without a verified unwrap", who())));
         };
+        if provider == Provider::Customer
+            && let Some(denial) = self.denied(of, GRACE_OF_A_DENIAL, of.ended.seq)
+        {
+            let late = of.begun.at.saturating_sub(denial.at);
+            let what = format!("{}: served an operation that began {late:?} after a denial", who());
+            return Err((Check::Denial, what));
+        }
         if provider == Provider::Customer {
-            let denial = calls.iter().rfind(|call| {
-                matches!(call.verdict, Verdict::Denied(_))
-                    && call.answered.at + GRACE_OF_A_DENIAL < of.begun.at
-            });
-            if let Some(denial) = denial
-                && verified.sent.seq < denial.answered.seq
-            {
-                let late = of.begun.at.saturating_sub(denial.answered.at);
-                let what = format!("{}: served an operation that began {late:?} after a denial", who());
-                return Err((Check::Denial, what));
-            }
+            self.judge_bridge(of)?;
         }
         if verified.sent.seq > of.begun.seq {
             return Ok(Duration::ZERO);
@@ -286,7 +436,7 @@ impl Keys {
             let limit = self.policy.usable_for();
             return Err((Check::Bounds, format!("{}: served at an age of {age:?}, past {limit:?}", who())));
         }
-        let unasked_for = budgets.pace(of.node, of.vault_of(provider)) + self.policy.call_timeout();
+        let unasked_for = of.pace(provider, budgets) + self.policy.call_timeout();
         if age >= unasked_for && !self.failed_of_late(of, provider, budgets) {
             let what = format!("{}: served at an age of {age:?} though nothing had failed", who());
             return Err((Check::Freshness, what));
@@ -294,18 +444,70 @@ impl Keys {
         Ok(age)
     }
 
+    /// Whether every KEK of the account has answered lately enough, on some node: for those that did not others may stand in.
+    fn judge_bridge(&self, of: &Use) -> Judged {
+        let longest = self.policy.max_bridge() + self.policy.usable_for() + 2 * self.policy.call_timeout();
+        let longest = longest + self.policy.retry_max().max(self.policy.ceiling()) + SETTLES_WITHIN;
+        let Some(view) = of.views.of.first().and_then(Option::as_ref).filter(|view| view.keks.len() > 1)
+        else {
+            return Ok(());
+        };
+        for (_, kek) in view.keks.iter().filter(|(_, kek)| of.is_under(kek)) {
+            let answered = self.answered.get(&(of.account, kek.clone())).copied().unwrap_or_default();
+            let together = |one: &Answered, other: &Answered| {
+                one.sent.at.abs_diff(other.sent.at) <= self.policy.call_timeout()
+            };
+            // From when another has stood in for it, as far as it is known.
+            let mut since = None::<Moment>;
+            for node in self.nodes.values() {
+                let calls = node.calls.get(&(of.account, Provider::Customer)).map_or(&[][..], Vec::as_slice);
+                let failed = calls.iter().filter(|call| {
+                    call.kek == *kek
+                        && call.answered.seq > answered
+                        && matches!(call.verdict, Verdict::Outage(_) | Verdict::Wrong)
+                });
+                let bridged = |call: &&Answered| {
+                    calls.iter().any(|other| {
+                        other.kek != *kek && other.verdict == Verdict::Verified && together(call, other)
+                    })
+                };
+                if let Some(first) = failed.filter(bridged).map(|call| call.answered).next()
+                    && since.is_none_or(|since| first.seq < since.seq)
+                {
+                    since = Some(first);
+                }
+            }
+            let Some(since) = since else { continue };
+            let jumped = self.nodes.keys().any(|node| self.jumped_since(*node, since));
+            if since.at + longest < of.begun.at && !jumped {
+                let what = format!(
+                    "node {}, account {}: served though {kek} has not answered since {:?}; it may be bridged for {:?}",
+                    of.node,
+                    of.account,
+                    since.at,
+                    self.policy.max_bridge()
+                );
+                return Err((Check::Bridge, what));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether an operation may have gone without the account's own key, because that was unavailable.
     pub(crate) fn judge_unavailable(&self, of: &Use) -> Judged {
         let calls = self.calls(of.node, of.account, Provider::Customer);
         let denied = calls.iter().any(|call| matches!(call.verdict, Verdict::Denied(_)));
         let is_revoked = self.rows.get(&of.account).is_some_and(|row| row.set != Some(false));
+        let Some(kek) = of.only_kek() else { return Ok(()) };
         if denied || is_revoked || self.jumped_since(of.node, of.begun) {
             return Ok(());
         }
-        let verified = calls
-            .iter()
-            .filter(|call| call.verdict == Verdict::Verified && call.answered.seq < of.begun.seq)
-            .max_by_key(|call| call.sent.seq);
+        let served = |call: &&Answered| {
+            call.verdict == Verdict::Verified && call.answered.seq < of.begun.seq && call.kek == *kek
+        };
+        let verified = calls.iter().filter(served).max_by_key(|call| call.sent.seq);
+        // An operation's is of no use to others, and a key that changed meanwhile is another one.
+        let verified = verified.filter(|call| !call.is_doubtful && !of.changed_since(call.sent.seq));
         // A clock that was set ahead has ended it, also where it was set back after that.
         let verified = verified.filter(|call| !self.jumped_since(of.node, call.sent));
         match verified.map(|call| of.ended.clock.since(&call.sent.clock)) {
@@ -325,11 +527,14 @@ impl Keys {
     /// Whether a key may have entered its grace: only since something failed, and never because its turn did not come.
     pub(crate) fn judge_grace(&self, of: &Use, provider: Provider, budgets: &Budgets) -> Judged {
         let (node, account) = (of.node, of.account);
-        if [0, of.vault].into_iter().any(|vault| budgets.throttled_of_late(node, vault, of.ended)) {
+        if of.throttled_of_late(budgets) {
             return Ok(());
         }
         // What is answered in this moment may not have been heard of.
-        let verified = |call: &&Answered| call.verdict == Verdict::Verified && call.answered.at < of.begun.at;
+        // An operation's is of no use to others.
+        let verified = |call: &&Answered| {
+            call.verdict == Verdict::Verified && call.answered.at < of.begun.at && !call.is_doubtful
+        };
         let calls = self.calls(node, account, provider);
         let since = calls.iter().filter(verified).map(|call| call.sent.seq).max().unwrap_or_default();
         let failed = |provider| {
@@ -348,10 +553,10 @@ impl Keys {
     /// Whether this node has seen a failure that lets a key serve past its freshness.
     fn failed_of_late(&self, of: &Use, provider: Provider, budgets: &Budgets) -> bool {
         // Where the refresh is stretched, so is the wait between two tries.
-        let retry = self.policy.retry_max().max(budgets.pace(of.node, of.vault_of(provider)));
+        let retry = self.policy.retry_max().max(of.pace(provider, budgets));
         let window = retry + self.policy.call_timeout();
         let recent = |sent: &Moment| sent.seq > of.begun.seq || of.begun.clock.since(&sent.clock) < window;
-        if [0, of.vault].into_iter().any(|vault| budgets.throttled_of_late(of.node, vault, of.ended)) {
+        if of.throttled_of_late(budgets) {
             return true;
         }
         let failed = |provider| {
@@ -365,11 +570,8 @@ impl Keys {
 
     /// How long ago this node had seen the last denial when an operation began that succeeded; for the record.
     pub(crate) fn since_denial(&self, of: &Use) -> Option<Duration> {
-        let calls = self.calls(of.node, of.account, Provider::Customer);
-        let denial = calls.iter().rfind(|call| matches!(call.verdict, Verdict::Denied(_)))?;
-        let lifted =
-            calls.iter().any(|call| call.verdict == Verdict::Verified && call.sent.seq > denial.answered.seq);
-        (!lifted).then(|| of.begun.at.saturating_sub(denial.answered.at))
+        let denial = self.denied(of, Duration::ZERO, u64::MAX)?;
+        Some(of.begun.at.saturating_sub(denial.at))
     }
 
     /// Whether a write may have been buffered.
@@ -383,9 +585,11 @@ impl Keys {
             let row = self.rows.get(&of.account);
             row.is_some_and(|row| row.set != Some(true) && row.changed.seq > denial.seq)
         };
-        if let Some(denial) = self.confirmed(of.node, of.account)
+        if let Some(denial) =
+            self.confirmed(of.node, of.account, |call| of.is_under(&call.kek) && !call.is_doubtful)
             && settled(denial, SETTLES_WITHIN)
             && !lifted(denial)
+            && !self.record_unreadable(of, denial)
         {
             let what = format!(
                 "node {} buffered a write of {} though it saw a denial at {:?}",
@@ -395,7 +599,7 @@ impl Keys {
         }
         // Another node's, or an earlier process's: known after the next attempt that reads the record, which those do
         // that begin without a key.
-        let turns = budgets.queue(of.vault);
+        let turns = of.queue(budgets);
         let learnt = self.policy.retry_max() + 2 * self.policy.call_timeout() + SETTLES_WITHIN + turns;
         let calls = self.calls(of.node, of.account, Provider::Customer);
         let held = calls.iter().any(|call| {
@@ -405,6 +609,7 @@ impl Keys {
         if let Some(row) = self.rows.get(&of.account)
             && row.set == Some(true)
             && settled(row.changed, learnt)
+            && !of.changed_since(row.changed.seq)
             && !held
             && !calls.iter().any(|call| call.verdict == Verdict::Verified && call.sent.seq > row.changed.seq)
         {
@@ -417,16 +622,32 @@ impl Keys {
         Ok(())
     }
 
+    /// Whether the record may have been closed to the node when it saw a denial: it takes the service's key to tell
+    /// whether the wrap that was denied is still current, and only then is the account revoked.
+    fn record_unreadable(&self, of: &Use, denial: Moment) -> bool {
+        let window = self.policy.call_timeout() + SETTLES_WITHIN;
+        self.calls(of.node, of.account, Provider::Service).iter().any(|call| {
+            let (answered, denied) = (call.answered.at, denial.at);
+            call.verdict != Verdict::Verified && answered + window >= denied && answered <= denied + window
+        })
+    }
+
     /// Whether an operation may have been refused because the key is revoked.
     pub(crate) fn judge_revoked(&self, of: &Use) -> Judged {
-        if self.confirmed(of.node, of.account).is_some() {
+        // Who learns that a KEK was taken off asks the others first.
+        let settles = self.policy.revoked_poll() + 2 * self.policy.call_timeout() + SETTLES_WITHIN;
+        let changed =
+            of.views.operating || of.views.changed.is_some_and(|changed| changed.at + settles >= of.begun.at);
+        let counts = |call: &Answered| changed || of.views.any(|view| view.is_under(&call.kek));
+        if self.confirmed(of.node, of.account, counts).is_some() {
             return Ok(());
         }
         let verified = self
             .calls(of.node, of.account, Provider::Customer)
             .iter()
             .rfind(|call| call.verdict == Verdict::Verified)
-            .filter(|call| call.answered.at + SETTLES_WITHIN < of.begun.at);
+            .filter(|call| call.answered.at + SETTLES_WITHIN < of.begun.at)
+            .filter(|call| of.only_kek().is_some_and(|kek| call.kek == *kek && !call.is_doubtful));
         match (self.rows.get(&of.account), verified) {
             (None, _) => {
                 let what = format!("{} was refused as revoked; its vault had not said so", of.account);

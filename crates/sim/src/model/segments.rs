@@ -1,9 +1,6 @@
 //! Segments of write-only buffers: who made them, until when they may be written to, and which nobody made.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use cofferdam_crypto::{AccountId, BlockId, SegmentId};
 
@@ -24,8 +21,6 @@ struct Begun {
 /// What is known of segments.
 #[derive(Debug, Default)]
 pub(crate) struct Segments {
-    /// Accounts with a write-only buffer.
-    accounts: BTreeSet<AccountId>,
     /// For how long a segment may be written to.
     lasts: Duration,
     begun: BTreeMap<SegmentId, Begun>,
@@ -33,12 +28,9 @@ pub(crate) struct Segments {
 }
 
 impl Segments {
-    pub(crate) fn of(&mut self, accounts: BTreeSet<AccountId>, lasts: Duration) {
-        (self.accounts, self.lasts) = (accounts, lasts);
-    }
-
-    pub(crate) fn are_used_by(&self, account: AccountId) -> bool {
-        self.accounts.contains(&account)
+    /// For how long each may be written to.
+    pub(crate) fn last(&mut self, lasts: Duration) {
+        self.lasts = lasts;
     }
 
     /// A node is about to write its first block to a segment, or another one: whether it gets there is another matter.

@@ -47,7 +47,21 @@ impl Total {
 }
 
 /// Runs the seeds on all cores; fails on the first violation, with its seed and its last events.
+///
+/// `COFFERDAM_SEED=17` runs that one alone and prints all its events; `COFFERDAM_SEEDS=100..200` runs those.
 pub fn run_all(simulation: &Simulation, seeds: Range<u64>) -> Total {
+    if let Ok(seed) = env::var("COFFERDAM_SEED") {
+        let report = simulation.clone().keep_trace().run(seed.parse().expect("COFFERDAM_SEED is a number"));
+        report.trace.iter().for_each(|line| println!("{line}"));
+        panic!("one seed alone: {:?}", report.violation.map(|violation| violation.check));
+    }
+    let seeds = match env::var("COFFERDAM_SEEDS") {
+        Ok(range) => {
+            let (first, end) = range.split_once("..").expect("COFFERDAM_SEEDS is a range");
+            first.parse().expect("a number")..end.parse().expect("a number")
+        }
+        Err(_) => seeds,
+    };
     let start = Instant::now();
     let next = AtomicU64::new(seeds.start);
     let threads = thread::available_parallelism().map_or(2, usize::from);

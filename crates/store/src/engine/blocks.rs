@@ -234,12 +234,12 @@ impl Account {
                 let mut out = vec![0; len];
                 key.open_to(block, &sealed, &mut out).map(|_| out)
             });
-            // None: it was drained since it was looked up.
+            // None: it was drained, or sealed anew, since it was looked up.
             if let Some(opened) = opened.await? {
                 return Ok(opened);
             }
         }
-        // Each time it is there and its segment is not.
+        // Each time it is there and its segment, or its key, is not.
         Err(self.damaged(id))
     }
 
@@ -282,7 +282,8 @@ impl Account {
         }
     }
 
-    /// Opens what was read of a block under the key that sealed it; `None` when the block's segment is gone.
+    /// Opens what was read of a block under the key that sealed it; `None` when the block's segment, or that key,
+    /// is gone.
     async fn open(
         &self,
         id: &BlockId,

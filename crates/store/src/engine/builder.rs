@@ -23,7 +23,7 @@ use super::{
 };
 #[cfg(feature = "hot-cache")]
 use crate::hot::HotCache;
-use crate::{BlockStore, Catalog};
+use crate::{BlockStore, Catalog, ReceiptKey};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -47,6 +47,7 @@ pub struct EngineBuilder {
     retention: Duration,
     cryptoperiod: Option<Duration>,
     cryptoperiod_bytes: Option<u64>,
+    receipt_key: Option<ReceiptKey>,
     #[cfg(feature = "hot-cache")]
     hot: Option<crate::HotCacheSettings>,
 }
@@ -75,6 +76,7 @@ impl EngineBuilder {
             retention: 14 * DAY,
             cryptoperiod: Some(365 * DAY),
             cryptoperiod_bytes: None,
+            receipt_key: None,
             #[cfg(feature = "hot-cache")]
             hot: None,
         }
@@ -149,6 +151,12 @@ impl EngineBuilder {
     /// set: every block has a key of its own, so the cipher asks for none.
     pub fn cryptoperiod_bytes(mut self, bytes: Option<u64>) -> Self {
         self.cryptoperiod_bytes = bytes;
+        self
+    }
+
+    /// Signs receipts that a version of a KEK may be disabled. None unless set: then there are no receipts.
+    pub fn receipt_key(mut self, key: ReceiptKey) -> Self {
+        self.receipt_key = Some(key);
         self
     }
 
@@ -248,6 +256,7 @@ impl EngineBuilder {
             retention: self.retention,
             cryptoperiod: self.cryptoperiod,
             cryptoperiod_bytes: self.cryptoperiod_bytes,
+            receipt_key: self.receipt_key,
             segments: Segments::default(),
             gates: Gates::default(),
             fences: Fences::new(catalog.clone(), clock),

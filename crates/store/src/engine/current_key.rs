@@ -119,7 +119,8 @@ impl Account {
         self.engine.keyring.sealing_key(self.shared.id, Provider::Service).await
     }
 
-    /// The key that a block was sealed under; `None` when its segment is gone, and so the block is where it was no longer.
+    /// The key that a block was sealed under; `None` when that is gone, or its segment: then the block is where it was, and
+    /// as it was, no longer.
     pub(super) async fn opening_key(
         &self,
         id: &BlockId,
@@ -139,8 +140,8 @@ impl Account {
             self.engine.keyring.opening_key(self.shared.id, meta.provider, meta.epoch).await
         };
         match key {
-            // No such AEK was ever made: what claims to be sealed under it is not what was written.
-            Err(KeyError::UnknownEpoch(_) | KeyError::UnknownAccount { .. }) => Err(self.damaged(id)),
+            // Sealed anew since it was looked up, and its AEK destroyed; or no such AEK was ever made. Who looks again knows.
+            Err(KeyError::UnknownEpoch(_) | KeyError::UnknownAccount { .. }) => Ok(None),
             key => key.map(|key| Some(WorkKey::Live(key))).map_err(|e| self.key_error(e)),
         }
     }

@@ -8,7 +8,7 @@ use cofferdam_vault::{Meaning, Principal, VaultError, VaultErrorKind, WorkLost};
 use thiserror::Error;
 
 use super::{AccountName, OperationId, RefusedKek};
-use crate::{ArchiveError, StoreError, StoreErrorKind};
+use crate::{ArchiveError, ReceiptError, StoreError, StoreErrorKind};
 
 /// Why an operation of the engine failed. Nothing was stored, unless it says so.
 #[derive(Debug, Error)]
@@ -358,6 +358,9 @@ pub enum EngineError {
         /// Its answer.
         source: VaultError,
     },
+    /// A receipt could not be signed.
+    #[error(transparent)]
+    Receipt(#[from] ReceiptError),
     /// Fresh random bytes could not be had.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
@@ -474,6 +477,7 @@ impl EngineError {
             | Self::NoVault { .. } => Kind::Invalid,
             Self::NewerRecord { .. }
             | Self::Entropy(_)
+            | Self::Receipt(_)
             | Self::Seal(_)
             | Self::Segment { .. }
             | Self::WorkLost(_)

@@ -33,6 +33,7 @@ mod pace;
 mod purge;
 mod records;
 mod reload;
+mod safe;
 mod segment_record;
 mod segments;
 mod telemetry;
@@ -73,8 +74,9 @@ pub use operations::{
     LinkTo, Operation, OperationFailure, OperationHandle, OperationId, OperationKind, OperationStatus,
     Progress, Reencrypt, Step,
 };
+pub use safe::{Needed, SafeToDisable};
 
-use crate::{BlockStore, Catalog};
+use crate::{BlockStore, Catalog, ReceiptKey};
 use account_record::{AccountRecord, Stage, UnverifiedRecord};
 use admission::Admission;
 use archives::{Claims, Ledger};
@@ -132,6 +134,17 @@ impl fmt::Display for BufferMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// An account that is deleted and can be recovered. Times since the Unix epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeletedAccount {
+    /// Its name, which stays taken.
+    pub name: AccountName,
+    /// When it was deleted.
+    pub at: Duration,
+    /// When it is destroyed by itself.
+    pub until: Duration,
 }
 
 /// Accounts and their encrypted blocks. Cheap to clone; all clones are one engine.
@@ -200,6 +213,8 @@ struct Inner {
     /// For how long new blocks are sealed under one epoch, and for how many bytes.
     cryptoperiod: Option<Duration>,
     cryptoperiod_bytes: Option<u64>,
+    /// Signs that a version may be disabled.
+    receipt_key: Option<ReceiptKey>,
     segments: Segments,
     drains: Drains,
     gates: Gates,
@@ -268,7 +283,7 @@ impl Engine {
         Ok(self.remember(name, &record))
     }
 
-    /// The names of up to `limit` accounts in order, from the first after `after`.
+    /// The names of up to `limit` accounts in order, from the first after `after`. Those that are deleted are left out.
     ///
     /// # Errors
     /// [`EngineError::Store`].
@@ -278,7 +293,26 @@ impl Engine {
         limit: usize,
     ) -> Result<Vec<AccountName>, EngineError> {
         self.inner.check_open()?;
-        self.inner.records.list(after, limit).await
+        let live = self.inner.records.list(after, limit.max(1), |stage| stage == Stage::Live).await?;
+        Ok(live.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// The same of accounts that are deleted and can be recovered.
+    ///
+    /// # Errors
+    /// [`EngineError::Store`].
+    pub async fn deleted_accounts(
+        &self,
+        after: Option<&AccountName>,
+        limit: usize,
+    ) -> Result<Vec<DeletedAccount>, EngineError> {
+        self.inner.check_open()?;
+        let deleted = self.inner.records.list(after, limit.max(1), |stage| stage != Stage::Live).await?;
+        let of = |(name, stage)| match stage {
+            Stage::Deleted { at, until } => Some(DeletedAccount { name, at, until }),
+            Stage::Live => None,
+        };
+        Ok(deleted.into_iter().filter_map(of).collect())
     }
 
     /// What happens to keys: changes of state, refreshes, alarms.

@@ -23,7 +23,7 @@ use std::{
 use bytes::Bytes;
 use cofferdam_crypto::AccountId;
 use cofferdam_crypto::planted::{Bug, is_planted};
-use cofferdam_vault::{Clock, Entropy, Timestamp};
+use cofferdam_vault::{Clock, Entropy};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -99,6 +99,16 @@ struct NodeRow {
     beat: u64,
 }
 
+/// The row of another engine, as it was seen last.
+#[derive(Debug)]
+struct Seen {
+    revision: Revision,
+    /// For how long it was seen to stay so.
+    silent: Duration,
+    /// When that was, since boot.
+    looked: Duration,
+}
+
 /// This engine among those that share its catalog.
 #[derive(Debug)]
 pub(super) struct Nodes {
@@ -111,8 +121,8 @@ pub(super) struct Nodes {
     seen: AtomicU64,
     /// Until when its row counts, in nanoseconds since boot.
     live_until: AtomicU64,
-    /// How the rows of the others were first seen as they are.
-    others: Mutex<BTreeMap<NodeId, (Revision, Timestamp)>>,
+    /// How the rows of the others were seen last.
+    others: Mutex<BTreeMap<NodeId, Seen>>,
     /// One look at a time; what is held is the number of the next writing.
     looking: tokio::sync::Mutex<u64>,
     /// Somebody waits for this engine to look.
@@ -210,6 +220,17 @@ impl Nodes {
         Ok(rows.into_iter().filter(|(_, row)| row.seen < number).map(|(id, _)| id).collect())
     }
 
+    /// How many engines live, this one too, and which of the others have not seen the last change.
+    pub(super) async fn standing(&self) -> Result<(u64, Vec<NodeId>), EngineError> {
+        if !self.shared {
+            return Ok((1, Vec::new()));
+        }
+        let (changes, _) = self.changes().await?;
+        let rows = self.look_at_others().await?;
+        let living = rows.len() as u64 + 1;
+        Ok((living, rows.into_iter().filter(|(_, row)| row.seen < changes.last).map(|(id, _)| id).collect()))
+    }
+
     /// Whether this engine, another one than us, is alive as far as we know.
     pub(super) async fn lives(&self, node: NodeId) -> Result<bool, EngineError> {
         if !self.shared {
@@ -227,7 +248,7 @@ impl Nodes {
             after = Some(last.clone());
             rows.extend(page);
         }
-        let now = self.clock.now();
+        let now = self.clock.now().boot;
         let (mut living, mut dead) = (Vec::new(), Vec::new());
         {
             let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
@@ -237,17 +258,19 @@ impl Nodes {
                 let row = serde_json::from_slice(&stored.bytes).ok();
                 // What is not written so is nobody's.
                 let Some((id, row)) = id.zip(row).filter(|(id, _)| *id != self.id) else { continue };
-                let since = match others.get(&id) {
-                    Some((revision, since)) if *revision == stored.revision => *since,
-                    _ => now,
+                let silent = match others.get(&id) {
+                    // By the clock that nobody sets; and who has not looked for longer, as it slept, has seen nobody be silent.
+                    Some(seen) if seen.revision == stored.revision => {
+                        seen.silent + now.saturating_sub(seen.looked).min(self.every)
+                    }
+                    _ => Duration::ZERO,
                 };
-                let age = now.since(&since);
-                if age < self.lease() {
+                if silent < self.lease() {
                     living.push((id, row));
-                } else if age >= self.lease() * 10 {
+                } else if silent >= self.lease() * 10 {
                     dead.push((key, stored.revision.clone()));
                 }
-                known.insert(id, (stored.revision, since));
+                known.insert(id, Seen { revision: stored.revision, silent, looked: now });
             }
             *others = known;
         }

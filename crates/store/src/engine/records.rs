@@ -125,7 +125,7 @@ impl Records {
             if wanted.iter().all(known) {
                 return Ok(());
             }
-            let names = self.list(after.as_ref(), NAMES_PAGE).await?;
+            let names = self.list_all(after.as_ref(), NAMES_PAGE).await?;
             let Some(last) = names.last() else { return Ok(()) };
             after = Some(last.clone());
             for name in &names {
@@ -231,7 +231,8 @@ impl Records {
         self.names.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
-    pub(super) async fn list(
+    /// The names of the next `limit` accounts after this one, deleted ones too.
+    pub(super) async fn list_all(
         &self,
         after: Option<&AccountName>,
         limit: usize,
@@ -239,6 +240,33 @@ impl Records {
         let after = after.map(account_key);
         let rows = self.catalog.list(ACCOUNTS, after.as_deref(), limit).await?;
         rows.iter().map(|(key, _)| AccountName::new(key.strip_prefix(ACCOUNTS).unwrap_or(key))).collect()
+    }
+
+    /// The next `limit` accounts after this one at a stage that fits, with that.
+    pub(super) async fn list(
+        &self,
+        after: Option<&AccountName>,
+        limit: usize,
+        fits: impl Fn(Stage) -> bool + Send,
+    ) -> Result<Vec<(AccountName, Stage)>, EngineError> {
+        let (mut found, mut after) = (Vec::new(), after.map(account_key));
+        loop {
+            let rows = self.catalog.list(ACCOUNTS, after.as_deref(), limit).await?;
+            let Some((last, _)) = rows.last() else { return Ok(found) };
+            after = Some(last.clone());
+            for (key, stored) in rows {
+                let name = AccountName::new(key.strip_prefix(ACCOUNTS).unwrap_or(&key))?;
+                // What is wrong with a record is told to who uses that account.
+                let stage = UnverifiedRecord::parse(&name, &stored.bytes, stored.revision)
+                    .map_or(Stage::Live, |record| record.unverified().stage);
+                if fits(stage) {
+                    found.push((name, stage));
+                    if found.len() == limit {
+                        return Ok(found);
+                    }
+                }
+            }
+        }
     }
 
     /// Notes whose id this is. One id has one name: a record that names another account's id is a copy.

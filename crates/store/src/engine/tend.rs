@@ -109,7 +109,7 @@ impl Inner {
     pub(super) async fn begin_what_is_due(self: &Arc<Self>) -> Result<(), EngineError> {
         let mut after = None;
         loop {
-            let names = self.records.list(after.as_ref(), PAGE).await?;
+            let names = self.records.list_all(after.as_ref(), PAGE).await?;
             let Some(last) = names.last() else { return Ok(()) };
             after = Some(last.clone());
             for name in &names {

@@ -225,3 +225,49 @@ async fn a_block_that_is_stored_as_new_as_it_is_buffered_is_damage_of_that_block
     assert!(!report.is_sound());
     assert_eq!(store.fetch(account(), &id("stored")).await.unwrap().unwrap().1.len(), 130_000);
 }
+
+#[tokio::test]
+async fn removing_an_account_goes_on_over_damage_and_leaves_a_sound_store() {
+    let store = buffering_store().await;
+    let other = AccountId::from_bytes([2; 16]);
+    let BlockOp::Put { id: name, meta, sealed, .. } = put("others", 50, 70_000) else { panic!() };
+    store.commit(vec![BlockOp::Put { account: other, id: name.clone(), meta, sealed }]).await.unwrap();
+    tamper(&store, |tables| {
+        // A block without one of its rows, one said to be longer than can be, a usage that is not what there is, and a
+        // segment of nothing.
+        tables.open_table(ROWS)?.remove(&row_key(Version::new(1), 1))?;
+        let key = block_key(account(), &id("planted"));
+        tables.open_table(BLOCKS)?.insert(&key[..], &self::meta(60, u64::MAX).encode()[..])?;
+        let segment = [account().as_bytes().as_slice(), &[7; 16]].concat();
+        let segment: [u8; 32] = segment.try_into().expect("it has 32 bytes");
+        tables.open_table(SEGMENTS)?.insert(&segment, &[&[1][..], &[0, 0, 0, 0, 0, 0, 0, 5]].concat()[..])?;
+        set_usage(tables, 1, 5)
+    });
+    let mut removed = Vec::new();
+    loop {
+        let n = store.remove_blocks(account(), 2).await.unwrap();
+        if n == 0 {
+            break;
+        }
+        removed.push(n);
+    }
+    assert_eq!(removed, [2, 2, 2], "three stored, two buffered, a segment");
+    let report = store.verify().await.unwrap();
+    assert!(report.is_sound() && (report.blocks, report.buffered_blocks) == (1, 0), "{report:?}");
+    assert_eq!(store.fetch(other, &name).await.unwrap().unwrap().1.len(), 70_000);
+    assert_eq!(store.last_version().await.unwrap(), Version::new(50));
+}
+
+#[tokio::test]
+async fn a_table_that_this_program_does_not_know_is_not_left_behind_by_a_compaction() {
+    let store = buffering_store().await;
+    let newer: redb::TableDefinition<'_, u64, u64> = redb::TableDefinition::new("newer");
+    tamper(&store, |tables| {
+        tables.open_table(newer)?.insert(1, 2)?;
+        Ok(())
+    });
+    let error = store.compact().await.unwrap_err();
+    assert!(matches!(error.kind(), StoreErrorKind::NewerFormat { .. }), "{error}");
+    assert!(error.to_string().contains("newer"), "{error}");
+    assert_eq!(store.fetch(account(), &id("stored")).await.unwrap().unwrap().1.len(), 130_000);
+}

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use super::{ImportOptions, keys};
 use crate::{
-    Applied, BlockMeta, BlockOp, Place, StoreError, StoreErrorKind,
+    BlockMeta, BlockOp, Place, StoreError, StoreErrorKind,
     archive::{ArchiveRecord, Loading},
     engine::{
         EngineError, Inner,
@@ -65,7 +65,13 @@ pub(super) struct Load<'a> {
 struct Keys {
     account: BTreeMap<(ProviderKind, Epoch), Arc<Sealer>>,
     since: Option<Timestamp>,
-    segments: BTreeMap<SegmentId, (SegmentRecord, Option<(Arc<Sealer>, Timestamp)>)>,
+    segments: BTreeMap<SegmentId, Segment>,
+}
+
+/// A segment of the archive, and its key while that was unwrapped of late.
+struct Segment {
+    record: SegmentRecord,
+    key: Option<(Arc<Sealer>, Timestamp)>,
 }
 
 impl<'a> Load<'a> {
@@ -105,7 +111,7 @@ impl<'a> Load<'a> {
     fn segment(&mut self, id: SegmentId, bytes: &[u8]) -> Result<(), EngineError> {
         // Its tag was checked when it was exported; the archive's, which was checked here, vouches for that.
         let read = UnverifiedSegment::parse(self.old.id, id, bytes).map_err(|reason| self.old.bad(reason))?;
-        self.keys.segments.insert(id, (read.unverified().clone(), None));
+        self.keys.segments.insert(id, Segment { record: read.unverified().clone(), key: None });
         Ok(())
     }
 
@@ -140,11 +146,8 @@ impl<'a> Load<'a> {
         let (account, mut op) = (*account, op.clone());
         for _ in 0..VERSION_TRIES {
             match self.engine.blocks.commit(vec![op]).await {
-                // What was buffered of it is newer.
-                Ok(applied) if matches!(applied.first(), Some(Applied::Superseded { .. })) => return Ok(()),
-                Ok(_) => {
-                    return Ok(());
-                }
+                // Also where what was buffered of it is newer, and is there already.
+                Ok(_) => return Ok(()),
                 Err(e) if e.kind() == StoreErrorKind::Conflict => {
                     let last = self.engine.blocks.last_version().await?;
                     self.engine.last_version.fetch_max(last.number(), Ordering::Relaxed);
@@ -243,8 +246,10 @@ impl<'a> Load<'a> {
     async fn segment_key(&mut self, segment: SegmentId, of: &BlockId) -> Result<Arc<Sealer>, EngineError> {
         let now = self.engine.clock.now();
         let refresh = self.engine.policy.refresh();
-        let Some((record, held)) = self.keys.segments.get(&segment) else { return Err(self.damaged(of)) };
-        if let Some((key, since)) = held
+        let Some(Segment { record, key }) = self.keys.segments.get(&segment) else {
+            return Err(self.damaged(of));
+        };
+        if let Some((key, since)) = key
             && now.since(since) < refresh
         {
             return Ok(key.clone());
@@ -266,8 +271,8 @@ impl<'a> Load<'a> {
                     Ok(aeks) => {
                         let Some(aek) = aeks.first() else { return Err(self.damaged(of)) };
                         let key = Arc::new(Sealer::new(aek, wrapped.scope));
-                        if let Some((_, held)) = self.keys.segments.get_mut(&segment) {
-                            *held = Some((key.clone(), now));
+                        if let Some(held) = self.keys.segments.get_mut(&segment) {
+                            held.key = Some((key.clone(), now));
                         }
                         return Ok(key);
                     }

@@ -1,0 +1,29 @@
+//! Rotation, linking and deletion, in thousands of small worlds in which everything fails.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+mod support;
+
+use std::time::Duration;
+
+use cofferdam_sim::{Scenario, Simulation};
+use support::*;
+
+#[test]
+fn rotation_linking_and_deletion_lose_nothing_and_refuse_nobody_whatever_fails() {
+    let scenario = Scenario::new().operations(Some(Duration::from_secs(30)));
+    let total = run_all(&Simulation::new(scenario), 0..scale(100, 10_000));
+    total.print("operations on accounts, two nodes on one catalog");
+    let counts = &total.counts;
+    assert!(counts.kek_rotations > 0 && counts.aek_rotations > 0 && counts.reencrypted > 0, "{counts}");
+    assert!(counts.links > 0 && counts.unlinks > 0 && counts.deletes > 0 && counts.purges > 0, "{counts}");
+    assert!(counts.conflicts > 0 && counts.versions_retired > 0 && counts.crashes > 0, "{counts}");
+}
