@@ -1,5 +1,7 @@
 //! The command line: what there is, and what each thing means.
 
+mod keys;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{
@@ -15,8 +17,13 @@ use crate::{
     values::{ByteRange, Size, account_name, block_id, duration, key_id},
 };
 
+pub(crate) use keys::{
+    AddKek, Archives, Export, Import, Link, Operations, OperationsCommand, RemoveKek, RotateAek, RotateKek,
+    SafeToDisable, Switch, Unlink, VerifyReceipt,
+};
+
 const AFTER_HELP: &str = "\
-Exit codes: 0 done, 1 anything else, 2 usage, 3 key revoked, 4 key unavailable, 5 corrupt or tampered, 6 not found.
+Exit codes: 0 done, 1 anything else, 2 usage, 3 key revoked, 4 key unavailable, 5 corrupt or tampered, 6 not found, 7 not yet.
 The passphrase of a home's vaults comes from COFFERDAM_PASSPHRASE or --passphrase-file, never from an argument.
 Try `cofferdam demo` first.";
 
@@ -33,7 +40,7 @@ pub(crate) struct Cli {
     /// Reads the passphrase of the home's vaults from this file
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) passphrase_file: Option<PathBuf>,
-    /// Leaves blocks that can be drained from the buffer to the next command, instead of waiting for them
+    /// Leaves drains and operations to the next command, instead of waiting for them
     #[arg(long, global = true)]
     pub(crate) no_wait: bool,
     #[command(subcommand)]
@@ -49,7 +56,7 @@ pub(crate) enum Command {
     /// Works on the customer's vault, also while a writer has the home open
     #[command(subcommand)]
     Vault(Vault),
-    /// Makes and lists accounts
+    /// Makes, lists, deletes and recovers accounts
     #[command(subcommand)]
     Account(AccountCommand),
     /// Stores one block; prints Stored or Buffered, its id, version, length and SHA-256
@@ -68,8 +75,32 @@ pub(crate) enum Command {
     Status(Status),
     /// Reads and verifies the whole store, and opens every block
     Verify(Verify),
-    /// Prints the header of a sealed block, which needs no key and proves nothing
+    /// Prints the header of a sealed block or of an archive, which needs no key and proves nothing
     Inspect(Inspect),
+    /// Wraps an account's keys under another KEK, or another version of it; touches no block
+    RotateKek(RotateKek),
+    /// Starts a new key of an account's own (AEK) for what is written from now on
+    RotateAek(RotateAek),
+    /// Wraps an account's keys under one KEK more: an outage of one is bridged by another, a denial by any revokes
+    AddKek(AddKek),
+    /// Takes one of an account's KEKs away, also one that has revoked it; another must unwrap
+    RemoveKek(RemoveKek),
+    /// Moves an account from the service's key to the customer's
+    Link(Link),
+    /// Moves an account from the customer's key to the service's
+    Unlink(Unlink),
+    /// Lists operations: how each stands, how far it came, what it waits for, why it failed
+    Operations(Operations),
+    /// Says whether nothing needs a version of a KEK any longer, so that it may be disabled: exit code 7 for not yet
+    SafeToDisable(SafeToDisable),
+    /// Checks what safe-to-disable wrote, with a public key alone
+    VerifyReceipt(VerifyReceipt),
+    /// Writes an account's blocks, sealed as they are, and its record to one file
+    Export(Export),
+    /// Lists the archives that were exported of an account, which keep its KEKs needed
+    Archives(Archives),
+    /// Makes an account of what export wrote, under a new epoch
+    Import(Import),
 }
 
 const INGEST_HELP: &str = "\
@@ -249,7 +280,47 @@ pub(crate) enum AccountCommand {
         write_only_buffer: bool,
     },
     /// Lists accounts
-    List,
+    List {
+        /// Those too that are deleted and can be recovered
+        #[arg(long)]
+        deleted: bool,
+    },
+    /// Deletes an account: nothing is read or written, and it can be recovered for 14 days
+    Delete {
+        /// The account
+        #[arg(value_parser = account_name)]
+        name: AccountName,
+    },
+    /// Brings a deleted account back, with its blocks
+    Recover {
+        /// The account
+        #[arg(value_parser = account_name)]
+        name: AccountName,
+    },
+    /// Destroys the keys of a deleted account before its time, then its blocks; nothing brings it back
+    Purge {
+        /// The account
+        #[arg(value_parser = account_name)]
+        name: AccountName,
+        /// Says that this is meant
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Keeps an account from being purged before its time, once it is deleted; that can't be taken back
+    Protect {
+        /// The account
+        #[arg(value_parser = account_name)]
+        name: AccountName,
+    },
+    /// Has an account go to the latest versions of its KEKs by itself: of those that were set without a version
+    FollowLatest {
+        /// The account
+        #[arg(value_parser = account_name)]
+        name: AccountName,
+        /// Whether it does
+        #[arg(value_enum)]
+        switch: Switch,
+    },
 }
 
 #[derive(Debug, Args)]

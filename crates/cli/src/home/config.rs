@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use cofferdam_crypto::KeyId;
 use cofferdam_keyring::{Policy, PolicyError};
-use cofferdam_store::{EmbeddedStore, Engine, EngineBuilder};
+use cofferdam_store::{EmbeddedStore, Engine, EngineBuilder, ReceiptKey};
 use cofferdam_vault::{Clock, SystemClock, VaultRegistry};
 use serde::{Deserialize, Serialize};
 
@@ -153,11 +153,16 @@ impl Config {
         &self,
         store: EmbeddedStore,
         vaults: VaultRegistry,
+        receipt_key: Option<ReceiptKey>,
     ) -> Result<EngineBuilder, PolicyError> {
         let engine = Engine::builder(Arc::new(store), vaults, self.service_kek.clone())
             .policy(self.key_times.policy()?)
             .max_block_len(MAX_BLOCK_LEN)
             .in_flight(IN_FLIGHT);
+        let engine = match receipt_key {
+            Some(key) => engine.receipt_key(key),
+            None => engine,
+        };
         Ok(self.buffer.apply(engine))
     }
 

@@ -80,7 +80,7 @@ impl Engine {
 }
 
 /// The account's part; not to be believed before the archive's tag was checked.
-fn parse(bytes: &[u8]) -> Result<AccountPart, EngineError> {
+pub(super) fn parse(bytes: &[u8]) -> Result<AccountPart, EngineError> {
     let bad = |reason: String| {
         let what = "the account's part (record 0)".into();
         EngineError::Archive(ArchiveError::Damaged { at: 9, what, reason })

@@ -11,6 +11,7 @@ mod import;
 mod keys;
 mod ledger;
 mod load;
+mod overview;
 
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
@@ -23,6 +24,7 @@ pub(super) use claims::Claims;
 pub use keys::{Refusal, RefusedKek};
 pub use ledger::ArchiveEntry;
 pub(super) use ledger::Ledger;
+pub use overview::ArchiveOverview;
 
 use super::{AccountName, EngineError, account_record::AccountRecord};
 use crate::ArchiveCounts;

@@ -7,7 +7,7 @@
 //!
 //! Not its job: that nobody seals under an older key any longer: that is waited for before (`announce`).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{BlockId, Epoch, Provider, plaintext_len};
@@ -32,8 +32,9 @@ use crate::{
 const PAGE: usize = 256;
 /// How many sealed bytes go into one commit, a single larger block aside.
 const BATCH_BYTES: u64 = 1 << 20;
-/// How many blocks are done between two notes of how far it came.
+/// How many blocks are done, or how much time is gone, between two notes of how far it came.
 const NOTED_EVERY: u64 = 1024;
+const NOTED_AFTER: Duration = Duration::from_secs(1);
 
 type Row = (BlockId, BlockMeta);
 
@@ -51,7 +52,7 @@ pub(super) async fn reencrypt(task: &Task, begun: &Begun) -> Result<(), Stop> {
             return Err(Stop::Wait(why));
         }
         if found == 0 {
-            return Ok(());
+            return work.note().await;
         }
         work.after = None;
     }
@@ -66,6 +67,7 @@ struct Work<'a> {
     done: u64,
     total: u64,
     noted: u64,
+    noted_at: Instant,
     seen: u64,
 }
 
@@ -84,10 +86,12 @@ impl<'a> Work<'a> {
             done: progress.done,
             total: progress.total,
             noted: progress.done,
+            noted_at: Instant::now(),
             seen: 0,
         };
         if work.total == 0 {
             work.total = work.count().await?;
+            work.note().await?;
         }
         Ok(work)
     }
@@ -147,7 +151,7 @@ impl<'a> Work<'a> {
                 }
             }
             self.after = Some(last);
-            if self.done - self.noted >= NOTED_EVERY {
+            if self.done - self.noted >= NOTED_EVERY || self.noted_at.elapsed() >= NOTED_AFTER {
                 self.note().await?;
             }
         }
@@ -161,7 +165,7 @@ impl<'a> Work<'a> {
             row.last.cursor = cursor.clone();
         });
         note.await?;
-        self.noted = done;
+        (self.noted, self.noted_at) = (done, Instant::now());
         Ok(())
     }
 
