@@ -173,6 +173,8 @@ const PROOFS: &[Proof] = &[
         "cofferdam-store",
         "embedded_compaction",
         "a power failure at any step of a compaction loses nothing, and what was removed is in no file after it",
+    ),
+    proof(
         "cofferdam-keyring",
         "several_keks",
         "an outage of one KEK is bridged for a day and no longer, and a denial by any is a revocation",
