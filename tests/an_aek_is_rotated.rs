@@ -63,6 +63,7 @@ async fn re_encryption_leaves_nothing_under_the_old_epoch_and_its_wraps_are_dest
     assert_eq!((at.version, at.epoch), (version, Epoch::new(2)), "a block keeps its version");
     let epochs = record(&world).await["customer"]["epochs"].clone();
     assert_eq!(epochs.as_array().unwrap().len(), 1, "{epochs}");
+    world.engine.compact().await.unwrap();
     assert!(!world::holds(world.path(), before.as_str().unwrap().as_bytes()), "a wrap is in the file still");
     // The KEK's former version was never needed for that: a new one takes its place, and it can be deleted.
     let new = world.customer.new_version("payroll").await.unwrap();

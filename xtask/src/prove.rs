@@ -178,7 +178,26 @@ const PROOFS: &[Proof] = &[
         "cofferdam-store",
         "embedded_compaction",
         "a power failure at any step of a compaction loses nothing, and what was removed is in no file after it",
+        "cofferdam-keyring",
+        "several_keks",
+        "an outage of one KEK is bridged for a day and no longer, and a denial by any is a revocation",
     ),
+    planted(
+        "cofferdam-keyring",
+        "planted_keks",
+        "every defect of several KEKs and epochs that is planted on purpose is found",
+    ),
+    proof(
+        "cofferdam",
+        "archive_restores_an_account",
+        "an archive of mixed keys and epochs restores every block elsewhere, three rotations later",
+    ),
+    proof(
+        "cofferdam",
+        "archive_is_refused",
+        "a damaged or forged archive is refused with nothing imported, and no vault is asked that is not allowed",
+    ),
+    planted("cofferdam", "archive_is_refused", "an import that checks no tag, or asks any vault, shows"),
 ];
 
 /// Runs the proofs whose title or target contains one of `words`, all when there are none; whether they held.

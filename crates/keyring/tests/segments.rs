@@ -196,3 +196,25 @@ async fn a_vault_is_asked_for_segments_no_oftener_than_its_budget_allows() {
     }
     assert!(began.elapsed() >= 40 * SECOND, "{:?}", began.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_segment_under_several_keks_is_unwrapped_by_the_first_that_answers_each_in_its_own_vault() {
+    let world = World::several(2, Policy::default(), VaultBudget::default());
+    let account = world.account(1).await;
+    world.wrap_under(account, &[(0, 1), (1, 1)]).await;
+    world.key(account).await.unwrap();
+    let wraps = world.wrap(&world.keks(account), &aek(7), scope(account, 7)).await;
+    let of = WrappedAek::new(&aek(7), scope(account, 7), wraps);
+    world.vault(0).answer(Answer::Fail(VaultErrorKind::Unavailable));
+    let before = world.vault(1).unwraps();
+    world.keyring.unwrap_segment(&of).await.unwrap();
+    assert_eq!(world.vault(1).unwraps() - before, 1);
+    // A denial is not asked around.
+    world.vault(0).answer(Answer::Work);
+    let wraps = world.wrap(&world.keks(account), &aek(8), scope(account, 8)).await;
+    let of = WrappedAek::new(&aek(8), scope(account, 8), wraps);
+    world.vault(0).answer(Answer::Fail(VaultErrorKind::AccessDenied));
+    let before = world.vault(1).unwraps();
+    assert_eq!(kind(world.keyring.unwrap_segment(&of).await.unwrap_err()), VaultErrorKind::AccessDenied);
+    assert_eq!(world.vault(1).unwraps(), before);
+}

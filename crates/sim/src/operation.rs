@@ -287,7 +287,9 @@ impl Operation<'_> {
                 // A block of a segment needs that one's key as well.
                 let is_of_segment = of.views.any(|view| view.writes_only)
                     && matches!(request, Request::Get(_) | Request::Range(..));
-                if matches!(**source, KeyError::Unavailable { provider: Provider::Customer, .. })
+                // By whose key it is told that the service's is unavailable does not matter.
+                if let KeyError::Unavailable { provider: Provider::Customer, fault, .. } = &**source
+                    && !matches!(fault, Fault::ServiceKey(_))
                     && self.needs_no_customer(of, request)
                 {
                     let what = format!("{} has no key that could be unavailable: {source}", self.seat.name);

@@ -276,6 +276,16 @@ impl Task {
                 Err((failed, _)) if failed.kind() == VaultErrorKind::Corrupt && !is_newest(of, record) => {
                     answer.corrupt.push((of, failed));
                 }
+                // It has just said yes to another: a replica lags. That is no answer to agree with.
+                Err((failed, sent))
+                    if failed.kind() == VaultErrorKind::KeyNotFound && answer.sent.is_some() =>
+                {
+                    let message = format!("it unwraps a newer epoch, and said: {failed}");
+                    let lags = VaultError::new(VaultErrorKind::Unavailable, message);
+                    let lags = failed.key_id().into_iter().fold(lags, VaultError::about);
+                    answer.failed = Some((lags, sent));
+                    break;
+                }
                 Err(failed) => {
                     answer.failed = Some(failed);
                     break;

@@ -103,10 +103,14 @@ impl Kept {
         self.keks.iter().map(|(principal, _)| principal.as_deref())
     }
 
-    /// Whose vault has this KEK; that of the first where it is none of the account's any longer.
+    /// Whose vault has this KEK. One that is none of the account's any longer may be an earlier version of one that is: it
+    /// is looked for where that one is whose name begins most like it, the first of those.
     pub(super) fn principal_of(&self, key_id: Option<&KeyId>) -> Option<&Principal> {
-        let kek = self.keks.iter().find(|(_, kek)| Some(kek) == key_id).or(self.keks.first());
-        kek.and_then(|(principal, _)| principal.as_deref())
+        let sought = key_id.map_or("", KeyId::as_str);
+        let alike = |(_, kek): &&KekName| {
+            std::cmp::Reverse(kek.as_str().bytes().zip(sought.bytes()).take_while(|(a, b)| a == b).count())
+        };
+        self.keks.iter().min_by_key(alike).and_then(|(principal, _)| principal.as_deref())
     }
 
     /// Since when the KEK at this place is bridged.
@@ -247,6 +251,9 @@ mod tests {
         let since = Timestamp { boot: 100 * second, wall: 1_000 * second };
         assert_eq!(kept.bridged_since(1), Some(since));
         assert_eq!(kept.principal_of(Some(&kek(2))), Some(&Principal::new("another")));
+        let earlier = KeyId::new("test://vault/keys/2/0").unwrap();
+        assert_eq!(kept.principal_of(Some(&earlier)), Some(&Principal::new("another")));
+        assert_eq!(kept.principal_of(None), Some(&Principal::new("tenant")));
         assert_eq!(kept.principal_of(Some(&kek(7))), Some(&Principal::new("tenant")));
         let again = Kept::new(&record, &names, now);
         assert!(Arc::ptr_eq(&kept.keks, &again.keks));

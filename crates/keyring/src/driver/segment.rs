@@ -26,6 +26,7 @@ use super::{
     ask::not_asked,
     call,
     entry::{Entry, For},
+    kept,
     lane::Lane,
     signal::Flag,
 };
@@ -266,21 +267,40 @@ impl Call {
         *self.flight.answer() = Some(answer);
     }
 
+    /// Asks the KEKs that the segment is wrapped by, one after another, until one answers.
     async fn ask(&self) -> Result<Arc<Sealer>, KeyError> {
-        let account = self.of.scope.account;
         let record = self.entry.desk().record.clone();
-        let kek = self.of.wraps.first().map(|wrap| &wrap.key_id);
-        let principal = record.and_then(|record| record.principal_of(kek).cloned());
+        let mut kek = 0;
+        loop {
+            let answer = self.ask_kek(record.as_deref(), kek).await;
+            kek += 1;
+            match &answer {
+                Err(KeyError::Unavailable { fault: Fault::Vault { kind, .. }, .. })
+                    if kind.meaning() == Meaning::Outage && kek < self.of.wraps.len() => {}
+                _ => return answer,
+            }
+        }
+    }
+
+    async fn ask_kek(&self, record: Option<&kept::Kept>, kek: usize) -> Result<Arc<Sealer>, KeyError> {
+        let account = self.of.scope.account;
+        let key_id = self.of.wraps.get(kek).map(|wrap| &wrap.key_id);
+        let principal = record.and_then(|record| record.principal_of(key_id).cloned());
         let found = principal.as_ref().and_then(|principal| {
             let lane = self.shared.lanes.named(Provider::Customer, Some(principal))?;
             Some((self.shared.parts.vaults.customer(principal)?.clone(), lane.clone()))
         });
         let Some((vault, lane)) = found else { return Err(KeyError::NoVault { account, principal }) };
-        self.unwrap(&*vault, &lane).await.map_err(|failed| self.failed(&failed))
+        self.unwrap(&*vault, &lane, kek).await.map_err(|failed| self.failed(&failed))
     }
 
-    async fn unwrap(&self, vault: &dyn KeyVault, lane: &Arc<Lane>) -> Result<Arc<Sealer>, VaultError> {
-        let wrapped = call::wrap_of(&self.of, 0, "the segment has no wrap of its key")?;
+    async fn unwrap(
+        &self,
+        vault: &dyn KeyVault,
+        lane: &Arc<Lane>,
+        kek: usize,
+    ) -> Result<Arc<Sealer>, VaultError> {
+        let wrapped = call::wrap_of(&self.of, kek, "the segment has no wrap of its key")?;
         let throttled = |throttled| not_asked(&throttled).about(&wrapped.key_id);
         let mut turn = lane.turn(Kind::Cold).await.map_err(throttled)?;
         let sent = self.entry.now();

@@ -54,6 +54,9 @@ pub fn run() {
         if draw(4) == 0 {
             tasks.push(future::spawn(world.clone().close()));
         }
+        if draw(3) == 0 {
+            tasks.push(future::spawn(world.clone().reload()));
+        }
         for task in tasks {
             task.await.unwrap();
         }
@@ -174,6 +177,21 @@ impl World {
             self.pause().await;
             self.judge.note(|| "forget".to_owned());
             self.keyring.forget(account(0));
+        }
+    }
+
+    /// The same, and has it read again while the keys serve on.
+    async fn reload(self: Arc<Self>) {
+        for _ in 0..1 + draw(2) {
+            self.pause().await;
+            self.judge.note(|| "reload".to_owned());
+            let begun = time::now();
+            let reloaded = self.keyring.reload(account(0)).await;
+            self.judge.note(|| format!("reloaded: {reloaded:?}"));
+            self.was_answered(begun);
+            if let Err(error) = reloaded {
+                self.was_refused(account(0), &error);
+            }
         }
     }
 

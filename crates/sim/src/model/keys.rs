@@ -21,6 +21,9 @@ const AGREE_WITHIN: Duration = Duration::from_secs(5);
 /// How long what was learnt may take to take effect where a store is asked in between.
 const SETTLES_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long it takes within an attempt from one answer to the next question.
+const SAME_ATTEMPT: Duration = Duration::from_millis(2);
+
 /// What came of a call to a vault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -144,6 +147,14 @@ impl Use {
     fn changed_since(&self, seq: u64) -> bool {
         self.views.changed.is_some_and(|changed| changed.seq > seq)
     }
+}
+
+/// Whether an attempt went well in which a KEK said yes: not if it was asked for an older epoch at once, and failed.
+fn is_whole(calls: &[Answered], yes: &Answered) -> bool {
+    let next = calls.iter().filter(|call| call.kek == yes.kek && call.sent.seq > yes.answered.seq);
+    next.min_by_key(|call| call.sent.seq).is_none_or(|next| {
+        next.verdict == Verdict::Verified || next.sent.at.saturating_sub(yes.answered.at) > SAME_ATTEMPT
+    })
 }
 
 /// All that is known of keys.
@@ -346,17 +357,29 @@ impl Keys {
     /// was verified.
     fn confirmed(&self, node: usize, account: AccountId, of: impl Fn(&Answered) -> bool) -> Option<Moment> {
         let mut keks = BTreeMap::<&KeyId, (Option<Moment>, Vec<Moment>)>::new();
+        // What was absent before a KEK last said yes, and when that was.
+        let mut said_yes = BTreeMap::<&KeyId, (Duration, Vec<Moment>)>::new();
         for call in self.calls(node, account, Provider::Customer).iter().filter(|call| of(call)) {
             let (confirmed, absent) = keks.entry(&call.kek).or_default();
             match call.verdict {
                 Verdict::Verified => {
-                    absent.clear();
+                    said_yes.insert(&call.kek, (call.answered.at, std::mem::take(absent)));
                     if confirmed.is_some_and(|denial| denial.seq < call.sent.seq) {
                         *confirmed = None;
                     }
                 }
                 // Of a wrap that the record has no longer: that is news of the record, not of the key.
                 Verdict::Denied(_) if !call.is_current => {}
+                // In one attempt it said yes to the newest epoch and no to an older one: that is neither.
+                Verdict::Denied(VaultErrorKind::KeyNotFound)
+                    if said_yes
+                        .get(&call.kek)
+                        .is_some_and(|(at, _)| call.sent.at.saturating_sub(*at) <= SAME_ATTEMPT) =>
+                {
+                    if let Some((_, before)) = said_yes.remove(&call.kek) {
+                        *absent = before;
+                    }
+                }
                 Verdict::Denied(VaultErrorKind::KeyNotFound) => {
                     let now = call.answered.clock;
                     absent.retain(|earlier| now.since(&earlier.clock) < AGREE_WITHIN);
@@ -503,7 +526,10 @@ impl Keys {
             return Ok(());
         }
         let served = |call: &&Answered| {
-            call.verdict == Verdict::Verified && call.answered.seq < of.begun.seq && call.kek == *kek
+            call.verdict == Verdict::Verified
+                && call.answered.seq < of.begun.seq
+                && call.kek == *kek
+                && is_whole(calls, call)
         };
         let verified = calls.iter().filter(served).max_by_key(|call| call.sent.seq);
         // An operation's is of no use to others, and a key that changed meanwhile is another one.
@@ -647,7 +673,8 @@ impl Keys {
             .iter()
             .rfind(|call| call.verdict == Verdict::Verified)
             .filter(|call| call.answered.at + SETTLES_WITHIN < of.begun.at)
-            .filter(|call| of.only_kek().is_some_and(|kek| call.kek == *kek && !call.is_doubtful));
+            .filter(|call| of.only_kek().is_some_and(|kek| call.kek == *kek && !call.is_doubtful))
+            .filter(|call| is_whole(self.calls(of.node, of.account, Provider::Customer), call));
         match (self.rows.get(&of.account), verified) {
             (None, _) => {
                 let what = format!("{} was refused as revoked; its vault had not said so", of.account);

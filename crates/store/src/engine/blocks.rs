@@ -205,6 +205,7 @@ impl Account {
     pub async fn get(&self, id: &BlockId) -> Result<Bytes, EngineError> {
         self.check_open().await?;
         let _under_way = self.engine.pace.foreground();
+        self.engine.be_live().await?;
         self.owner().await?;
         self.get_whole(id).await
     }
@@ -250,6 +251,7 @@ impl Account {
     pub async fn get_range(&self, id: &BlockId, range: Range<u64>) -> Result<Bytes, EngineError> {
         self.check_open().await?;
         let _under_way = self.engine.pace.foreground();
+        self.engine.be_live().await?;
         self.owner().await?;
         let outside = |len| EngineError::Range { block: id.clone(), range: range.clone(), len };
         for _ in 0..LOOKS {

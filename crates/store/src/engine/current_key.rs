@@ -73,7 +73,10 @@ impl Account {
 
     pub(super) async fn sealing_key(&self) -> Result<LiveKey, EngineError> {
         let current = self.current_key().await?;
-        current.handle.sealing_key().await.map_err(|e| self.key_error(e))
+        match current.handle.sealing_key().await {
+            Ok(key) => Ok(key),
+            Err(e) => Err(self.refused(e).await),
+        }
     }
 
     /// A key to seal a write under, and where the write goes. For a write-only buffer it is the service's, which
@@ -98,7 +101,7 @@ impl Account {
         };
         if !buffers || !may_buffer(&refusal) {
             self.engine.segments.forget(self.shared.id);
-            return Err(self.key_error(refusal));
+            return Err(self.refused(refusal).await);
         }
         let service = match service {
             Some(Ok(key)) if key.still_usable() => Ok(key),
@@ -148,7 +151,7 @@ impl Account {
 
     /// The account's own key, which every read needs, whatever key it opens with.
     pub(super) async fn owner(&self) -> Result<Option<LiveKey>, EngineError> {
-        if is_planted(Bug::BufferReadWithoutKey) {
+        if is_planted(Bug::BufferReadWithoutKey) || is_planted(Bug::LinkedReadWithoutKey) {
             return Ok(None);
         }
         self.sealing_key().await.map(Some)
@@ -171,6 +174,17 @@ impl Account {
                 key.map(Some).map_err(|e| self.key_error(e))
             }
         }
+    }
+
+    /// What a refusal means: where there is no such key, the account may be deleted, and this engine not have heard of it.
+    async fn refused(&self, e: KeyError) -> EngineError {
+        if matches!(e, KeyError::UnknownAccount { .. })
+            && let Ok(record) = self.engine.records.load(&self.shared.name).await
+            && let Stage::Deleted { until, .. } = record.unverified().stage
+        {
+            return EngineError::AccountDeleted { account: self.shared.name.clone(), until };
+        }
+        self.key_error(e)
     }
 
     pub(super) fn key_error(&self, e: KeyError) -> EngineError {

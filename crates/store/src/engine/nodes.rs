@@ -81,12 +81,10 @@ struct Changes {
 
 impl Changes {
     /// The accounts that changed since this number; `None` when that is longer ago than what is kept.
-    fn since(&self, seen: u64) -> Option<Vec<AccountId>> {
+    fn since(&self, seen: u64) -> Option<Vec<(u64, AccountId)>> {
         let first = self.recent.first().map_or(self.last + 1, |(number, _)| *number);
-        (seen + 1 >= first).then(|| {
-            let later = self.recent.iter().filter(|(number, _)| *number > seen);
-            later.map(|(_, account)| *account).collect()
-        })
+        (seen + 1 >= first)
+            .then(|| self.recent.iter().copied().filter(|(number, _)| *number > seen).collect())
     }
 }
 
@@ -125,6 +123,8 @@ pub(super) struct Nodes {
     others: Mutex<BTreeMap<NodeId, Seen>>,
     /// One look at a time; what is held is the number of the next writing.
     looking: tokio::sync::Mutex<u64>,
+    /// Since when a change could not be taken note of, as time since boot.
+    failing: Mutex<Option<Duration>>,
     /// Somebody waits for this engine to look.
     pub(super) wake: Notify,
 }
@@ -149,6 +149,7 @@ impl Nodes {
             live_until: AtomicU64::new(0),
             others: Mutex::default(),
             looking: tokio::sync::Mutex::new(0),
+            failing: Mutex::default(),
             wake: Notify::new(),
         })
     }
@@ -185,6 +186,22 @@ impl Nodes {
         if let Ok(Some(stored)) = self.catalog.load(&key).await {
             let _ = self.catalog.swap(&key, Some(&stored.revision), None).await;
         }
+    }
+
+    /// Whether this engine has taken note of this change.
+    pub(super) fn has_seen(&self, number: u64) -> bool {
+        !self.shared || self.seen.load(Ordering::Acquire) >= number
+    }
+
+    /// A change can't be taken note of: whether that has been so for longer than others should wait.
+    fn fails_for_long(&self) -> bool {
+        let now = self.clock.now().boot;
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        now.saturating_sub(*failing.get_or_insert(now)) >= self.lease()
+    }
+
+    fn succeeds(&self) {
+        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Whether others wait for this engine still, so that it may commit.
@@ -319,12 +336,30 @@ impl Inner {
         let mut beat = nodes.looking.lock().await;
         let (changes, _) = nodes.changes().await?;
         let seen = nodes.seen.load(Ordering::Acquire);
-        if changes.last > seen {
-            for account in changes.since(seen).unwrap_or_else(|| self.records.known()) {
-                self.reload(account).await?;
+        let everything = || self.records.known().into_iter().map(|account| (seen, account)).collect();
+        let later = changes.since(seen).unwrap_or_else(everything);
+        let (mut upto, mut whole) = (seen, true);
+        for (number, account) in later {
+            match self.reload(account).await {
+                Ok(()) => {}
+                Err(e @ (EngineError::Closed | EngineError::Store(_))) => return Err(e),
+                Err(error) if nodes.fails_for_long() => {
+                    tracing::warn!(target: "cofferdam::audit", %account, %error, "put out of use: its record can't be read");
+                    self.put_out_of_use(account).await;
+                }
+                // Others wait for this engine meanwhile.
+                Err(error) => {
+                    tracing::warn!(target: "cofferdam::audit", %account, %error, "a change can't be taken note of yet");
+                    whole = false;
+                    break;
+                }
             }
+            upto = number;
         }
-        nodes.say(changes.last, &mut beat).await
+        if whole {
+            nodes.succeeds();
+        }
+        nodes.say(if whole { changes.last } else { upto }, &mut beat).await
     }
 
     /// Looks first where others may have ceased to wait for this engine. Not to be called by who has entered a gate: who
@@ -359,8 +394,8 @@ mod tests {
         let account = |n: u8| AccountId::from_bytes([n; 16]);
         let changes = Changes { last: 9, recent: vec![(7, account(7)), (8, account(8)), (9, account(9))] };
         assert_eq!(changes.since(9), Some(vec![]));
-        assert_eq!(changes.since(8), Some(vec![account(9)]));
-        assert_eq!(changes.since(6), Some(vec![account(7), account(8), account(9)]));
+        assert_eq!(changes.since(8), Some(vec![(9, account(9))]));
+        assert_eq!(changes.since(6), Some(vec![(7, account(7)), (8, account(8)), (9, account(9))]));
         assert_eq!(changes.since(5), None);
         assert_eq!(Changes::default().since(0), Some(vec![]));
     }

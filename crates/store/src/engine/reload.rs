@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{AccountId, Provider};
-use cofferdam_keyring::LiveKey;
+use cofferdam_keyring::{KeyError, LiveKey};
 
 use super::{
     AccountName, EngineError, Inner,
@@ -46,9 +46,15 @@ impl Inner {
         if stage != Some(Stage::Live) {
             return self.retire(account, &name, stage.is_none()).await;
         }
-        self.keyring.forget(account);
+        match self.keyring.reload(account).await {
+            // What is not held is read anew when it is asked for.
+            Ok(()) | Err(KeyError::UnknownAccount { .. }) => {}
+            Err(e) => return Err(key_error(&name, e)),
+        }
         self.segments.forget(account);
         if let Some(shared) = known {
+            // Whoever verifies an earlier record has stored its keys before these.
+            let _verifying = shared.verifying.lock().await;
             let current = CurrentKey::verify(self, &shared).await?;
             shared.deleted.store(false, Ordering::Release);
             shared.key.store(Some(Arc::new(current)));
@@ -66,6 +72,21 @@ impl Inner {
         Ok(())
     }
 
+    /// The account's record changed and can't be read for now: nothing of it is done until it can.
+    pub(super) async fn put_out_of_use(&self, account: AccountId) {
+        let known = self.records.name_of(account).and_then(|name| {
+            let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
+            accounts.get(&name).filter(|shared| shared.id == account).cloned()
+        });
+        if let Some(shared) = known {
+            let _verifying = shared.verifying.lock().await;
+            shared.key.store(None);
+        }
+        self.keyring.forget(account);
+        self.segments.forget(account);
+        self.gates.of(account).turn().await;
+    }
+
     /// The account is deleted, or, where it is `gone`, purged.
     async fn retire(
         self: &Arc<Self>,
@@ -79,6 +100,7 @@ impl Inner {
             if gone && is_it { accounts.remove(name) } else { accounts.get(name).filter(|_| is_it).cloned() }
         };
         if let Some(shared) = known {
+            let _verifying = shared.verifying.lock().await;
             shared.deleted.store(true, Ordering::Release);
             shared.key.store(None);
         }

@@ -112,7 +112,8 @@ impl Account {
     }
 
     /// Starts a new epoch: new blocks are sealed under a new AEK at once, older ones stay readable. Re-encryption ends with the
-    /// older AEKs' wraps destroyed.
+    /// older AEKs' wraps destroyed; pages of the store's file that were freed by that are reused, and gone with the next
+    /// [`Engine::compact`].
     ///
     /// # Errors
     /// [`EngineError::OldKek`] when a KEK does not unwrap; [`EngineError::OperationRunning`], [`EngineError::NotLinked`].
@@ -344,6 +345,16 @@ impl Engine {
         let found = rows.iter().find_map(|(row, _)| row.find(id));
         let found = found.ok_or_else(|| EngineError::NoOperation { operation: id.to_string() })?;
         Ok(OperationHandle::new(self.inner.clone(), found))
+    }
+
+    /// Has what was removed leave the store's own files, the wraps of retired epochs too: the store is copied, and writes wait
+    /// meanwhile. A purge does so by itself.
+    ///
+    /// # Errors
+    /// [`EngineError::Store`].
+    pub async fn compact(&self) -> Result<(), EngineError> {
+        self.inner.check_open()?;
+        Ok(self.inner.blocks.compact().await?)
     }
 
     /// Waits until no operation of this engine can go on by itself: each has ended, or something is in its way. Those too that

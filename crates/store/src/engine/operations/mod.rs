@@ -153,23 +153,13 @@ impl OperationKind {
         }
     }
 
-    /// Whether blocks are sealed anew.
-    fn reencrypts(&self) -> bool {
-        matches!(
-            self,
-            Self::RotateAek { reencrypt: true }
-                | Self::Link { reencrypt: true, .. }
-                | Self::Unlink { reencrypt: true }
-        )
-    }
-
     /// The steps, in order.
     fn steps(&self) -> &'static [Step] {
         use Step as S;
         match self {
             Self::RotateKek { .. } | Self::RemoveKek { .. } => &[S::Change, S::Announce, S::Segments],
             Self::RotateAek { reencrypt: true } | Self::Unlink { reencrypt: true } => {
-                &[S::Change, S::Announce, S::Reencrypt, S::Retire, S::AnnounceRetired, S::Compact]
+                &[S::Change, S::Announce, S::Reencrypt, S::Retire, S::AnnounceRetired]
             }
             Self::Link { reencrypt: true, .. } => &[S::Change, S::Announce, S::Reencrypt],
             Self::Purge => &[S::Destroy, S::Announce, S::Remove, S::Compact],

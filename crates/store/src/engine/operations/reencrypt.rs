@@ -40,6 +40,9 @@ type Row = (BlockId, BlockMeta);
 
 /// Seals everything anew that is not under the newest epoch of the account's key.
 pub(super) async fn reencrypt(task: &Task, begun: &Begun) -> Result<(), Stop> {
+    if is_planted(Bug::RetireBeforeReencrypted) {
+        return Ok(());
+    }
     let mut work = Work::begin(task, begun).await?;
     loop {
         let (found, damaged) = work.pass().await?;

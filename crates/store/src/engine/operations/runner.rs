@@ -264,6 +264,9 @@ impl Task {
             false => self.engine.reload(self.account).await,
         };
         noted.map_err(|e| stop(e, true))?;
+        if !self.engine.nodes.has_seen(number) {
+            return Err(Stop::Soon("this engine can't take note of the change yet".into()));
+        }
         let behind = self.engine.nodes.behind(number).await.map_err(|e| stop(e, true))?;
         if behind.is_empty() {
             return Ok(());
