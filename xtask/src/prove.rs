@@ -132,6 +132,11 @@ const PROOFS: &[Proof] = &[
         "kill -9 at any system call loses nothing, and nothing is acknowledged after a failed sync",
     ),
     proof(
+        "cofferdam-cli",
+        "operations",
+        "kill -9 at any system call of a rotation, a re-encryption or a purge: done, or as it was, and every block reads",
+    ),
+    proof(
         "cofferdam",
         "any_interleaving_reads_what_a_model_says",
         "any interleaving of put, get, outages, disable, enable and restart reads what a model says",

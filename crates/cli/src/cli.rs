@@ -13,7 +13,7 @@ use cofferdam_store::AccountName;
 use cofferdam_vault::KeyKind;
 
 use crate::{
-    home::{BufferBounds, KeyTimes, Settings},
+    home::{AccountTimes, BufferBounds, KeyTimes, Settings},
     values::{ByteRange, Size, account_name, block_id, duration, key_id},
 };
 
@@ -132,12 +132,18 @@ pub(crate) struct Init {
     times: TimeArgs,
     #[command(flatten)]
     buffer: BufferArgs,
+    #[command(flatten)]
+    accounts: AccountArgs,
 }
 
 impl Init {
     /// What the home is made with; bounds are the library's to check.
     pub(crate) fn settings(&self) -> Settings {
-        Settings { key_times: self.times.times(), buffer: self.buffer.bounds() }
+        Settings {
+            key_times: self.times.times(),
+            buffer: self.buffer.bounds(),
+            accounts: self.accounts.times(),
+        }
     }
 }
 
@@ -163,6 +169,9 @@ struct TimeArgs {
     /// How long one call to a vault may take: 100ms to 10s [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     call_timeout: Option<Duration>,
+    /// How long a KEK that does not answer is bridged by the account's others: up to 24h [default: 24h]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    max_bridge: Option<Duration>,
 }
 
 impl TimeArgs {
@@ -175,6 +184,7 @@ impl TimeArgs {
             (self.retry_max, &mut times.retry_max_ms),
             (self.revoked_poll, &mut times.revoked_poll_ms),
             (self.call_timeout, &mut times.call_timeout_ms),
+            (self.max_bridge, &mut times.max_bridge_ms),
         ] {
             if let Some(given) = given {
                 *setting = millis(given);
@@ -210,6 +220,28 @@ impl BufferArgs {
             max_bytes: self.buffer_bytes.map_or(default.max_bytes, |size| size.0 as u64),
             revoked_retention_ms: self.revoked_retention.map_or(default.revoked_retention_ms, millis),
             segment_time_ms: self.segment_time.map_or(default.segment_time_ms, millis),
+        }
+    }
+}
+
+/// What happens to accounts by themselves.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Accounts")]
+struct AccountArgs {
+    /// How long a deleted account can be recovered before it is destroyed: up to 3650d [default: 14d]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    deleted_retention: Option<Duration>,
+    /// How long new blocks are sealed under one key of the account's own: at least 1h [default: 365d]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    cryptoperiod: Option<Duration>,
+}
+
+impl AccountArgs {
+    fn times(&self) -> AccountTimes {
+        let default = AccountTimes::default();
+        AccountTimes {
+            deleted_retention_ms: self.deleted_retention.map_or(default.deleted_retention_ms, millis),
+            cryptoperiod_ms: self.cryptoperiod.map_or(default.cryptoperiod_ms, millis),
         }
     }
 }

@@ -166,9 +166,8 @@ fn a_deleted_account_and_an_archive_keep_a_version_needed() {
     home.run(["archives", "a", "--forget", &archive]).succeeds();
     home.run(["safe-to-disable", &old]).succeeds();
 
-    home.run(["account", "create", "b", "--kek", &home.json(["status", "a"])[0]["key_id"].as_str().unwrap()])
-        .succeeds();
     let now = home.json(["status", "a"])[0]["key_id"].as_str().unwrap().to_owned();
+    home.run(["account", "create", "b", "--kek", &now]).succeeds();
     home.run(["rotate-kek", "a", &home.new_version("k")]).succeeds();
     home.run(["account", "delete", "b"]).succeeds();
     let ran = home.run(["safe-to-disable", &now]);

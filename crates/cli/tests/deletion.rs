@@ -99,6 +99,18 @@ fn a_purge_leaves_neither_wraps_nor_key_ids_in_the_stores_file() {
 }
 
 #[test]
+fn an_account_whose_time_is_over_is_destroyed_by_the_next_command() {
+    let (home, _) = Home::with_account(&["--deleted-retention", "0s"]);
+    home.put("one", b"one");
+    home.run(["account", "delete", "a"]).succeeds();
+    home.run(["status"]).succeeds();
+    assert_eq!(home.run(["account", "list", "--deleted"]).succeeds().text(), "");
+    let last = home.json(["operations"]).pop().unwrap();
+    assert_eq!((&last["kind"], &last["status"]), (&"purge".into(), &"Succeeded".into()), "{last}");
+    assert!(home.run(["verify"]).succeeds().text().starts_with("store: 0 blocks, "));
+}
+
+#[test]
 fn a_protected_account_is_not_purged_before_its_time() {
     let (home, _) = filled();
     let set = home.json(["account", "protect", "a"]).remove(0);

@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 
 use common::{
-    Acknowledged, Home, Random, all_there, lines_of, scale,
+    Acknowledged, Home, Ran, Random, all_there, lines_of, scale, signal,
     strace::{Point, Strace, sample},
 };
 use serde_json::Value;
@@ -106,6 +106,41 @@ fn home_with_one_to_cancel() {
         return;
     }
     panic!("none of 20 could be cancelled");
+}
+
+#[test]
+fn an_interrupt_ends_the_waiting_and_the_operation_goes_on_with_the_next_command() {
+    let (home, _) = Home::with_account(&[]);
+    let input = home.folder.path().join("in");
+    fs::write(&input, Random::new(29).bytes(48 << 20)).unwrap();
+    let stored = home.run(["ingest", "a", input.to_str().unwrap()]);
+    let written = lines_of("Stored", &stored.succeeds().stdout);
+    let mut interrupted = 0;
+    for tries in 1..=20 {
+        let child = home.spawn(home.command().args(["rotate-aek", "a", "--reencrypt"]));
+        // Another moment each time: these take one, and need no lock of the home's.
+        (0..tries).for_each(|_| drop(home.run(["vault", "list"])));
+        signal(&child, "INT");
+        let ran = Ran::of(child.wait_with_output().unwrap());
+        match ran.code {
+            // It was done before, or had not begun to wait.
+            0 | -2 => {}
+            _ => {
+                ran.fails(1, "is not done yet (interrupted)").fails(1, "goes on with the next command");
+                assert!(ran.stdout.is_empty(), "{ran:?}");
+                interrupted += 1;
+            }
+        }
+        home.run(["status"]).succeeds();
+        if let Some(last) = last(&home, "rotate-aek") {
+            assert_eq!(last["status"], "Succeeded", "{last}");
+        }
+        if interrupted == 2 {
+            break;
+        }
+    }
+    assert!(interrupted > 0, "none of 20 was interrupted while it waited");
+    all_there(&home, &written, "after interrupts");
 }
 
 /// A command that is killed, again and again, each time on a copy of the same home.

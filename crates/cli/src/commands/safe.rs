@@ -104,7 +104,7 @@ impl fmt::Display for Verified {
         write!(
             f,
             "The receipt is right: at {issued} nothing needed {key_id}, of {} accounts, {} deleted ones, {} wraps, {} segments, \
-             {} operations, {} archives and {} other engines",
+             {} operations, {} archives and {} engines",
             of.accounts, of.deleted_accounts, of.wraps, of.segments, of.operations, of.archives, of.nodes
         )
     }

@@ -33,7 +33,7 @@ use crate::{
     cli::Demo,
     error::CliError,
     files::{LeaveOut, Walk},
-    home::{BufferBounds, Home, KeyTimes, Keys, OpenHome, PassphraseSource, Settings, principal},
+    home::{Home, KeyTimes, Keys, OpenHome, PassphraseSource, Settings, principal},
     output::{Output, escape, rate, size},
     signals::Interrupt,
 };
@@ -155,11 +155,12 @@ fn times() -> KeyTimes {
         retry_max_ms: 1000,
         revoked_poll_ms: 1000,
         call_timeout_ms: 1000,
+        ..KeyTimes::default()
     }
 }
 
 fn settings() -> Settings {
-    Settings { key_times: times(), buffer: BufferBounds::default() }
+    Settings { key_times: times(), ..Settings::default() }
 }
 
 fn name() -> Result<AccountName, CliError> {

@@ -31,7 +31,7 @@ use cofferdam_vault::{
 use tokio::sync::broadcast::Receiver;
 
 use config::Config;
-pub(crate) use config::{BufferBounds, KeyTimes, Settings};
+pub(crate) use config::{AccountTimes, BufferBounds, KeyTimes, Settings};
 pub(crate) use lock::HomeLock;
 pub(crate) use passphrase::PassphraseSource;
 use receipt::open_receipt_key;

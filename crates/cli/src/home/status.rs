@@ -201,6 +201,11 @@ impl AccountReport {
         self
     }
 
+    /// Whether something of it is under way that ends by itself.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.buffer.draining || self.operation.as_ref().is_some_and(|operation| operation.waits_for.is_none())
+    }
+
     /// The same without what changes as time goes by.
     pub(crate) fn timeless(&self) -> Self {
         Self {

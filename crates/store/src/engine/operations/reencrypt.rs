@@ -149,9 +149,12 @@ impl<'a> Work<'a> {
                 } else {
                     sleep(rest).await;
                 }
+                if self.noted_at.elapsed() >= NOTED_AFTER {
+                    self.note().await?;
+                }
             }
             self.after = Some(last);
-            if self.done - self.noted >= NOTED_EVERY || self.noted_at.elapsed() >= NOTED_AFTER {
+            if self.done - self.noted >= NOTED_EVERY {
                 self.note().await?;
             }
         }
