@@ -133,6 +133,21 @@ async fn a_forged_archive_is_refused_by_its_tag() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_the_services_key_is_to_vouch_it_must() {
+    let world = World::new(861).await;
+    let account = small(&world).await;
+    let (archive, _) = export(&account).await;
+    let there = Elsewhere::new(&world, 861).await;
+    // Another service's vault has not wrapped this.
+    let refused = there.import(&archive, allowing().allow_own_service()).await.unwrap_err();
+    assert!(matches!(refused, EngineError::NotImportable { .. }), "{refused}");
+    assert!(there.is_empty(&account).await);
+    let service = std::sync::Arc::new(world.service.clone());
+    let (_, imported) = there.import(&archive, allowing().allow_service(service)).await.unwrap();
+    assert!(imported.vouched);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_import_that_ends_early_leaves_nothing_and_can_be_begun_again() {
     let world = World::new(854).await;
     let account = world.contoso().await;
@@ -168,6 +183,40 @@ async fn an_import_that_ends_early_leaves_nothing_and_can_be_begun_again() {
     assert_eq!(everything(&restored).await, before);
     sleep(NOTICED).await;
     assert_eq!(everything(&restored).await, before, "a sweep took the blocks of an account that is there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_engines_that_share_a_catalog_one_imports_and_no_other_sweeps_up_behind_it() {
+    let world = World::new(860).await;
+    let account = world.contoso().await;
+    for n in 0..500 {
+        account.put(&id(&format!("block {n:03}")), Bytes::from(vec![7; 2000])).await.unwrap();
+    }
+    let before = everything(&account).await;
+    let (archive, _) = export(&account).await;
+    let there = Elsewhere::new(&world, 860).await;
+    let (one, other) = (there.shared().await, there.shared().await);
+    // Which takes the store for its own.
+    drop(there.engine);
+    let stuck = Stuck::after(&archive, archive.len() + archive.len() * 2 / 3);
+    let going_on = tokio::spawn({
+        let one = one.clone();
+        async move { one.import(stuck, allowing()).await.map(drop) }
+    });
+    sleep(NOTICED * 5).await;
+    let refused = other.import(Cursor::new(&archive), allowing()).await.unwrap_err();
+    assert!(matches!(refused, EngineError::ImportRunning { .. }), "{refused}");
+    let loaded = there.store.list(account.id(), None, 10).await.unwrap();
+    assert!(!loaded.is_empty(), "the blocks of an import that goes on were removed");
+
+    // That engine is gone, without a word: its lease ends.
+    going_on.abort();
+    let _ = going_on.await;
+    drop(one);
+    sleep(NOTICED * 5).await;
+    assert!(there.store.list(account.id(), None, 10).await.unwrap().is_empty());
+    let (restored, _) = other.import(Cursor::new(&archive), allowing()).await.unwrap();
+    assert_eq!(everything(&restored).await, before);
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,20 +5,20 @@
 mod archives;
 mod world;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use archives::{Elsewhere, allowing, everything, export, importer, named};
 use bytes::Bytes;
 use cofferdam::{
     crypto::{Epoch, Provider, rsa::RsaSize},
     store::{
-        Account, AccountKey, BufferMode, EngineError, EngineErrorKind, ImportOptions, OperationStatus,
-        Reencrypt,
+        Account, AccountKey, BufferMode, EngineError, EngineErrorKind, ImportOptions, LinkTo,
+        OperationStatus, Reencrypt,
     },
     vault::{KeyKind, Recovery},
 };
 use tokio::time::sleep;
-use world::{GRACE, Held, MODES, NOTICED, POLL, World, id, name};
+use world::{GRACE, Held, MODES, NOTICED, POLL, World, id, name, scale};
 
 async fn fill(account: &Account) {
     for (n, len) in [0, 1, 17, 4096, 65_536, 65_537, 300_000].into_iter().enumerate() {
@@ -278,4 +278,83 @@ async fn an_archive_that_is_written_while_its_account_is_has_each_block_in_one_o
         changed += usize::from(round != "0");
     }
     assert!(changed > 0, "nothing was written meanwhile");
+}
+
+/// Blocks under the service's key and a customer's, of several epochs and versions of the KEK; linked at the end, or not.
+async fn mixed(world: &World, blocks: usize, linked: bool) -> Account {
+    let account = world.engine.create_account(&name("contoso"), AccountKey::Service).await.unwrap();
+    let link = async || {
+        let to = LinkTo { principal: World::principal(), kek: world.kek.clone(), buffer: world.mode };
+        account.link(to, Reencrypt::No).await.unwrap().wait().await.unwrap();
+    };
+    let rotate = async || {
+        let new = world.customer.new_version("payroll").await.unwrap();
+        account.rotate_kek(None, new, None).await.unwrap().wait().await.unwrap();
+    };
+    for n in 0..blocks {
+        let part = blocks / 6;
+        match n {
+            n if n == part => link().await,
+            n if n == part * 2 => {
+                drop(account.rotate_aek(Reencrypt::No).await.unwrap().wait().await.unwrap())
+            }
+            n if n == part * 3 => rotate().await,
+            n if n == part * 4 => drop(account.unlink(Reencrypt::No).await.unwrap().wait().await.unwrap()),
+            n if n == part * 5 && linked => link().await,
+            _ => {}
+        }
+        account
+            .put(&id(&format!("block {n:05}")), Bytes::from(vec![n as u8; 1 + n * 37 % 5000]))
+            .await
+            .unwrap();
+    }
+    account
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_mixed_keys_and_epochs_all_reads_after_three_rotations_were_skipped() {
+    let blocks = scale(10_000, 300);
+    for (seed, linked) in [(841, true), (842, false)] {
+        let world = World::new(seed).await;
+        let account = mixed(&world, blocks, linked).await;
+        let (archive, report) = export(&account).await;
+        assert_eq!(report.counts.stored, blocks as u64);
+        for _ in 0..3 {
+            let new = world.customer.new_version("payroll").await.unwrap();
+            if linked {
+                account.rotate_kek(None, new, None).await.unwrap().wait().await.unwrap();
+            }
+        }
+        let there = Elsewhere::new(&world, seed).await;
+        let options = || allowing().allow_service(Arc::new(world.service.clone()));
+        // What is sealed under the service's key needs its vault.
+        let refused = there.import(&archive, allowing()).await.unwrap_err();
+        assert!(matches!(refused, EngineError::NotImportable { .. }), "{refused}");
+        let (restored, imported) = there.import(&archive, options()).await.unwrap();
+        assert!(imported.vouched && imported.unwrapped_by.is_some());
+        let (mut after, mut read, mut keys) = (None, 0, BTreeSet::new());
+        loop {
+            let page = restored.list(after.as_ref(), 1000).await.unwrap();
+            for block in &page.blocks {
+                let data = restored.get(&block.id).await.unwrap();
+                assert_eq!(data, account.get(&block.id).await.unwrap());
+                keys.insert((block.provider, block.epoch));
+                read += 1;
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(read, blocks);
+        println!(
+            "restored from an archive of {} bytes, {}linked, 3 rotations skipped: {read} of {blocks} blocks read, under {} keys",
+            archive.len(),
+            if linked { "" } else { "un" },
+            keys.len()
+        );
+        let receipt = restored.put(&id("more"), "there".into()).await.unwrap();
+        assert!(receipt.version.number() > 0);
+        assert_eq!(restored.get(&id("more")).await.unwrap(), "there");
+    }
 }

@@ -18,8 +18,8 @@ use cofferdam::{
     crypto::{Aek, KeyId, WrappedKey},
     keyring::Policy,
     store::{
-        Account, AccountName, ArchiveReport, BlockStore, EmbeddedOptions, EmbeddedStore, Engine, EngineError,
-        FaultyFile, ImportOptions, ImportReport,
+        Account, AccountName, ArchiveReport, BlockStore, EmbeddedOptions, EmbeddedStore, Engine,
+        EngineBuilder, EngineError, FaultyFile, ImportOptions, ImportReport,
     },
     vault::{
         Clock, Inline, KeyProperties, KeyVault, LocalVault, LocalVaultOptions, Principal, PublicKeyAnswer,
@@ -63,13 +63,21 @@ impl Elsewhere {
             .with_customer(World::principal(), other.clone());
         let options = EmbeddedOptions { executor: Arc::new(Inline), ..EmbeddedOptions::default() };
         let store = EmbeddedStore::create_on(Arc::new(FaultyFile::new()), options).unwrap();
-        let engine = open(&store, &vaults, &service_kek, &entropy, &clock).await;
+        let parts = (&store, &vaults, &service_kek, &entropy, &clock);
+        let engine = builder(parts).open().await.unwrap();
         Self { dir, service, allowed, other, store, engine, vaults, service_kek, entropy, clock }
     }
 
     /// Another engine over the same store.
     pub(crate) async fn twin(&self) -> Engine {
-        open(&self.store, &self.vaults, &self.service_kek, &self.entropy, &self.clock).await
+        let parts = (&self.store, &self.vaults, &self.service_kek, &self.entropy, &self.clock);
+        builder(parts).open().await.unwrap()
+    }
+
+    /// One that tells others what it does.
+    pub(crate) async fn shared(&self) -> Engine {
+        let parts = (&self.store, &self.vaults, &self.service_kek, &self.entropy, &self.clock);
+        builder(parts).shared(true).open().await.unwrap()
     }
 
     pub(crate) async fn import(
@@ -88,13 +96,10 @@ impl Elsewhere {
     }
 }
 
-async fn open(
-    store: &EmbeddedStore,
-    vaults: &VaultRegistry,
-    service_kek: &KeyId,
-    entropy: &Arc<SeededEntropy>,
-    clock: &Arc<TokioClock>,
-) -> Engine {
+type Parts<'a> =
+    (&'a EmbeddedStore, &'a VaultRegistry, &'a KeyId, &'a Arc<SeededEntropy>, &'a Arc<TokioClock>);
+
+fn builder((store, vaults, service_kek, entropy, clock): Parts<'_>) -> EngineBuilder {
     Engine::builder(Arc::new(store.clone()), vaults.clone(), service_kek.clone())
         .clock(clock.clone() as Arc<dyn Clock>)
         .entropy(entropy.clone())
@@ -102,9 +107,6 @@ async fn open(
         .executor(Arc::new(Inline))
         .max_block_len(1 << 20)
         .in_flight(4 << 20)
-        .open()
-        .await
-        .unwrap()
 }
 
 /// Who the archive's customer is there.

@@ -2,8 +2,8 @@
 """An independent decoder of Cofferdam's sealed blocks, format 1.
 
 Written from docs/format.md alone, on Python's `cryptography` package; shares no code with the Rust crates.
-Opens every vector in tests/vectors/open, refuses every one in tests/vectors/refuse, checks those of keys.json, segments.json
-and rsa.json, prints the counts, and exits with 1 at any mismatch.
+Opens every vector in tests/vectors/open, refuses every one in tests/vectors/refuse, checks those of keys.json, segments.json,
+rsa.json, archive.json and receipt.json, prints the counts, and exits with 1 at any mismatch.
 
     python3 decode.py [VECTORS]                       check the vectors
     python3 decode.py --open VECTOR.json > plaintext  open one
@@ -16,9 +16,10 @@ import pathlib
 import sys
 import uuid
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
@@ -175,6 +176,72 @@ def segment_tag(aek: bytes, service: Scope, record: bytes) -> bytes:
     return record_tag(aek, service, b"cofferdam segment 1" + record)
 
 
+def read_archive(archive: bytes, aeks: dict) -> list[tuple[int, bytes]]:
+    """The records of an archive that is whole and that every key has authenticated; `aeks` are by provider.
+
+    Leaves the checksums out, which need XXH3: they find damage sooner than the hash does, and nothing else.
+    """
+    if archive[0:8] != b"CFDMARCH" or archive[8:9] != b"\x01":
+        raise Refused("not an archive of format 1")
+    at, records, counts = 9, [], [0, 0, 0, 0]
+    while True:
+        head, number = archive[at : at + 17], len(records)
+        length = int.from_bytes(head[9:17], "big")
+        body = archive[at + 17 : at + 17 + length]
+        end = at + 17 + length + 8
+        if len(head) < 17 or end > len(archive):
+            raise Refused(f"ends within record {number}")
+        if int.from_bytes(head[1:9], "big") != number or (head[0:1] == b"A") != (number == 0):
+            raise Refused(f"record {number} is another")
+        if head[0:1] == b"E":
+            break
+        if head[0:1] == b"S":
+            counts[2] += 1
+        elif head[0:1] == b"B":
+            sealed_len = length - 4 - body[1] - int.from_bytes(body[2:4], "big")
+            if body[0] not in (1, 2) or sealed_len != int.from_bytes(body[13:21], "big"):
+                raise Refused(f"record {number} is no block")
+            counts[body[0] - 1] += 1
+            counts[3] += sealed_len
+        elif head[0:1] != b"A":
+            raise Refused(f"record {number} is of no kind")
+        records.append((head[0], body))
+        at = end
+    if end != len(archive):
+        raise Refused("goes on after its end")
+    if body[0:32] != b"".join(count.to_bytes(8, "big") for count in counts):
+        raise Refused("counts")
+    digest, tags = hashlib.sha256(archive[: at + 17 + 32]).digest(), body[64:]
+    if digest != body[32:64]:
+        raise Refused("hash")
+    if len(tags) not in (37, 74):
+        raise Refused("no tags")
+    for tag in (tags[n : n + 37] for n in range(0, len(tags), 37)):
+        if tag[0] not in aeks:
+            raise Refused(f"a tag of provider {tag[0]}")
+        scope, aek = aeks[tag[0]]
+        if int.from_bytes(tag[1:5], "big") != scope.epoch:
+            raise Refused("a tag of another epoch")
+        if not hmac.compare_digest(record_tag(aek, scope, b"cofferdam archive 1" + digest), tag[5:]):
+            raise Refused(f"tag of provider {tag[0]}")
+    return records
+
+
+def read_receipt(receipt: bytes, public_key: bytes) -> dict:
+    """What a receipt states, if its issuer has this public key."""
+    label, statement, signature, rest = receipt.split(b"\n")
+    signed = label + b"\n" + statement + b"\n"
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(bytes.fromhex(signature.decode()), signed)
+    except InvalidSignature:
+        raise Refused("signature") from None
+    stated = json.loads(statement)
+    canonical = json.dumps(stated, sort_keys=True, separators=(",", ":")).encode()
+    if label != b"cofferdam receipt 1" or rest or canonical != statement or stated["issuer"] != public_key.hex():
+        raise Refused("not spelled as a receipt")
+    return stated
+
+
 class Report:
     def __init__(self):
         self.mismatches = 0
@@ -269,6 +336,42 @@ def check_rsa(folder: pathlib.Path, report: Report):
     print(f"{len(keys)} RSA keys read, {unwrapped} RSA wraps unwrapped, {len(rsa['wraps']) - unwrapped} refused")
 
 
+def check_archive(folder: pathlib.Path, report: Report):
+    vector = json.loads((folder / "archive.json").read_text())
+    archive, aeks = bytes.fromhex(vector["archive"]), {}
+    for provider in ("customer", "service"):
+        aeks[PROVIDERS[provider]] = (Scope({**vector, "provider": provider}), bytes.fromhex(vector[f"{provider}_aek"]))
+    try:
+        records = len(read_archive(archive, aeks))
+    except Refused as reason:
+        records = 0
+        report.check(False, f"archive.json was refused: {reason}")
+    refused = 0
+    for at in range(0, len(archive) - 8, 3):
+        try:
+            changed = archive[:at] + bytes([archive[at] ^ 0x10]) + archive[at + 1 :]
+            read_archive(changed, aeks)
+            report.check(False, f"archive.json with byte {at} changed was read")
+        except Refused:
+            refused += 1
+    print(f"an archive of {records} records read, {refused} changed ones refused")
+
+
+def check_receipt(folder: pathlib.Path, report: Report):
+    vector = json.loads((folder / "receipt.json").read_text())
+    public_key = bytes.fromhex(vector["public_key"])
+    try:
+        stated = read_receipt(vector["receipt"].encode(), public_key)
+        report.check(stated["claim"] == "safe-to-disable", "what the receipt claims")
+    except Refused as reason:
+        report.check(False, f"receipt.json was refused: {reason}")
+    try:
+        read_receipt(vector["receipt"].replace('"wraps":9', '"wraps":0').encode(), public_key)
+        report.check(False, "a changed receipt was believed")
+    except Refused:
+        print("a receipt verified, a changed one refused")
+
+
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--open"] and len(arguments) == 2:
         try:
@@ -287,6 +390,8 @@ def main(arguments: list[str]) -> int:
     check_keys(folder, report)
     check_segments(folder, report)
     check_rsa(folder, report)
+    check_archive(folder, report)
+    check_receipt(folder, report)
     print(f"{report.mismatches} mismatches")
     return 1 if report.mismatches else 0
 

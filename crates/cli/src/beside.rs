@@ -172,6 +172,9 @@ impl Teller {
         let mut report = AccountReport::new(self.account.name(), status, since, &self.bounds);
         report.blocks = self.counters.blocks();
         report.bytes = self.counters.bytes();
+        if let (Ok(keks), Ok(operation)) = (self.account.keks().await, self.account.operation().await) {
+            report = report.with(keks, operation.as_ref());
+        }
         // It informs only: a writer must not fail for it.
         let _ = StatusFile::new(self.command, vec![report]).write(&self.home);
     }

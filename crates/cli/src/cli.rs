@@ -1,5 +1,7 @@
 //! The command line: what there is, and what each thing means.
 
+mod keys;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{
@@ -11,12 +13,17 @@ use cofferdam_store::AccountName;
 use cofferdam_vault::KeyKind;
 
 use crate::{
-    home::{BufferBounds, KeyTimes, Settings},
+    home::{AccountTimes, BufferBounds, KeyTimes, Settings},
     values::{ByteRange, Size, account_name, block_id, duration, key_id},
 };
 
+pub(crate) use keys::{
+    AddKek, Archives, Export, Import, Link, Operations, OperationsCommand, RemoveKek, RotateAek, RotateKek,
+    SafeToDisable, Switch, Unlink, VerifyReceipt,
+};
+
 const AFTER_HELP: &str = "\
-Exit codes: 0 done, 1 anything else, 2 usage, 3 key revoked, 4 key unavailable, 5 corrupt or tampered, 6 not found.
+Exit codes: 0 done, 1 anything else, 2 usage, 3 key revoked, 4 key unavailable, 5 corrupt or tampered, 6 not found, 7 not yet.
 The passphrase of a home's vaults comes from COFFERDAM_PASSPHRASE or --passphrase-file, never from an argument.
 Try `cofferdam demo` first.";
 
@@ -33,7 +40,7 @@ pub(crate) struct Cli {
     /// Reads the passphrase of the home's vaults from this file
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) passphrase_file: Option<PathBuf>,
-    /// Leaves blocks that can be drained from the buffer to the next command, instead of waiting for them
+    /// Leaves drains and operations to the next command, instead of waiting for them
     #[arg(long, global = true)]
     pub(crate) no_wait: bool,
     #[command(subcommand)]
@@ -49,7 +56,7 @@ pub(crate) enum Command {
     /// Works on the customer's vault, also while a writer has the home open
     #[command(subcommand)]
     Vault(Vault),
-    /// Makes and lists accounts
+    /// Makes, lists, deletes and recovers accounts
     #[command(subcommand)]
     Account(AccountCommand),
     /// Stores one block; prints Stored or Buffered, its id, version, length and SHA-256
@@ -68,8 +75,32 @@ pub(crate) enum Command {
     Status(Status),
     /// Reads and verifies the whole store, and opens every block
     Verify(Verify),
-    /// Prints the header of a sealed block, which needs no key and proves nothing
+    /// Prints the header of a sealed block or of an archive, which needs no key and proves nothing
     Inspect(Inspect),
+    /// Wraps an account's keys under another KEK, or another version of it; touches no block
+    RotateKek(RotateKek),
+    /// Starts a new key of an account's own (AEK) for what is written from now on
+    RotateAek(RotateAek),
+    /// Wraps an account's keys under one KEK more: an outage of one is bridged by another, a denial by any revokes
+    AddKek(AddKek),
+    /// Takes one of an account's KEKs away, also one that has revoked it; another must unwrap
+    RemoveKek(RemoveKek),
+    /// Moves an account from the service's key to the customer's
+    Link(Link),
+    /// Moves an account from the customer's key to the service's
+    Unlink(Unlink),
+    /// Lists operations: how each stands, how far it came, what it waits for, why it failed
+    Operations(Operations),
+    /// Says whether nothing needs a version of a KEK any longer, so that it may be disabled: exit code 7 for not yet
+    SafeToDisable(SafeToDisable),
+    /// Checks what safe-to-disable wrote, with a public key alone
+    VerifyReceipt(VerifyReceipt),
+    /// Writes an account's blocks, sealed as they are, and its record to one file
+    Export(Export),
+    /// Lists the archives that were exported of an account, which keep its KEKs needed
+    Archives(Archives),
+    /// Makes an account of what export wrote, under a new epoch
+    Import(Import),
 }
 
 const INGEST_HELP: &str = "\
@@ -101,12 +132,18 @@ pub(crate) struct Init {
     times: TimeArgs,
     #[command(flatten)]
     buffer: BufferArgs,
+    #[command(flatten)]
+    accounts: AccountArgs,
 }
 
 impl Init {
     /// What the home is made with; bounds are the library's to check.
     pub(crate) fn settings(&self) -> Settings {
-        Settings { key_times: self.times.times(), buffer: self.buffer.bounds() }
+        Settings {
+            key_times: self.times.times(),
+            buffer: self.buffer.bounds(),
+            accounts: self.accounts.times(),
+        }
     }
 }
 
@@ -132,6 +169,9 @@ struct TimeArgs {
     /// How long one call to a vault may take: 100ms to 10s [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     call_timeout: Option<Duration>,
+    /// How long a KEK that does not answer is bridged by the account's others: up to 24h [default: 24h]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    max_bridge: Option<Duration>,
 }
 
 impl TimeArgs {
@@ -144,6 +184,7 @@ impl TimeArgs {
             (self.retry_max, &mut times.retry_max_ms),
             (self.revoked_poll, &mut times.revoked_poll_ms),
             (self.call_timeout, &mut times.call_timeout_ms),
+            (self.max_bridge, &mut times.max_bridge_ms),
         ] {
             if let Some(given) = given {
                 *setting = millis(given);
@@ -179,6 +220,28 @@ impl BufferArgs {
             max_bytes: self.buffer_bytes.map_or(default.max_bytes, |size| size.0 as u64),
             revoked_retention_ms: self.revoked_retention.map_or(default.revoked_retention_ms, millis),
             segment_time_ms: self.segment_time.map_or(default.segment_time_ms, millis),
+        }
+    }
+}
+
+/// What happens to accounts by themselves.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Accounts")]
+struct AccountArgs {
+    /// How long a deleted account can be recovered before it is destroyed: up to 3650d [default: 14d]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    deleted_retention: Option<Duration>,
+    /// How long new blocks are sealed under one key of the account's own: at least 1h [default: 365d]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    cryptoperiod: Option<Duration>,
+}
+
+impl AccountArgs {
+    fn times(&self) -> AccountTimes {
+        let default = AccountTimes::default();
+        AccountTimes {
+            deleted_retention_ms: self.deleted_retention.map_or(default.deleted_retention_ms, millis),
+            cryptoperiod_ms: self.cryptoperiod.map_or(default.cryptoperiod_ms, millis),
         }
     }
 }
@@ -249,7 +312,47 @@ pub(crate) enum AccountCommand {
         write_only_buffer: bool,
     },
     /// Lists accounts
-    List,
+    List {
+        /// Those too that are deleted and can be recovered
+        #[arg(long)]
+        deleted: bool,
+    },
+    /// Deletes an account: nothing is read or written, and it can be recovered for 14 days
+    Delete {
+        /// The account
+        #[arg(value_parser = account_name)]
+        name: AccountName,
+    },
+    /// Brings a deleted account back, with its blocks
+    Recover {
+        /// The account
+        #[arg(value_parser = account_name)]
+        name: AccountName,
+    },
+    /// Destroys the keys of a deleted account before its time, then its blocks; nothing brings it back
+    Purge {
+        /// The account
+        #[arg(value_parser = account_name)]
+        name: AccountName,
+        /// Says that this is meant
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Keeps an account from being purged before its time, once it is deleted; that can't be taken back
+    Protect {
+        /// The account
+        #[arg(value_parser = account_name)]
+        name: AccountName,
+    },
+    /// Has an account go to the latest versions of its KEKs by itself: of those that were set without a version
+    FollowLatest {
+        /// The account
+        #[arg(value_parser = account_name)]
+        name: AccountName,
+        /// Whether it does
+        #[arg(value_enum)]
+        switch: Switch,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -9,9 +9,12 @@ use std::{
     time::Duration,
 };
 
-use cofferdam_crypto::{HeaderError, IdError};
+use cofferdam_crypto::{HeaderError, IdError, KeyId};
 use cofferdam_keyring::PolicyError;
-use cofferdam_store::{EngineError, EngineErrorKind, StoreError, StoreErrorKind};
+use cofferdam_store::{
+    ArchiveError, EngineError, EngineErrorKind, Operation, OperationId, OperationStatus, ReceiptError,
+    StoreError, StoreErrorKind,
+};
 use cofferdam_vault::LocalVaultError;
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -78,6 +81,30 @@ pub(crate) enum CliError {
     /// A writer was told to stop before it had read everything.
     #[error("interrupted before all was read: what was printed is stored, the rest is not; run it again")]
     Interrupted,
+    /// An operation failed, so the account is as it was.
+    #[error("{} of account {} failed: {}", .operation.kind.name(), .operation.account, failure_of(.operation))]
+    OperationFailed { operation: Box<Operation> },
+    /// An operation goes on without this command.
+    #[error(
+        "{} of account {} is not done yet ({why}): it is operation {}, and goes on with the next command",
+        .operation.kind.name(), .operation.account, .operation.id
+    )]
+    OperationLeft { operation: Box<Operation>, why: String },
+    /// An operation was to be cancelled that has changed something, or ended.
+    #[error("operation {operation} can't be cancelled: it is {}", .status.name())]
+    TooLate { operation: OperationId, status: OperationStatus },
+    /// A version of a KEK is needed still; what needs it was listed.
+    #[error("{key_id} is not safe to disable yet: what is listed above needs it")]
+    NotYet { key_id: KeyId },
+    /// A receipt is not what was issued.
+    #[error("{}: {source}", .path.display())]
+    Receipt { path: PathBuf, source: ReceiptError },
+    /// The key that a home signs receipts with can't be read.
+    #[error("{} is damaged ({what}): restore it from a copy, or delete it to begin with another key", .path.display())]
+    DamagedReceiptKey { path: PathBuf, what: String },
+    /// An archive can't be read or written.
+    #[error("{}: {source}", .path.display())]
+    Archive { path: PathBuf, source: ArchiveError },
     /// Something stored is damaged; it was listed.
     #[error("{what}")]
     Damage { what: String },
@@ -121,6 +148,7 @@ pub(crate) enum Exit {
     Unavailable = 4,
     Corrupt = 5,
     NotFound = 6,
+    NotYet = 7,
 }
 
 impl Exit {
@@ -134,6 +162,7 @@ impl Exit {
             Self::Unavailable => "key_unavailable",
             Self::Corrupt => "corrupt",
             Self::NotFound => "not_found",
+            Self::NotYet => "not_yet",
         }
     }
 }
@@ -155,6 +184,14 @@ impl CliError {
         }
     }
 
+    /// What an export or an import ended with: the file is named where it is the file's fault.
+    pub(crate) fn of_archive(path: &Path, e: EngineError) -> Self {
+        match e {
+            EngineError::Archive(source) => Self::Archive { path: path.into(), source },
+            e => Self::Engine(e),
+        }
+    }
+
     /// What the shell gets.
     pub(crate) fn exit(&self) -> Exit {
         match self {
@@ -170,6 +207,23 @@ impl CliError {
                 LocalVaultError::BadKeyId { .. } | LocalVaultError::BadName { .. } => Exit::Usage,
                 _ => Exit::Failed,
             },
+            Self::NotYet { .. } => Exit::NotYet,
+            Self::DamagedReceiptKey { .. } => Exit::Corrupt,
+            Self::Receipt { source, .. } => match source {
+                ReceiptError::Newer { .. } | ReceiptError::OtherIssuer { .. } => Exit::Failed,
+                _ => Exit::Corrupt,
+            },
+            Self::OperationFailed { operation } => {
+                match operation.failure.as_ref().map(|of| of.code.as_str()) {
+                    Some("vault-denied" | "key-revoked") => Exit::Revoked,
+                    Some("record-damaged" | "store-damaged" | "forged") => Exit::Corrupt,
+                    Some("no-account") => Exit::NotFound,
+                    _ => Exit::Failed,
+                }
+            }
+            Self::Archive { source, .. } if source.is_damage() => Exit::Corrupt,
+            // As a block that is not there: it may be made again, or recovered.
+            Self::Engine(EngineError::AccountDeleted { .. }) => Exit::NotFound,
             Self::Engine(EngineError::BadSetting { .. }) => Exit::Usage,
             Self::Engine(e) => match e.kind() {
                 EngineErrorKind::Revoked => Exit::Revoked,
@@ -219,6 +273,10 @@ impl From<LocalVaultError> for CliError {
 /// An error as `--json` prints it.
 pub(crate) fn error_json(exit: Exit, message: &str) -> Value {
     json!({ "error": { "kind": exit.name(), "exit_code": exit as u8, "message": message } })
+}
+
+fn failure_of(operation: &Operation) -> &str {
+    operation.failure.as_ref().map_or("it does not say why", |failure| failure.message.as_str())
 }
 
 fn of_pid(pid: Option<u32>) -> String {

@@ -5,26 +5,55 @@
 
 use std::{
     fs::File,
-    io::Write,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
 use ignore::WalkBuilder;
+use tempfile::NamedTempFile;
 
 use crate::error::CliError;
 
 /// Writes a file beside its place, makes it durable, and puts it in place.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    let failed = |e| CliError::writing("write", path, e);
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::Builder::new().prefix(".cofferdam-").tempfile_in(folder).map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    sync_folder(folder).map_err(failed)
+    let replacement = Replacement::begin(path)?;
+    let written = replacement.new.as_file().write_all(bytes);
+    written.map_err(|e| CliError::writing("write", path, e))?;
+    replacement.persist()
+}
+
+/// A file that is written beside its place. Dropped, it is removed.
+pub(crate) struct Replacement {
+    path: PathBuf,
+    folder: PathBuf,
+    new: NamedTempFile,
+}
+
+impl Replacement {
+    /// An empty one, readable by its owner alone.
+    pub(crate) fn begin(path: &Path) -> Result<Self, CliError> {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let new = tempfile::Builder::new().prefix(".cofferdam-").tempfile_in(folder);
+        let new = new.map_err(|e| CliError::writing("write", path, e))?;
+        Ok(Self { path: path.into(), folder: folder.into(), new })
+    }
+
+    /// The file to write to.
+    pub(crate) fn file(&self) -> io::Result<File> {
+        self.new.as_file().try_clone()
+    }
+
+    /// Makes it durable and puts it in place.
+    pub(crate) fn persist(self) -> Result<(), CliError> {
+        let Self { path, folder, new } = self;
+        let failed = |e| CliError::writing("write", &path, e);
+        new.as_file().sync_all().map_err(failed)?;
+        new.persist(&path).map_err(|e| failed(e.error))?;
+        sync_folder(&folder).map_err(failed)
+    }
 }
 
 #[cfg(unix)]

@@ -14,6 +14,7 @@ mod error;
 mod feed;
 mod files;
 mod home;
+mod operation;
 mod output;
 mod signals;
 mod values;

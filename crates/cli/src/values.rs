@@ -5,7 +5,7 @@
 use std::{ffi::OsString, fmt, ops::Range, str::FromStr, time::Duration};
 
 use cofferdam_crypto::{BlockId, IdError, KeyId};
-use cofferdam_store::{AccountName, EngineError};
+use cofferdam_store::{AccountName, ArchiveId, EngineError, OperationId, ReceiptError, ReceiptPublicKey};
 
 /// A block id of the bytes of an argument.
 pub(crate) fn block_id(argument: OsString) -> Result<BlockId, IdError> {
@@ -20,6 +20,21 @@ pub(crate) fn key_id(argument: &str) -> Result<KeyId, IdError> {
 /// An account's name.
 pub(crate) fn account_name(argument: &str) -> Result<AccountName, EngineError> {
     AccountName::new(argument)
+}
+
+/// An operation's id.
+pub(crate) fn operation_id(argument: &str) -> Result<OperationId, String> {
+    argument.parse().map_err(|_: EngineError| "give the 32 hex digits that were printed".into())
+}
+
+/// An archive's id.
+pub(crate) fn archive_id(argument: &str) -> Result<ArchiveId, String> {
+    argument.parse().map_err(|_: EngineError| "give the 32 hex digits that were printed".into())
+}
+
+/// The public key that a receipt is checked with.
+pub(crate) fn receipt_public_key(argument: &str) -> Result<ReceiptPublicKey, ReceiptError> {
+    argument.parse()
 }
 
 /// `START..END`, END exclusive; whether a block has it is found out later.

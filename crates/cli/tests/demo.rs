@@ -53,6 +53,11 @@ fn the_demonstration_shows_what_it_promises() {
     let blocks = 5 + served + number("buffered_blocks");
     assert_eq!(number("blocks_under_customer_key"), blocks);
     assert_eq!(number("listed_while_revoked"), blocks);
+    // One more was written once the key was back.
+    assert!(number("needed_before") > 0);
+    assert_eq!(number("reencrypted_blocks"), blocks + 1);
+    assert_eq!((&report["relinked"], number("recovered_equal")), (&true.into(), 3));
+    assert!(report["seconds"].as_f64().unwrap() < 40.0, "{report}");
     assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "its home is removed");
 }
 

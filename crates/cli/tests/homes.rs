@@ -110,6 +110,9 @@ fn key_times_out_of_bounds_make_no_home() {
         (["--ceiling", "61s"], "ceiling is 61s"),
         (["--grace", "61m"], "grace is"),
         (["--revoked-poll", "10ms"], "revoked_poll is 10ms"),
+        (["--max-bridge", "25h"], "max_bridge is"),
+        (["--cryptoperiod", "59m"], "cryptoperiod is"),
+        (["--deleted-retention", "3651d"], "deleted_retention is"),
         (["--refresh", "soon"], "give a time as"),
     ] {
         let ran = Ran::of(cofferdam().arg("--home").arg(&home).arg("init").args(arguments).output().unwrap());

@@ -190,6 +190,8 @@ impl Bug {
         Self::ReceiptUnchecked,
         Self::ArchiveUncheckedMac,
         Self::ImportCallsAnyVault,
+        Self::RewrapUnproved,
+        Self::PurgeKeepsWraps,
     ];
 
     /// Those of accounts with several KEKs or epochs: the keyring's tests find them.

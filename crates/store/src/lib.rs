@@ -20,11 +20,11 @@ pub use catalog::{Catalog, Revision, Stored};
 pub use embedded::{Activity, EmbeddedOptions, EmbeddedStore, FileLayer, VerifyReport};
 pub use engine::{
     Account, AccountKey, AccountKeyStatus, AccountName, AccountStatus, ArchiveEntry, ArchiveId,
-    ArchiveReport, BlockInfo, BlockPage, BufferChange, BufferEvent, BufferMode, BufferStatus, DeletedAccount,
-    DrainBlocked, DrainReport, Engine, EngineBuilder, EngineError, EngineErrorKind, ImportOptions,
-    ImportReport, LinkTo, Moved, Needed, NodeId, Operation, OperationFailure, OperationHandle, OperationId,
-    OperationKind, OperationStatus, Outcome, Progress, PutReceipt, Reencrypt, Refusal, RefusedKek,
-    SafeToDisable, Step, Trouble, TroubleKind,
+    ArchiveOverview, ArchiveReport, BlockInfo, BlockPage, BufferChange, BufferEvent, BufferMode,
+    BufferStatus, DeletedAccount, DrainBlocked, DrainReport, Engine, EngineBuilder, EngineError,
+    EngineErrorKind, ImportOptions, ImportReport, KekStatus, LinkTo, Moved, Needed, NodeId, Operation,
+    OperationFailure, OperationHandle, OperationId, OperationKind, OperationStatus, Outcome, Progress,
+    PutReceipt, Reencrypt, Refusal, RefusedKek, SafeToDisable, Step, Trouble, TroubleKind,
 };
 pub use error::{StoreError, StoreErrorKind};
 #[cfg(feature = "hot-cache")]

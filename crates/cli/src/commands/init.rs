@@ -15,6 +15,8 @@ use crate::{
 struct Made {
     home: String,
     protected: bool,
+    /// What checks the receipts that it signs.
+    receipt_public_key: String,
 }
 
 impl fmt::Display for Made {
@@ -32,7 +34,8 @@ pub(super) async fn run(
     let path = path.ok_or(CliError::NoHome)?;
     let home = Home::create(path, args.settings(), passphrase).await?;
     let protected = home.customer_vault().await?.protected();
-    output.emit(&Made { home: home.name(), protected })?;
+    let receipt_public_key = home.receipt_key()?.public().to_string();
+    output.emit(&Made { home: home.name(), protected, receipt_public_key })?;
     if !protected {
         note(format_args!(
             "warning: no passphrase was given, so the keys in this home's vaults are in the clear: use it for \

@@ -1,12 +1,17 @@
-//! `inspect`: what a sealed block says of itself.
+//! `inspect`: what a sealed block or an archive says of itself.
 
 use std::{fmt, fs::File, io::Read, path::Path};
 
-use cofferdam_crypto::{HEADER_LEN, Header, plaintext_len};
+use cofferdam_crypto::{HEADER_LEN, Header, KeyId, plaintext_len};
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 
-use crate::{error::CliError, output::Output};
+use cofferdam_store::ArchiveOverview;
+
+use crate::{
+    error::CliError,
+    output::{Output, Time},
+};
 
 /// The most bytes that are read: a header and one more.
 const READ: u64 = HEADER_LEN as u64;
@@ -43,11 +48,49 @@ impl fmt::Display for Inspected {
     }
 }
 
-pub(super) fn run(path: &Path, output: &mut Output) -> Result<(), CliError> {
+/// The beginning of an archive.
+#[derive(Serialize)]
+struct InspectedArchive {
+    archive: String,
+    account: String,
+    account_id: String,
+    exported: Time,
+    linked: bool,
+    keys: Vec<KeyId>,
+    len: u64,
+}
+
+impl fmt::Display for InspectedArchive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "archive     {}", self.archive)?;
+        writeln!(f, "account     {}, {}", self.account, self.account_id)?;
+        writeln!(f, "exported    {}", self.exported)?;
+        writeln!(f, "linked      {}", if self.linked { "to a customer's key" } else { "no" })?;
+        for key_id in &self.keys {
+            writeln!(f, "wrapped by  {key_id}")?;
+        }
+        write!(f, "length      {} bytes", self.len)
+    }
+}
+
+pub(super) async fn run(path: &Path, output: &mut Output) -> Result<(), CliError> {
     let file = File::open(path).map_err(|e| CliError::reading(path, e))?;
     let sealed_len = file.metadata().map_err(|e| CliError::reading(path, e))?.len();
     let mut start = Vec::new();
     file.take(READ).read_to_end(&mut start).map_err(|e| CliError::reading(path, e))?;
+    if ArchiveOverview::is_archive(&start) {
+        let file = tokio::fs::File::open(path).await.map_err(|e| CliError::reading(path, e))?;
+        let of = ArchiveOverview::read(file).await.map_err(|e| CliError::of_archive(path, e))?;
+        return output.emit(&InspectedArchive {
+            archive: of.archive.to_string(),
+            account: of.account.to_string(),
+            account_id: of.account_id.to_string(),
+            exported: Time(of.exported_at),
+            linked: of.linked,
+            keys: of.keys,
+            len: sealed_len,
+        });
+    }
     let header = Header::parse(&start).map_err(|source| CliError::Header { path: path.into(), source })?;
     output.emit(&Inspected {
         format: 1,

@@ -1,10 +1,14 @@
 //! The commands, one module for each group of them.
 
 mod account;
+mod archive;
 mod blocks;
 mod ingest;
 mod init;
 mod inspect;
+mod operations;
+mod rotation;
+mod safe;
 mod status;
 mod vault;
 mod verify;
@@ -39,7 +43,19 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Status(args) if args.watch => watch::run(home()?, args.of.account, out).await,
         Command::Status(args) => status::run(home()?, args.of.account, out).await,
         Command::Verify(args) => verify::run(home()?, args, out).await,
-        Command::Inspect(args) => inspect::run(&args.file, out),
+        Command::Inspect(args) => inspect::run(&args.file, out).await,
+        Command::RotateKek(args) => rotation::rotate_kek(home()?, args, out).await,
+        Command::RotateAek(args) => rotation::rotate_aek(home()?, args, out).await,
+        Command::AddKek(args) => rotation::add_kek(home()?, args, out).await,
+        Command::RemoveKek(args) => rotation::remove_kek(home()?, args, out).await,
+        Command::Link(args) => rotation::link(home()?, args, out).await,
+        Command::Unlink(args) => rotation::unlink(home()?, args, out).await,
+        Command::Operations(args) => operations::run(home()?, args, out).await,
+        Command::SafeToDisable(args) => safe::run(home()?, args, out).await,
+        Command::VerifyReceipt(args) => safe::verify(&args, out),
+        Command::Export(args) => archive::export(home()?, args, out).await,
+        Command::Archives(args) => archive::list(home()?, args, out).await,
+        Command::Import(args) => archive::import(home()?, args, out).await,
     }?;
     output.flush()
 }

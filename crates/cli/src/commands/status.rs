@@ -67,7 +67,7 @@ async fn tell(open: &OpenHome, only: Option<AccountName>, output: &mut Output) -
         output.text(format_args!("There are no accounts yet: make one with account create"))?;
     }
     reports.into_iter().try_for_each(|account| output.emit(&Line { account, writer: None }))?;
-    // A drain may follow.
+    // A drain or an operation may follow.
     output.flush()
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn reports(
         report.last_failure = report.last_failure.or_else(|| checked.err().map(|e| e.to_string()));
         report.blocks = blocks;
         report.bytes = bytes;
-        reports.push(report);
+        reports.push(report.with(account.keks().await?, account.operation().await?.as_ref()));
     }
     Ok(reports)
 }

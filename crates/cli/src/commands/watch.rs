@@ -1,7 +1,7 @@
 //! `status --watch`: tells of each change until it is interrupted.
 //!
 //! Guarantees: a change of a key's state, of what is stored or of what is buffered is told within seconds; nothing
-//! is told twice. It has the home open for moments only, unless it drains, so that other commands get it; while another
+//! is told twice. It has the home open for moments only, unless it drains or an operation goes on, so that other commands get it; while another
 //! one has it, it reads what that one says. Times that move by themselves are no change.
 
 use std::{
@@ -118,12 +118,12 @@ impl Watch<'_> {
                 Ok(reports) => reports,
                 Err(e) => break Err(e),
             };
-            let draining = reports.iter().any(|account| account.buffer.draining);
+            let goes_on = reports.iter().any(AccountReport::goes_on);
             let told = StatusFile::new("status --watch", reports.clone());
             if let Err(e) = self.show(reports, None) {
                 break Err(e);
             }
-            if !draining || open.home.drains() == Drains::Leave {
+            if !goes_on || open.home.drains() == Drains::Leave {
                 break Ok(());
             }
             // Others find the home locked: they can read this.

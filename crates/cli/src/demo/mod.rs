@@ -11,6 +11,7 @@ mod outage;
 mod pack;
 mod report;
 mod revoke;
+mod rotate;
 mod search;
 
 use std::{
@@ -32,7 +33,7 @@ use crate::{
     cli::Demo,
     error::CliError,
     files::{LeaveOut, Walk},
-    home::{BufferBounds, Home, KeyTimes, Keys, OpenHome, PassphraseSource, Settings, principal},
+    home::{Home, KeyTimes, Keys, OpenHome, PassphraseSource, Settings, principal},
     output::{Output, escape, rate, size},
     signals::Interrupt,
 };
@@ -42,6 +43,8 @@ use search::{Findings, Target};
 
 /// How much of an input file the control searches.
 const CONTROL: u64 = 1 << 20;
+/// The name of the customer's key.
+const KEY: &str = "demo";
 /// How many unreadable files are named.
 const NAMED: usize = 5;
 
@@ -74,7 +77,7 @@ async fn show(
     output
         .text(format_args!("A home with a store, the service's vault and the customer's: {}", home.name()))?;
     let vault = home.customer_vault().await?;
-    let kek = vault.create_key("demo").await?;
+    let kek = vault.create_key(KEY).await?;
     output.text(format_args!("The customer's key (KEK): {kek}"))?;
 
     let mut report = Report { skipped: walk.skipped, ..Report::default() };
@@ -100,6 +103,7 @@ async fn show(
     look(paths, open.home.store_file(), output, &mut report, stop).await?;
     outage::end(&account, &vault, buffered, output, &mut report).await?;
     take_away(&account, &vault, &kek, &packing.files, output, &mut report).await?;
+    rotate::rotate(&open.engine, &account, &vault, (KEY, &kek), &packing, output, &mut report).await?;
     drop(account);
     let home = open.close().await?;
 
@@ -151,11 +155,12 @@ fn times() -> KeyTimes {
         retry_max_ms: 1000,
         revoked_poll_ms: 1000,
         call_timeout_ms: 1000,
+        ..KeyTimes::default()
     }
 }
 
 fn settings() -> Settings {
-    Settings { key_times: times(), buffer: BufferBounds::default() }
+    Settings { key_times: times(), ..Settings::default() }
 }
 
 fn name() -> Result<AccountName, CliError> {
@@ -318,7 +323,7 @@ async fn take_away(
     output.flush()?;
     revoke::restore(account, vault, kek, files, &mut found).await?;
     output.text(format_args!(
-        "Felt after {:.1} s: reads and writes work again\n",
+        "Felt after {:.1} s: reads and writes work again",
         found.restored_after.as_secs_f64()
     ))?;
     report.revoked_after_seconds = found.noticed_after.as_secs_f64();

@@ -49,6 +49,15 @@ pub(super) struct Report {
     pub(super) writes_refused: u64,
     pub(super) listed_while_revoked: u64,
     pub(super) restored_after_seconds: f64,
+    /// How much needed the old version of the customer's key before the rotation; nothing does after it.
+    pub(super) needed_before: u64,
+    pub(super) rotate_kek_seconds: f64,
+    pub(super) reencrypted_blocks: u64,
+    pub(super) reencrypt_seconds: f64,
+    /// Whether the account was unlinked and linked again.
+    pub(super) relinked: bool,
+    /// How many files read back equal once the account was deleted and recovered.
+    pub(super) recovered_equal: u64,
     pub(super) seconds: f64,
 }
 
@@ -110,6 +119,18 @@ impl fmt::Display for Report {
             f,
             "  restored  felt after {:.1} s: reads and writes work again",
             self.restored_after_seconds
+        )?;
+        writeln!(
+            f,
+            "  rotated   the customer's key in {:.0} ms, and all {} blocks under a new key of the account's in {:.1} s",
+            self.rotate_kek_seconds * 1000.0,
+            self.reencrypted_blocks,
+            self.reencrypt_seconds
+        )?;
+        writeln!(
+            f,
+            "  recovered {} of {} files read back equal after an unlink, a link and a deletion",
+            self.recovered_equal, self.files
         )?;
         write!(f, "  took      {:.1} s", self.seconds)
     }

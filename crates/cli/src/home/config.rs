@@ -1,13 +1,13 @@
 //! `cofferdam.json`: that a folder is a home, of which format, and its settings.
 //!
 //! Guarantees: written atomically; a newer format is told apart from damage; key times are within the
-//! bounds of a [`Policy`]. A home made before buffers had settings has the default ones.
+//! bounds of a [`Policy`]. A home made before a setting was there has the default one.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use cofferdam_crypto::KeyId;
 use cofferdam_keyring::{Policy, PolicyError};
-use cofferdam_store::{EmbeddedStore, Engine, EngineBuilder};
+use cofferdam_store::{EmbeddedStore, Engine, EngineBuilder, ReceiptKey};
 use cofferdam_vault::{Clock, SystemClock, VaultRegistry};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,34 @@ pub(crate) struct Config {
     /// What writes may wait for while a key is unavailable.
     #[serde(default)]
     pub(crate) buffer: BufferBounds,
+    /// What happens to accounts by themselves.
+    #[serde(default)]
+    pub(crate) accounts: AccountTimes,
+}
+
+/// When accounts are destroyed, and their own keys rotated, by themselves. The engine holds them to its bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AccountTimes {
+    /// How long a deleted account can be recovered.
+    pub(crate) deleted_retention_ms: u64,
+    /// How long new blocks are sealed under one epoch.
+    pub(crate) cryptoperiod_ms: u64,
+}
+
+impl AccountTimes {
+    fn apply(&self, engine: EngineBuilder) -> EngineBuilder {
+        engine
+            .deleted_retention(Duration::from_millis(self.deleted_retention_ms))
+            .cryptoperiod(Some(Duration::from_millis(self.cryptoperiod_ms)))
+    }
+}
+
+impl Default for AccountTimes {
+    fn default() -> Self {
+        const DAY: u64 = 24 * 3_600_000;
+        Self { deleted_retention_ms: 14 * DAY, cryptoperiod_ms: 365 * DAY }
+    }
 }
 
 /// What may wait in an account's buffer, how much and how long. The engine holds them to its bounds.
@@ -89,6 +117,7 @@ impl Default for BufferBounds {
 pub(crate) struct Settings {
     pub(crate) key_times: KeyTimes,
     pub(crate) buffer: BufferBounds,
+    pub(crate) accounts: AccountTimes,
 }
 
 /// The part that every version has.
@@ -108,6 +137,13 @@ pub(crate) struct KeyTimes {
     pub(crate) retry_max_ms: u64,
     pub(crate) revoked_poll_ms: u64,
     pub(crate) call_timeout_ms: u64,
+    /// Homes made before accounts had several KEKs have the default.
+    #[serde(default = "max_bridge_ms")]
+    pub(crate) max_bridge_ms: u64,
+}
+
+fn max_bridge_ms() -> u64 {
+    KeyTimes::default().max_bridge_ms
 }
 
 impl KeyTimes {
@@ -122,7 +158,8 @@ impl KeyTimes {
             .with_grace(ms(self.grace_ms))?
             .with_retry_max(ms(self.retry_max_ms))?
             .with_revoked_poll(ms(self.revoked_poll_ms))?
-            .with_call_timeout(ms(self.call_timeout_ms))
+            .with_call_timeout(ms(self.call_timeout_ms))?
+            .with_max_bridge(ms(self.max_bridge_ms))
     }
 }
 
@@ -137,6 +174,7 @@ impl Default for KeyTimes {
             retry_max_ms: ms(policy.retry_max()),
             revoked_poll_ms: ms(policy.revoked_poll()),
             call_timeout_ms: ms(policy.call_timeout()),
+            max_bridge_ms: ms(policy.max_bridge()),
         }
     }
 }
@@ -144,8 +182,8 @@ impl Default for KeyTimes {
 impl Config {
     pub(super) fn new(service_kek: KeyId, settings: Settings) -> Self {
         let created = Time(SystemClock.now().wall).to_string();
-        let Settings { key_times, buffer } = settings;
-        Self { format: FORMAT.into(), version: VERSION, created, service_kek, key_times, buffer }
+        let Settings { key_times, buffer, accounts } = settings;
+        Self { format: FORMAT.into(), version: VERSION, created, service_kek, key_times, buffer, accounts }
     }
 
     /// An engine by these settings.
@@ -153,12 +191,17 @@ impl Config {
         &self,
         store: EmbeddedStore,
         vaults: VaultRegistry,
+        receipt_key: Option<ReceiptKey>,
     ) -> Result<EngineBuilder, PolicyError> {
         let engine = Engine::builder(Arc::new(store), vaults, self.service_kek.clone())
             .policy(self.key_times.policy()?)
             .max_block_len(MAX_BLOCK_LEN)
             .in_flight(IN_FLIGHT);
-        Ok(self.buffer.apply(engine))
+        let engine = match receipt_key {
+            Some(key) => engine.receipt_key(key),
+            None => engine,
+        };
+        Ok(self.accounts.apply(self.buffer.apply(engine)))
     }
 
     pub(super) fn parse(home: &Path, file: &Path, bytes: &[u8]) -> Result<Self, CliError> {
@@ -205,10 +248,15 @@ mod tests {
     }
 
     #[test]
-    fn a_home_without_settings_of_buffers_has_the_default_ones() {
+    fn a_home_made_before_a_setting_was_there_has_the_default_one() {
         let mut json = serde_json::to_value(sample()).unwrap();
-        json.as_object_mut().unwrap().remove("buffer").unwrap();
-        assert_eq!(parse(&json.to_string()).unwrap().buffer, BufferBounds::default());
+        for later in ["buffer", "accounts"] {
+            json.as_object_mut().unwrap().remove(later).unwrap();
+        }
+        json["key_times"].as_object_mut().unwrap().remove("max_bridge_ms").unwrap();
+        let parsed = parse(&json.to_string()).unwrap();
+        assert_eq!((parsed.buffer, parsed.accounts), (BufferBounds::default(), AccountTimes::default()));
+        assert_eq!(parsed.key_times, KeyTimes::default());
     }
 
     #[test]

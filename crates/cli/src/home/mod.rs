@@ -2,13 +2,15 @@
 //!
 //! Guarantees: only one process has a home's store open; nothing in a home names where it is, so a closed
 //! one can be copied elsewhere; `cofferdam.json` is written last, so a home is whole or is none. The customer's
-//! vault is changed without the home's lock. A command that uses keys finishes what can be drained before it ends.
+//! vault is changed without the home's lock. A command that uses keys finishes what can be drained, and operations, before it
+//! ends.
 //!
 //! Not its job: what the commands do with the engine.
 
 mod config;
 mod lock;
 mod passphrase;
+mod receipt;
 mod status;
 mod unasked;
 
@@ -19,7 +21,9 @@ use std::{
     time::Duration,
 };
 
-use cofferdam_store::{AccountName, BufferEvent, EmbeddedOptions, EmbeddedStore, Engine, EngineError};
+use cofferdam_store::{
+    AccountName, BufferEvent, DeletedAccount, EmbeddedOptions, EmbeddedStore, Engine, EngineError, ReceiptKey,
+};
 use cofferdam_vault::{
     Clock, KeyVault, LocalVault, LocalVaultOptions, Principal, SystemClock, VaultRegistry,
 };
@@ -27,12 +31,13 @@ use cofferdam_vault::{
 use tokio::sync::broadcast::Receiver;
 
 use config::Config;
-pub(crate) use config::{BufferBounds, KeyTimes, Settings};
+pub(crate) use config::{AccountTimes, BufferBounds, KeyTimes, Settings};
 pub(crate) use lock::HomeLock;
 pub(crate) use passphrase::PassphraseSource;
+use receipt::open_receipt_key;
 pub(crate) use status::{AccountReport, STATUS_EVERY, StatusFile};
 
-use crate::{drain, error::CliError, output::escape};
+use crate::{drain, error::CliError, operation, output::escape};
 use unasked::UnaskedVault;
 
 const CONFIG: &str = "cofferdam.json";
@@ -40,6 +45,7 @@ const SERVICE_VAULT: &str = "service.vault";
 const CUSTOMER_VAULT: &str = "customer.vault";
 const STORE: &str = "blocks.store";
 const SERVICE_KEY: &str = "cofferdam";
+const RECEIPT_KEY: &str = "receipt.key";
 
 /// The most bytes of one block. Longer input is for `ingest`, which cuts it.
 pub(crate) const MAX_BLOCK_LEN: u64 = 64 << 20;
@@ -60,7 +66,7 @@ pub(crate) struct Home {
     drains: Drains,
 }
 
-/// What a command that has used keys does about blocks that can be drained.
+/// What a command that has used keys does about blocks that can be drained, and about operations that go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Drains {
     /// It waits until none is left.
@@ -102,7 +108,7 @@ impl Home {
         if path.join(CONFIG).symlink_metadata().is_ok() {
             return Err(CliError::HomeExists { path: path.into() });
         }
-        for found in [SERVICE_VAULT, CUSTOMER_VAULT, STORE] {
+        for found in [SERVICE_VAULT, CUSTOMER_VAULT, STORE, RECEIPT_KEY] {
             if path.join(found).symlink_metadata().is_ok() {
                 return Err(CliError::InTheWay { path: path.into(), found });
             }
@@ -113,7 +119,7 @@ impl Home {
             Err(e) => {
                 // What was made is of no use; that it can't be removed is said by the next init.
                 if was_there {
-                    for made in [SERVICE_VAULT, CUSTOMER_VAULT, STORE] {
+                    for made in [SERVICE_VAULT, CUSTOMER_VAULT, STORE, RECEIPT_KEY] {
                         let _ = fs::remove_file(path.join(made));
                     }
                 } else {
@@ -137,8 +143,9 @@ impl Home {
         let config = Config::new(service_kek, settings);
         let store = EmbeddedStore::create(path.join(STORE), EmbeddedOptions::default())?;
         // Opened once, so that settings which the engine refuses make no home.
-        let engine = config.engine(store, VaultRegistry::new(Arc::new(service)))?.open().await?;
-        engine.close().await?;
+        let receipt_key = open_receipt_key(&path.join(RECEIPT_KEY))?;
+        let engine = config.engine(store, VaultRegistry::new(Arc::new(service)), Some(receipt_key))?;
+        engine.open().await?.close().await?;
         config.write(&path.join(CONFIG))?;
         Ok(config)
     }
@@ -194,13 +201,18 @@ impl Home {
             Keys::Unused => (Arc::new(UnaskedVault), Arc::new(UnaskedVault)),
         };
         let vaults = VaultRegistry::new(service).with_customer(principal(), customer);
+        let receipt_key = match keys {
+            Keys::Needed => Some(self.receipt_key()?),
+            Keys::Unused => None,
+        };
         let store = EmbeddedStore::open(self.path.join(STORE), EmbeddedOptions::default())?;
-        let engine = self.config.engine(store.clone(), vaults)?.open().await.map_err(|e| match e {
-            EngineError::BadSetting { .. } => {
-                CliError::DamagedSettings { path: self.path.join(CONFIG), what: e.to_string() }
-            }
-            e => e.into(),
-        })?;
+        let engine =
+            self.config.engine(store.clone(), vaults, receipt_key)?.open().await.map_err(|e| match e {
+                EngineError::BadSetting { .. } => {
+                    CliError::DamagedSettings { path: self.path.join(CONFIG), what: e.to_string() }
+                }
+                e => e.into(),
+            })?;
         // A writer that was killed left it; nobody else writes now.
         StatusFile::remove(&self.path);
         let events = engine.buffer_events();
@@ -214,6 +226,11 @@ impl Home {
 
     async fn open_vault(&self, name: &str) -> Result<LocalVault, CliError> {
         Ok(LocalVault::open(self.path.join(name), vault_options(&self.passphrase)?).await?)
+    }
+
+    /// The key that its receipts are signed with. A home that has none gets one.
+    pub(crate) fn receipt_key(&self) -> Result<ReceiptKey, CliError> {
+        open_receipt_key(&self.path.join(RECEIPT_KEY))
     }
 
     /// What may wait in its accounts' buffers.
@@ -246,7 +263,7 @@ impl Home {
 }
 
 impl OpenHome {
-    /// The names of all accounts, in order.
+    /// The names of all accounts that are not deleted, in order.
     pub(crate) async fn accounts(&self) -> Result<Vec<AccountName>, CliError> {
         let mut all: Vec<AccountName> = Vec::new();
         loop {
@@ -258,26 +275,39 @@ impl OpenHome {
         }
     }
 
-    /// Finishes what can be drained, unless that is to be left, and closes the engine: everything is on disk, every
-    /// key is wiped.
-    pub(crate) async fn close(mut self) -> Result<Home, CliError> {
-        let drained = self.settle().await;
-        self.close_now().await.and_then(|home| drained.map(|()| home))
+    /// The accounts that are deleted and can be recovered, in the order of their names.
+    pub(crate) async fn deleted_accounts(&self) -> Result<Vec<DeletedAccount>, CliError> {
+        let mut all: Vec<DeletedAccount> = Vec::new();
+        loop {
+            let more = self.engine.deleted_accounts(all.last().map(|of| &of.name), 1000).await?;
+            if more.is_empty() {
+                return Ok(all);
+            }
+            all.extend(more);
+        }
     }
 
-    /// Finishes what can be drained, unless that is to be left.
+    /// Finishes what can be drained and what operations go on, unless that is to be left, and closes the engine: everything
+    /// is on disk, every key is wiped.
+    pub(crate) async fn close(mut self) -> Result<Home, CliError> {
+        let settled = self.settle().await;
+        self.close_now().await.and_then(|home| settled.map(|()| home))
+    }
+
+    /// Finishes what can be drained and what operations go on, unless that is to be left.
     pub(crate) async fn settle(&mut self) -> Result<(), CliError> {
         match (self.keys, self.home.drains) {
             (Keys::Needed, Drains::Finish) => {
                 let mut events = self.events.resubscribe();
                 std::mem::swap(&mut events, &mut self.events);
-                drain::finish(self, &mut events).await
+                drain::finish(self, &mut events).await?;
+                operation::finish(self).await
             }
             _ => Ok(()),
         }
     }
 
-    /// Closes the engine and leaves what is not drained yet.
+    /// Closes the engine and leaves what is not done yet.
     pub(crate) async fn close_now(self) -> Result<Home, CliError> {
         self.engine.close().await?;
         Ok(self.home)

@@ -6,7 +6,7 @@
 use std::{fmt, fs, path::Path, time::Duration};
 
 use cofferdam_keyring::KeyState;
-use cofferdam_store::{AccountKeyStatus, AccountName, BufferMode};
+use cofferdam_store::{AccountKeyStatus, AccountName, BufferMode, KekStatus, Operation};
 use cofferdam_vault::{Clock, SystemClock, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,65 @@ pub(crate) struct AccountReport {
     pub(crate) bytes: u64,
     #[serde(default)]
     pub(crate) buffer: BufferReport,
+    /// What its AEKs are wrapped under; none for an account under the service's key.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) keks: Vec<KekReport>,
+    /// The operation that goes on.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) operation: Option<OperationReport>,
+}
+
+/// A KEK of an account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KekReport {
+    /// The version that the account's AEKs are wrapped under.
+    pub(crate) key_id: String,
+    /// Since when it has not answered while another did.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) bridged_since: Option<String>,
+}
+
+/// An operation that goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OperationReport {
+    pub(crate) operation: String,
+    pub(crate) kind: String,
+    pub(crate) status: String,
+    pub(crate) step: String,
+    /// Blocks that are done, of `total`.
+    pub(crate) done: u64,
+    pub(crate) total: u64,
+    /// What keeps it from going on, while something does.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) waits_for: Option<String>,
+}
+
+impl From<&Operation> for OperationReport {
+    fn from(operation: &Operation) -> Self {
+        Self {
+            operation: operation.id.to_string(),
+            kind: operation.kind.name().into(),
+            status: operation.status.name().into(),
+            step: operation.step.name().into(),
+            done: operation.progress.done,
+            total: operation.progress.total,
+            waits_for: operation.waits_for.clone(),
+        }
+    }
+}
+
+impl fmt::Display for OperationReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, status, step, done, total, .. } = self;
+        write!(f, "; {} {}, step {}", escape(kind), escape(status), escape(step))?;
+        if *total > 0 {
+            write!(f, ", {done} of {total} blocks")?;
+        }
+        match &self.waits_for {
+            Some(why) => write!(f, ", waits: {}", escape(why)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What waits for an account's key.
@@ -126,7 +185,25 @@ impl AccountReport {
                 drained_blocks: buffer.drained.blocks,
                 trouble: buffer.trouble.map(|trouble| trouble.message),
             },
+            keks: Vec::new(),
+            operation: None,
         }
+    }
+
+    /// With what is known of the account beside the state of its key.
+    pub(crate) fn with(mut self, keks: Vec<KekStatus>, operation: Option<&Operation>) -> Self {
+        let report = |kek: KekStatus| KekReport {
+            key_id: kek.key_id.into(),
+            bridged_since: kek.bridged_since.map(|since| Time(since).to_string()),
+        };
+        self.keks = keks.into_iter().map(report).collect();
+        self.operation = operation.filter(|of| !of.status.has_ended()).map(OperationReport::from);
+        self
+    }
+
+    /// Whether something of it is under way that ends by itself.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.buffer.draining || self.operation.as_ref().is_some_and(|operation| operation.waits_for.is_none())
     }
 
     /// The same without what changes as time goes by.
@@ -157,7 +234,19 @@ impl fmt::Display for AccountReport {
                 write!(f, ", {what}{}", escape(of))?;
             }
         }
+        if self.keks.len() > 1 {
+            write!(f, "; {} KEKs:", self.keks.len())?;
+            for (at, kek) in self.keks.iter().enumerate() {
+                write!(f, "{} {}", if at > 0 { "," } else { "" }, escape(&kek.key_id))?;
+                if let Some(since) = &kek.bridged_since {
+                    write!(f, " (bridged since {})", escape(since))?;
+                }
+            }
+        }
         buffer.fmt(f)?;
+        if let Some(operation) = &self.operation {
+            operation.fmt(f)?;
+        }
         if let Some(failure) = &self.last_failure {
             let at =
                 self.last_failure_at.as_ref().map(|at| format!(" at {}", escape(at))).unwrap_or_default();

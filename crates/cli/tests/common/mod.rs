@@ -12,6 +12,7 @@ use std::{
     process::{Child, Command, ExitStatus, Output, Stdio},
 };
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// The number of rounds: a sample by default, all with COFFERDAM_FULL=1.
@@ -127,6 +128,18 @@ impl Home {
         let ran = Ran::of(child.wait_with_output().unwrap());
         writer.join().unwrap();
         ran
+    }
+
+    /// A new version of this key of the customer's.
+    pub(crate) fn new_version(&self, name: &str) -> String {
+        self.run(["vault", "new-version", name]).succeeds().text().trim().to_owned()
+    }
+
+    /// What a command prints as JSON, a value for each line.
+    #[track_caller]
+    pub(crate) fn json<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, arguments: I) -> Vec<Value> {
+        let ran = Ran::of(self.command().arg("--json").args(arguments).output().unwrap());
+        ran.succeeds().text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     pub(crate) fn put(&self, block: &str, data: &[u8]) {

@@ -114,7 +114,7 @@ pub enum ArchiveError {
 
 impl ArchiveError {
     /// Whether another copy of it is needed.
-    pub(crate) fn is_damage(&self) -> bool {
+    pub fn is_damage(&self) -> bool {
         match self {
             Self::Truncated { .. }
             | Self::Damaged { .. }

@@ -25,6 +25,11 @@ pub(crate) use write::{ArchiveWriter, Signatory};
 
 use crate::{BlockMeta, Place};
 
+/// Whether a file that begins so is an archive, of whichever format.
+pub(crate) fn is_archive(start: &[u8]) -> bool {
+    start.starts_with(frame::MAGIC)
+}
+
 /// How many of what an archive holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ArchiveCounts {

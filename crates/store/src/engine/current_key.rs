@@ -151,7 +151,7 @@ impl Account {
 
     /// The account's own key, which every read needs, whatever key it opens with.
     pub(super) async fn owner(&self) -> Result<Option<LiveKey>, EngineError> {
-        if is_planted(Bug::BufferReadWithoutKey) {
+        if is_planted(Bug::BufferReadWithoutKey) || is_planted(Bug::LinkedReadWithoutKey) {
             return Ok(None);
         }
         self.sealing_key().await.map(Some)

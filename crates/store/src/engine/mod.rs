@@ -20,6 +20,7 @@ mod buffer;
 mod builder;
 mod create;
 mod current_key;
+mod describe;
 mod drain;
 mod drains;
 mod error;
@@ -60,12 +61,13 @@ use tokio::sync::broadcast;
 pub use account::{Account, AccountKeyStatus, AccountStatus, BlockInfo, BlockPage, Outcome, PutReceipt};
 pub use account_name::AccountName;
 pub use archives::{
-    ArchiveEntry, ArchiveId, ArchiveReport, ImportOptions, ImportReport, Refusal, RefusedKek,
+    ArchiveEntry, ArchiveId, ArchiveOverview, ArchiveReport, ImportOptions, ImportReport, Refusal, RefusedKek,
 };
 pub use buffer::{
     BufferChange, BufferEvent, BufferStatus, DrainBlocked, DrainReport, Moved, Trouble, TroubleKind,
 };
 pub use builder::EngineBuilder;
+pub use describe::KekStatus;
 pub use error::{EngineError, EngineErrorKind};
 pub use nodes::NodeId;
 pub use operations::{

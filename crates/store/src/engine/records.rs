@@ -289,6 +289,15 @@ impl Records {
         }
     }
 
+    /// Since when this KEK has not answered while another did.
+    pub(super) async fn bridged_since(
+        &self,
+        account: AccountId,
+        kek: &KeyId,
+    ) -> Result<Option<Duration>, StoreError> {
+        Ok(self.load_bridges(account).await?.since(kek))
+    }
+
     async fn load_bridges(&self, account: AccountId) -> Result<BridgeRow, StoreError> {
         let stored = self.catalog.load(&bridge_key(account)).await?;
         Ok(stored.map_or(BridgeRow::default(), |stored| BridgeRow::parse(&stored.bytes)))

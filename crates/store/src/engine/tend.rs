@@ -32,11 +32,13 @@ pub(super) struct Tending {
     stop: Semaphore,
     /// One permit: it is held while the task runs.
     runs: Semaphore,
+    /// Has no permits: it is closed once the first round is done, or there will be none.
+    first_round: Semaphore,
 }
 
 impl Default for Tending {
     fn default() -> Self {
-        Self { stop: Semaphore::new(0), runs: Semaphore::new(1) }
+        Self { stop: Semaphore::new(0), runs: Semaphore::new(1), first_round: Semaphore::new(0) }
     }
 }
 
@@ -56,6 +58,13 @@ impl Tending {
 
     pub(super) fn stop(&self) {
         self.stop.close();
+        self.first_round.close();
+    }
+
+    /// Until what processes before this one left is gone on with, and what was due at the start is begun.
+    pub(super) async fn began(&self) {
+        // Never given, so this ends when it is closed.
+        let _ = self.first_round.acquire().await;
     }
 
     pub(super) async fn ended(&self) {
@@ -79,6 +88,7 @@ impl Inner {
                 self.log("accounts can't be looked through for what is due", due);
                 looked = Some(now);
             }
+            self.tending.first_round.close();
             tokio::select! {
                 biased;
                 () = self.nodes.wake.notified() => {}

@@ -31,20 +31,20 @@ fn receipt() -> Receipt {
     key(7).sign(statement()).unwrap()
 }
 
-/// Published, so never changed.
-const FROZEN: &str = concat!(
-    "cofferdam receipt 1\n",
-    r#"{"claim":"safe-to-disable","examined":{"accounts":3,"archives":1,"deleted_accounts":2,"nodes":4,"operations":5,"segments":6,"wraps":9},"id":"a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1","issued_at_ms":1795000000123,"issuer":"ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c","key_id":"local://customer/keys/payroll/1"}"#,
-    "\n78549d92c761434ddb308891c87796e8ca3648901eb99f4c364759595f3437993aa65d98eef39edd7de46adf0c553bda3f2c07e3c0c1c171241c0256543dfa0f\n",
-);
-const FROZEN_PUBLIC: &str = "ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c";
+/// The receipt of the vectors, and its issuer's public key: published, so never changed.
+fn frozen() -> [String; 2] {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/receipt.json");
+    let vector: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    ["receipt", "public_key"].map(|field| vector[field].as_str().unwrap().to_owned())
+}
 
 #[test]
 fn a_receipt_is_what_it_always_was() {
-    assert_eq!(key(7).public().to_string(), FROZEN_PUBLIC);
-    assert_eq!(receipt().to_string(), FROZEN);
-    let read: Receipt = FROZEN.parse().unwrap();
-    read.verify(&FROZEN_PUBLIC.parse().unwrap()).unwrap();
+    let [frozen, public] = frozen();
+    assert_eq!(key(7).public().to_string(), public);
+    assert_eq!(receipt().to_string(), frozen);
+    let read: Receipt = frozen.parse().unwrap();
+    read.verify(&public.parse().unwrap()).unwrap();
     assert_eq!(read, receipt());
     assert_eq!(read.statement(), &statement());
 }
@@ -160,7 +160,15 @@ fn weak_and_malformed_public_keys_are_refused() {
     // The y of no point; zero, of order 4; the identity again, unreduced.
     let unreduced = format!("ee{}7f", "ff".repeat(30));
     let none = format!("02{}", "00".repeat(31));
-    for bad in ["", "00", &"00".repeat(32), &identity, &unreduced, &none, &FROZEN_PUBLIC.to_uppercase()] {
+    for bad in [
+        "",
+        "00",
+        &"00".repeat(32),
+        &identity,
+        &unreduced,
+        &none,
+        &key(7).public().to_string().to_uppercase(),
+    ] {
         assert_eq!(bad.parse::<ReceiptPublicKey>(), Err(ReceiptError::NotAPublicKey), "{bad}");
     }
 }

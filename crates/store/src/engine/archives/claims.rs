@@ -2,7 +2,8 @@
 //!
 //! Guarantees: an account's id is claimed by at most one import in all engines that share the catalog. The blocks of an import
 //! whose engine is gone, or whose future was dropped, are removed by whoever looks next; never those of an account that
-//! is there.
+//! is there. Whoever lost its claim so learns of it before it writes the account's record. What that leaves open: an engine
+//! that is suspended between those two for longer than a lease.
 //!
 //! Not its job: what an import does meanwhile.
 
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Catalog, Revision, StoreError, StoreErrorKind, Stored,
-    engine::{EngineError, Inner, NodeId},
+    engine::{AccountName, EngineError, Inner, NodeId},
 };
 
 const IMPORTS: &str = "import/";
@@ -34,12 +35,17 @@ pub(in crate::engine) struct Claims {
 #[derive(Debug, Serialize, Deserialize)]
 struct ClaimRow {
     account: AccountId,
+    /// What its name will be.
+    name: AccountName,
     node: NodeId,
 }
 
 /// An account's id, for as long as it is imported.
 pub(super) struct Claim {
     account: AccountId,
+    name: AccountName,
+    /// Of its row.
+    revision: Option<Revision>,
     here: Arc<Mutex<BTreeSet<AccountId>>>,
 }
 
@@ -56,26 +62,28 @@ impl Claims {
 
     /// Of an import that is over, and left nothing behind.
     pub(super) async fn release(&self, claim: Claim) -> Result<(), EngineError> {
-        let key = key(claim.account);
-        while let Some(stored) = self.catalog.load(&key).await? {
-            match self.catalog.swap(&key, Some(&stored.revision), None).await {
-                Ok(_) => break,
-                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
-                Err(e) => return Err(e.into()),
-            }
+        let Some(held) = &claim.revision else { return Ok(()) };
+        match self.catalog.swap(&key(claim.account), Some(held), None).await {
+            // It is another's by now.
+            Err(e) if e.kind() != StoreErrorKind::Conflict => Err(e.into()),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
+    /// Whether the row was as expected, and is the claim's now.
     async fn swap(
         &self,
-        account: AccountId,
+        claim: &mut Claim,
         expected: Option<&Revision>,
         node: NodeId,
     ) -> Result<bool, EngineError> {
-        let row = serde_json::to_vec(&ClaimRow { account, node }).map_err(|e| corrupt(&e))?;
+        let (account, name) = (claim.account, claim.name.clone());
+        let row = serde_json::to_vec(&ClaimRow { account, name, node }).map_err(|e| corrupt(&e))?;
         match self.catalog.swap(&key(account), expected, Some(row.into())).await {
-            Ok(_) => Ok(true),
+            Ok(revision) => {
+                claim.revision = revision;
+                Ok(true)
+            }
             Err(e) if e.kind() == StoreErrorKind::Conflict => Ok(false),
             Err(e) => Err(e.into()),
         }
@@ -84,12 +92,16 @@ impl Claims {
 
 impl Inner {
     /// Claims an account's id for an import here, and removes what another left behind.
-    pub(super) async fn claim_import(&self, account: AccountId) -> Result<Claim, EngineError> {
+    pub(super) async fn claim_import(
+        &self,
+        account: AccountId,
+        name: &AccountName,
+    ) -> Result<Claim, EngineError> {
         let claims = &self.claims;
         if !lock(&claims.here).insert(account) {
             return Err(EngineError::ImportRunning { account });
         }
-        let claim = Claim { account, here: claims.here.clone() };
+        let mut claim = Claim { account, name: name.clone(), revision: None, here: claims.here.clone() };
         loop {
             let stored = claims.catalog.load(&key(account)).await?;
             if let Some(stored) = &stored
@@ -98,10 +110,20 @@ impl Inner {
                 return Err(EngineError::ImportRunning { account });
             }
             let revision = stored.map(|stored| stored.revision);
-            if claims.swap(account, revision.as_ref(), self.nodes.id).await? {
+            if claims.swap(&mut claim, revision.as_ref(), self.nodes.id).await? {
                 return Ok(claim);
             }
         }
+    }
+
+    /// Makes sure, before an import writes what counts, that nobody has taken it for ended.
+    pub(super) async fn hold_import(self: &Arc<Self>, claim: &mut Claim) -> Result<(), EngineError> {
+        self.be_live().await?;
+        let held = claim.revision.take();
+        if held.is_some() && self.claims.swap(claim, held.as_ref(), self.nodes.id).await? {
+            return Ok(());
+        }
+        Err(EngineError::ImportRunning { account: claim.account })
     }
 
     /// Removes what imports left behind that were not ended.
@@ -112,8 +134,8 @@ impl Inner {
             let Some((last, _)) = rows.last() else { return Ok(()) };
             after = Some(last.clone());
             for (_, stored) in rows {
-                let ClaimRow { account, .. } = parse(&stored)?;
-                match self.claim_import(account).await {
+                let ClaimRow { account, name, .. } = parse(&stored)?;
+                match self.claim_import(account, &name).await {
                     Ok(claim) => self.abandon_import(claim).await?,
                     Err(EngineError::ImportRunning { .. }) => {}
                     Err(e) => return Err(e),
@@ -124,16 +146,21 @@ impl Inner {
 
     /// Ends an import that did not come to its end.
     pub(super) async fn abandon_import(&self, claim: Claim) -> Result<(), EngineError> {
-        self.remove_leftovers(claim.account).await?;
+        if claim.revision.is_none() {
+            // Somebody else does, and may import it by now.
+            return Ok(());
+        }
+        self.remove_leftovers(&claim).await?;
         self.claims.release(claim).await
     }
 
     /// Removes the blocks of an account that is not there.
-    pub(super) async fn remove_leftovers(&self, account: AccountId) -> Result<(), EngineError> {
-        if self.name_in_catalog(account).await?.is_some() {
-            return Ok(());
+    pub(super) async fn remove_leftovers(&self, claim: &Claim) -> Result<(), EngineError> {
+        while !self.records.has(&claim.name, claim.account).await? {
+            if self.blocks.remove_blocks(claim.account, PAGE).await? == 0 {
+                break;
+            }
         }
-        while self.blocks.remove_blocks(account, PAGE).await? > 0 {}
         Ok(())
     }
 
@@ -141,7 +168,7 @@ impl Inner {
     pub(super) async fn name_in_catalog(
         &self,
         account: AccountId,
-    ) -> Result<Option<crate::AccountName>, EngineError> {
+    ) -> Result<Option<AccountName>, EngineError> {
         self.records.learn_names(&[account].into()).await?;
         let Some(name) = self.records.name_of(account) else { return Ok(None) };
         Ok(self.records.has(&name, account).await?.then_some(name))

@@ -270,7 +270,7 @@ impl<W: AsyncWrite + Unpin + Send> Export<'_, W> {
 }
 
 /// Every version that an account's keys are wrapped under.
-fn key_ids(record: &AccountRecord) -> impl Iterator<Item = &KeyId> {
+pub(super) fn key_ids(record: &AccountRecord) -> impl Iterator<Item = &KeyId> {
     let customer = record.customer.iter().flat_map(|customer| &customer.epochs);
     customer.chain(&record.service).flat_map(|epoch| &epoch.wraps).map(|wrap| &wrap.key_id)
 }

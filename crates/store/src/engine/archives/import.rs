@@ -14,7 +14,8 @@ use tokio::io::{AsyncRead, AsyncSeek};
 
 use super::{
     AccountPart, ImportOptions, ImportReport,
-    keys::{self, RefusedKek, Unwrapped},
+    claims::Claim,
+    keys::{self, Refusal, RefusedKek, Unwrapped},
     load::{Load, Loaded},
 };
 use crate::{
@@ -54,10 +55,11 @@ impl Engine {
         engine.check_absent(&name, &part.record).await?;
         let archive = archive.check().await?;
 
-        let claim = engine.claim_import(part.account).await?;
-        match engine.import_claimed(archive, &options, &name, &part).await {
+        let mut claim = engine.claim_import(part.account, &name).await?;
+        match engine.import_claimed(archive, &options, &name, &part, &mut claim).await {
             Ok((record, report)) => {
-                engine.claims.release(claim).await?;
+                // One that is left behind is found to be over.
+                let _ = engine.claims.release(claim).await;
                 #[cfg(feature = "hot-cache")]
                 if let Some(hot) = &engine.hot {
                     hot.readmit(record.id);
@@ -78,7 +80,7 @@ impl Engine {
 }
 
 /// The account's part; not to be believed before the archive's tag was checked.
-fn parse(bytes: &[u8]) -> Result<AccountPart, EngineError> {
+pub(super) fn parse(bytes: &[u8]) -> Result<AccountPart, EngineError> {
     let bad = |reason: String| {
         let what = "the account's part (record 0)".into();
         EngineError::Archive(ArchiveError::Damaged { at: 9, what, reason })
@@ -121,6 +123,7 @@ impl Inner {
         options: &ImportOptions,
         name: &AccountName,
         part: &AccountPart,
+        claim: &mut Claim,
     ) -> Result<(AccountRecord, ImportReport), EngineError> {
         let old = &part.record;
         let customer = keys::unwrap_customer(self, options, old).await?;
@@ -138,9 +141,10 @@ impl Inner {
 
         // Again, now that nobody else imports it.
         self.check_absent(name, old).await?;
-        self.remove_leftovers(record.id).await?;
+        self.remove_leftovers(claim).await?;
         let load = Load::new(self, options, old, &record);
         let Loaded { drained, renumbered } = load.all(&mut loading).await?;
+        self.hold_import(claim).await?;
         self.insert_imported(&record, &tagged_by).await?;
         let archive = part.archive;
         Ok((record, ImportReport { archive, counts, unwrapped_by, vouched, drained, renumbered }))
@@ -171,10 +175,9 @@ fn check_needed<R>(
     let has_blocks = archive.sealed_under().keys().any(|(provider, _)| *provider == ProviderKind::Service);
     match service {
         Ok(aeks) => Ok(Some(aeks)),
-        Err(refused) if has_blocks || !old.linked => {
-            Err(EngineError::NotImportable { account: old.name.clone(), refused: vec![refused] })
-        }
-        Err(_) => Ok(None),
+        // Who allows it to be asked wants its word: else a forger had but to spoil the service's wraps.
+        Err(RefusedKek { why: Refusal::NotAllowed, .. }) if old.linked && !has_blocks => Ok(None),
+        Err(refused) => Err(EngineError::NotImportable { account: old.name.clone(), refused: vec![refused] }),
     }
 }
 

@@ -213,6 +213,8 @@ async fn rewrap_customer(
     let new = NewKek::of(inner, name, principal, set)?;
     new.check(inner, of.buffer).await?;
     let (kek, wraps) = new.wrap(inner, &keys, of.buffer).await?;
+    // Once more before the record is written: this is to know it early.
+    inner.fences.check(&kek.key_id).await?;
     for (epoch, wrap) in epochs.iter_mut().zip(wraps) {
         epoch.wraps = vec![wrap];
     }

@@ -11,6 +11,7 @@ mod import;
 mod keys;
 mod ledger;
 mod load;
+mod overview;
 
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
@@ -23,6 +24,7 @@ pub(super) use claims::Claims;
 pub use keys::{Refusal, RefusedKek};
 pub use ledger::ArchiveEntry;
 pub(super) use ledger::Ledger;
+pub use overview::ArchiveOverview;
 
 use super::{AccountName, EngineError, account_record::AccountRecord};
 use crate::ArchiveCounts;
@@ -131,7 +133,8 @@ impl ImportOptions {
     }
 
     /// The engine's own service vault may be asked for the service's keys of the archive: for one that the same service
-    /// has written. Blocks that are sealed under such a key need it, and so does an account without a customer's key.
+    /// has written. Blocks that are sealed under such a key need it, and so does an account without a customer's key; with it
+    /// the import is refused unless the service's key vouches for the archive, which matters where the KEK is RSA.
     #[must_use]
     pub fn allow_own_service(mut self) -> Self {
         self.service = ServiceVault::Own;

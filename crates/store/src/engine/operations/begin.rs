@@ -357,8 +357,10 @@ impl Engine {
         Ok(self.inner.blocks.compact().await?)
     }
 
-    /// Waits until no operation of this engine can go on by itself: each has ended, or something is in its way.
+    /// Waits until no operation of this engine can go on by itself: each has ended, or something is in its way. Those too that
+    /// a process before this one left, and those that were due when the engine was opened.
     pub async fn settle_operations(&self) {
+        self.inner.tending.began().await;
         self.inner.runner.settled().await;
     }
 

@@ -7,7 +7,7 @@
 //!
 //! Not its job: that nobody seals under an older key any longer: that is waited for before (`announce`).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{BlockId, Epoch, Provider, plaintext_len};
@@ -32,13 +32,17 @@ use crate::{
 const PAGE: usize = 256;
 /// How many sealed bytes go into one commit, a single larger block aside.
 const BATCH_BYTES: u64 = 1 << 20;
-/// How many blocks are done between two notes of how far it came.
+/// How many blocks are done, or how much time is gone, between two notes of how far it came.
 const NOTED_EVERY: u64 = 1024;
+const NOTED_AFTER: Duration = Duration::from_secs(1);
 
 type Row = (BlockId, BlockMeta);
 
 /// Seals everything anew that is not under the newest epoch of the account's key.
 pub(super) async fn reencrypt(task: &Task, begun: &Begun) -> Result<(), Stop> {
+    if is_planted(Bug::RetireBeforeReencrypted) {
+        return Ok(());
+    }
     let mut work = Work::begin(task, begun).await?;
     loop {
         let (found, damaged) = work.pass().await?;
@@ -48,7 +52,7 @@ pub(super) async fn reencrypt(task: &Task, begun: &Begun) -> Result<(), Stop> {
             return Err(Stop::Wait(why));
         }
         if found == 0 {
-            return Ok(());
+            return work.note().await;
         }
         work.after = None;
     }
@@ -63,6 +67,7 @@ struct Work<'a> {
     done: u64,
     total: u64,
     noted: u64,
+    noted_at: Instant,
     seen: u64,
 }
 
@@ -81,10 +86,12 @@ impl<'a> Work<'a> {
             done: progress.done,
             total: progress.total,
             noted: progress.done,
+            noted_at: Instant::now(),
             seen: 0,
         };
         if work.total == 0 {
             work.total = work.count().await?;
+            work.note().await?;
         }
         Ok(work)
     }
@@ -142,6 +149,9 @@ impl<'a> Work<'a> {
                 } else {
                     sleep(rest).await;
                 }
+                if self.noted_at.elapsed() >= NOTED_AFTER {
+                    self.note().await?;
+                }
             }
             self.after = Some(last);
             if self.done - self.noted >= NOTED_EVERY {
@@ -158,7 +168,7 @@ impl<'a> Work<'a> {
             row.last.cursor = cursor.clone();
         });
         note.await?;
-        self.noted = done;
+        (self.noted, self.noted_at) = (done, Instant::now());
         Ok(())
     }
 

@@ -315,6 +315,8 @@ impl Inner {
                 self.records.learn_names(&[operation.account_id].into()).await?;
                 let taken = self.operations.update(operation.account_id, operation.id, |row| {
                     row.last.node = node;
+                    // What kept the engine before may not keep this one.
+                    row.last.operation.waits_for = None;
                 });
                 if taken.await?.is_some() {
                     self.runner.start(self, operation);
