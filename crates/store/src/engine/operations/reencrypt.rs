@@ -23,7 +23,11 @@ use super::{
 use crate::{
     Applied, BlockMeta, BlockOp,
     engine::{
-        EngineError, Inner, account_record::AccountRecord, blocks::Used, current_key::key_error,
+        EngineError, Inner,
+        account_record::AccountRecord,
+        blocks::Used,
+        current_key::key_error,
+        drain::{PAGE, Row, batch_len},
         work_key::WorkKey,
     },
 };
