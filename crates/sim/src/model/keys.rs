@@ -586,10 +586,12 @@ impl Keys {
         let failed = |provider| {
             let calls = self.calls(node, account, provider);
             calls.iter().any(|call| {
+                // By an attempt that was over a while ago; one that goes on may still fail.
                 let renewed = |other: &&Answered| {
                     other.kek == call.kek
                         && verified(other)
                         && other.sent.seq > call.answered.seq
+                        && other.answered.at + self.policy.call_timeout() < of.begun.at
                         && is_whole(calls, other)
                 };
                 call.verdict != Verdict::Verified && !calls.iter().any(|other| renewed(&other))
