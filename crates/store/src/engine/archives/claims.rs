@@ -156,6 +156,10 @@ impl Inner {
 
     /// Removes the blocks of an account that is not there.
     pub(super) async fn remove_leftovers(&self, claim: &Claim) -> Result<(), EngineError> {
+        if self.name_in_catalog(claim.account).await?.is_some() {
+            return Ok(());
+        }
+        // The only one under which it may come meanwhile.
         while !self.records.has(&claim.name, claim.account).await? {
             if self.blocks.remove_blocks(claim.account, PAGE).await? == 0 {
                 break;
@@ -169,9 +173,15 @@ impl Inner {
         &self,
         account: AccountId,
     ) -> Result<Option<AccountName>, EngineError> {
-        self.records.learn_names(&[account].into()).await?;
-        let Some(name) = self.records.name_of(account) else { return Ok(None) };
-        Ok(self.records.has(&name, account).await?.then_some(name))
+        loop {
+            self.records.learn_names(&[account].into()).await?;
+            let Some(name) = self.records.name_of(account) else { return Ok(None) };
+            if self.records.has(&name, account).await? {
+                return Ok(Some(name));
+            }
+            // It had that name once: all are looked at anew.
+            self.records.unlearn(account);
+        }
     }
 
     /// Whether an import of another engine goes on, as far as can be known; not one that was here and is over.
