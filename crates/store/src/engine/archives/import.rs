@@ -35,7 +35,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Archive`] for a damaged or forged one; [`EngineError::NotImportable`] when no KEK that may be asked
-    /// unwraps; [`EngineError::AccountExists`], [`EngineError::AccountIdExists`], [`EngineError::ImportRunning`],
+    /// unwraps; [`EngineError::AccountExists`], [`EngineError::AccountIdExists`], [`EngineError::ImportRunning`], [`EngineError::StrayBlocks`],
     /// [`EngineError::OperationRunning`]; what is wrong with the KEK to wrap under, as at the making of an account;
     /// [`EngineError::Damaged`] for a buffered block that does not open; [`EngineError::Store`].
     pub async fn import<R>(
@@ -145,7 +145,7 @@ impl Inner {
         let (unwrapped_by, vouched) = (customer.map(|of| of.key_id), service.is_some());
         drop(service);
 
-        self.remove_leftovers(claim).await?;
+        self.begin_to_load(claim).await?;
         let load = Load::new(self, options, old, &record);
         let Loaded { drained, renumbered } = load.all(&mut loading).await?;
         self.hold_import(claim).await?;
