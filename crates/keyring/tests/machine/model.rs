@@ -145,7 +145,6 @@ impl Model {
                 let newer = self.verified.is_none_or(|verified| verified.number < attempt.number);
                 if attempt.number > self.denied_through && newer {
                     self.verified = Some(attempt);
-                    self.failed = self.failed.filter(|(failed, _)| failed.number > attempt.number);
                 }
             }
             Event::Failed { attempt, kind, .. } => {
@@ -199,7 +198,12 @@ impl Model {
         for effect in effects {
             match *effect {
                 Effect::Evict => self.published = None,
-                Effect::Publish(bounds) => self.published = Some(bounds),
+                Effect::Publish(bounds) => {
+                    self.published = Some(bounds);
+                    // Not before: a success that can't be served, as the end of a revocation is not persisted, makes up for
+                    // nothing.
+                    self.failed = self.failed.filter(|(failed, _)| failed.number > bounds.verified.number);
+                }
                 Effect::Attempt { attempt, .. } => {
                     self.asked = None;
                     self.last = attempt.number;
