@@ -11,7 +11,7 @@ use std::{
 };
 
 use cofferdam_crypto::KeyId;
-use cofferdam_store::{ArchiveCounts, ArchiveEntry, ImportOptions};
+use cofferdam_store::{Account, ArchiveCounts, ArchiveEntry, ArchiveReport, ImportOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::{
@@ -24,8 +24,9 @@ use crate::{
     cli::{Archives, Export, Import},
     error::CliError,
     files::Replacement,
-    home::{Home, Keys, principal},
+    home::{Home, Keys, OpenHome, principal},
     output::{Output, Time, escape, size},
+    signals::Interrupt,
 };
 
 /// What was written or read.
@@ -95,62 +96,93 @@ impl fmt::Display for Done {
 
 pub(super) async fn export(home: Home, args: Export, output: &mut Output) -> Result<(), CliError> {
     let Export { account: name, file } = args;
+    let interrupt = Interrupt::listen()?;
     let open = home.open(Keys::Needed).await?;
     let exported = async {
         let account = open.engine.account(&name).await?;
-        let bytes = account.status().await?.bytes;
-        let replacement = Replacement::begin(&file)?;
-        let out = File::from_std(replacement.file().map_err(|e| CliError::writing("write", &file, e))?);
-        let mut out = Shown { inner: out, bar: bar("exporting", bytes) };
-        let report = account.export(&mut out).await;
-        out.bar.finish_and_clear();
-        let report = report.map_err(|e| CliError::of_archive(&file, e))?;
-        out.inner.flush().await.map_err(|e| CliError::writing("write", &file, e))?;
-        drop(out);
-        match replacement.persist() {
-            Ok(()) => Ok(report),
-            Err(e) => {
-                // There is no such archive then.
-                account.forget_archive(report.id).await?;
-                Err(e)
+        forget_unfinished(&account).await?;
+        tokio::select! {
+            biased;
+            () = interrupt.wait() => {
+                forget_unfinished(&account).await?;
+                Err(CliError::Stopped { what: "no archive was written" })
             }
+            exported = write(&account, &file) => exported,
         }
     }
     .await;
-    open.close().await?;
+    close(open, exported.is_err()).await?;
     let report = exported?;
     let done = Done::new("Exported", name.to_string(), report.id.to_string(), &file, &report.counts);
     output.emit(&Done { keys: report.keys, ..done })
 }
 
+/// What an export that was killed or interrupted has recorded: nobody else has the home, so none of these goes on.
+async fn forget_unfinished(account: &Account) -> Result<(), CliError> {
+    for entry in account.archives().await?.into_iter().filter(|entry| !entry.finished) {
+        account.forget_archive(entry.id).await?;
+    }
+    Ok(())
+}
+
+async fn write(account: &Account, file: &Path) -> Result<ArchiveReport, CliError> {
+    let failed = |e| CliError::writing("write", file, e);
+    let bytes = account.status().await?.bytes;
+    let replacement = Replacement::begin(file)?;
+    let out = File::from_std(replacement.file().map_err(failed)?);
+    let mut out = Shown { inner: out, bar: bar("exporting", bytes) };
+    let report = account.export(&mut out).await;
+    out.bar.finish_and_clear();
+    let report = report.map_err(|e| CliError::of_archive(file, e))?;
+    let flushed = out.inner.flush().await.map_err(failed);
+    drop(out);
+    if let Err(e) = flushed.and_then(|()| replacement.persist()) {
+        // There is no such archive then.
+        account.forget_archive(report.id).await?;
+        return Err(e);
+    }
+    Ok(report)
+}
+
 pub(super) async fn import(home: Home, args: Import, output: &mut Output) -> Result<(), CliError> {
     let Import { file, name, kek } = args;
+    let interrupt = Interrupt::listen()?;
     let input = File::open(&file).await.map_err(|e| CliError::reading(&file, e))?;
     let len = input.metadata().await.map_err(|e| CliError::reading(&file, e))?.len();
     let open = home.open(Keys::Needed).await?;
+    let mut options = ImportOptions::new().allow(principal(), principal()).allow_own_service();
+    if let Some(name) = name {
+        options = options.named(name);
+    }
+    if let Some(kek) = kek {
+        options = options.under(principal(), kek);
+    }
     let imported = async {
         // What was left may be the purge of the same account.
         finish_first(&open).await?;
-        let mut options = ImportOptions::new().allow(principal(), principal()).allow_own_service();
-        if let Some(name) = name {
-            options = options.named(name);
-        }
-        if let Some(kek) = kek {
-            options = options.under(principal(), kek);
-        }
         // It is read twice.
         let input = Shown { inner: input, bar: bar("importing", 2 * len) };
         let shown = input.bar.clone();
-        let imported = open.engine.import(input, options).await;
+        let imported = tokio::select! {
+            biased;
+            () = interrupt.wait() => Err(CliError::Stopped { what: "no account was made" }),
+            imported = open.engine.import(input, options) => imported.map_err(|e| CliError::of_archive(&file, e)),
+        };
         shown.finish_and_clear();
-        imported.map_err(|e| CliError::of_archive(&file, e))
+        imported
     }
     .await;
-    open.close().await?;
+    close(open, imported.is_err()).await?;
     let (account, report) = imported?;
     let (name, archive) = (account.name().to_string(), report.archive.to_string());
     let done = Done::new("Imported", name, archive, &file, &report.counts);
     output.emit(&Done { unwrapped_by: report.unwrapped_by, vouched: Some(report.vouched), ..done })
+}
+
+/// Who was interrupted, or failed, does not wait for what others left.
+async fn close(open: OpenHome, now: bool) -> Result<(), CliError> {
+    let closed = if now { open.close_now().await } else { open.close().await };
+    closed.map(drop)
 }
 
 /// An archive that is recorded.
