@@ -198,8 +198,13 @@ def read_archive(archive: bytes, aeks: dict) -> list[tuple[int, bytes]]:
         if head[0:1] == b"S":
             counts[2] += 1
         elif head[0:1] == b"B":
+            sealed_len = length - 4 - body[1] - int.from_bytes(body[2:4], "big")
+            if body[0] not in (1, 2) or sealed_len != int.from_bytes(body[13:21], "big"):
+                raise Refused(f"record {number} is no block")
             counts[body[0] - 1] += 1
-            counts[3] += length - 4 - body[1] - int.from_bytes(body[2:4], "big")
+            counts[3] += sealed_len
+        elif head[0:1] != b"A":
+            raise Refused(f"record {number} is of no kind")
         records.append((head[0], body))
         at = end
     if end != len(archive):
@@ -209,7 +214,11 @@ def read_archive(archive: bytes, aeks: dict) -> list[tuple[int, bytes]]:
     digest, tags = hashlib.sha256(archive[: at + 17 + 32]).digest(), body[64:]
     if digest != body[32:64]:
         raise Refused("hash")
+    if len(tags) not in (37, 74):
+        raise Refused("no tags")
     for tag in (tags[n : n + 37] for n in range(0, len(tags), 37)):
+        if tag[0] not in aeks:
+            raise Refused(f"a tag of provider {tag[0]}")
         scope, aek = aeks[tag[0]]
         if int.from_bytes(tag[1:5], "big") != scope.epoch:
             raise Refused("a tag of another epoch")
@@ -343,7 +352,7 @@ def check_archive(folder: pathlib.Path, report: Report):
             changed = archive[:at] + bytes([archive[at] ^ 0x10]) + archive[at + 1 :]
             read_archive(changed, aeks)
             report.check(False, f"archive.json with byte {at} changed was read")
-        except (Refused, IndexError, KeyError):
+        except Refused:
             refused += 1
     print(f"an archive of {records} records read, {refused} changed ones refused")
 

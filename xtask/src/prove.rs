@@ -178,6 +178,8 @@ const PROOFS: &[Proof] = &[
         "cofferdam-store",
         "embedded_compaction",
         "a power failure at any step of a compaction loses nothing, and what was removed is in no file after it",
+    ),
+    proof(
         "cofferdam-keyring",
         "several_keks",
         "an outage of one KEK is bridged for a day and no longer, and a denial by any is a revocation",
@@ -198,6 +200,17 @@ const PROOFS: &[Proof] = &[
         "a damaged or forged archive is refused with nothing imported, and no vault is asked that is not allowed",
     ),
     planted("cofferdam", "archive_is_refused", "an import that checks no tag, or asks any vault, shows"),
+    proof(
+        "cofferdam",
+        "an_operation_survives_being_stopped_at_each_step",
+        "an operation that is stopped at any of its writes goes on, or has not begun",
+    ),
+    proof(
+        "cofferdam",
+        "an_aek_is_rotated",
+        "re-encryption leaves nothing under the old epoch, and loses nothing",
+    ),
+    planted("cofferdam", "planted_defects_of_operations_show", "planted defects of operations show"),
 ];
 
 /// Runs the proofs whose title or target contains one of `words`, all when there are none; whether they held.

@@ -523,3 +523,71 @@ async fn a_vault_that_throttles_delays_only_the_keks_in_it() {
     assert_eq!(early, 0);
     assert!(world.keyring.status(account, Provider::Customer).bridged.is_empty(), "it answers again");
 }
+
+#[tokio::test(start_paused = true)]
+async fn accounts_under_two_vaults_that_are_both_beyond_their_budgets_are_refreshed_in_time_and_bridge_nothing()
+ {
+    let budget = VaultBudget::of_limit(NonZeroU32::new(20).unwrap());
+    let world = World::several(2, Policy::default(), budget);
+    let mut accounts = Vec::new();
+    for _ in 0..80 {
+        let account = world.account(1).await;
+        world.wrap_under(account, &[(0, 1), (1, 1)]).await;
+        accounts.push(account);
+    }
+    (0..2).for_each(|vault| world.vault(vault).set_latency_range(20 * MS..=120 * MS));
+    world.forget_calls();
+    let mut events = world.keyring.subscribe();
+    let end = Instant::now() + 900 * SECOND;
+    let callers: Vec<_> = accounts
+        .iter()
+        .map(|&account| {
+            let (keyring, clock) = (world.keyring.clone(), world.clock.clone());
+            tokio::spawn(async move {
+                let (mut refused, mut waited, mut oldest) = (0_u32, 0_u32, Duration::ZERO);
+                let start = Instant::now();
+                while Instant::now() < end {
+                    let asked = Instant::now();
+                    refused += u32::from(keyring.sealing_key(account, Provider::Customer).await.is_err());
+                    if asked - start > 240 * SECOND {
+                        waited += u32::from(!asked.elapsed().is_zero());
+                        let status = keyring.status(account, Provider::Customer);
+                        oldest = oldest.max(clock.now().since(&status.verified_at.unwrap()));
+                        assert_eq!(status.state, KeyState::Active);
+                    }
+                    sleep(SECOND).await;
+                }
+                (refused, waited, oldest)
+            })
+        })
+        .collect();
+    let mut noticed = (0, 0, Duration::ZERO);
+    for caller in callers {
+        let (refused, waited, oldest) = caller.await.unwrap();
+        noticed = (noticed.0 + refused, noticed.1 + waited, noticed.2.max(oldest));
+    }
+    let most = [0, 1].map(|vault| most_within_ten_seconds(&world, vault));
+    println!("refused, waited, oldest: {noticed:?}; at most {most:?} calls in 10 s");
+    assert_eq!(noticed.0, 0);
+    assert!(noticed.1 <= 80 * 660 / 100, "{noticed:?}: at most one use in a hundred waits");
+    assert!(noticed.2 < 66 * SECOND, "{noticed:?}");
+    assert!(most.iter().all(|&most| most <= 20), "{most:?}");
+    assert!(world.records.bridges.lock().unwrap().is_empty());
+    assert!(drain(&mut events).iter().all(|(_, what)| !matches!(what, What::BridgeBegan)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kek_that_hangs_holds_up_nobody_who_has_the_key_and_a_cold_one_for_a_time_out() {
+    for hangs in 0..2 {
+        let (mut world, account) = two().await;
+        world.vault(hangs).answer(Answer::Hang);
+        let (failed, longest) = world.use_for(account, HOUR, 500 * MS).await;
+        assert_eq!(failed, 0);
+        assert!(longest <= 10 * MS, "{longest:?}");
+        assert_eq!(world.state(account), KeyState::Active);
+        world.restart();
+        let asked = Instant::now();
+        world.key(account).await.unwrap();
+        assert!(asked.elapsed() <= 5 * SECOND + 10 * MS, "{:?}", asked.elapsed());
+    }
+}
