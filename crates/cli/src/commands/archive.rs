@@ -7,6 +7,10 @@ use std::{
     fmt, io,
     path::Path,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -101,14 +105,8 @@ pub(super) async fn export(home: Home, args: Export, output: &mut Output) -> Res
     let exported = async {
         let account = open.engine.account(&name).await?;
         forget_unfinished(&account).await?;
-        tokio::select! {
-            biased;
-            () = interrupt.wait() => {
-                forget_unfinished(&account).await?;
-                Err(CliError::Stopped { what: "no archive was written" })
-            }
-            exported = write(&account, &file) => exported,
-        }
+        let stop = Stop::default();
+        stop.on(interrupt, write(&account, &file, &stop), "no archive was written").await
     }
     .await;
     close(open, exported.is_err()).await?;
@@ -117,7 +115,7 @@ pub(super) async fn export(home: Home, args: Export, output: &mut Output) -> Res
     output.emit(&Done { keys: report.keys, ..done })
 }
 
-/// What an export that was killed or interrupted has recorded: nobody else has the home, so none of these goes on.
+/// What an export that was killed has recorded: nobody else has the home, so none of these goes on.
 async fn forget_unfinished(account: &Account) -> Result<(), CliError> {
     for entry in account.archives().await?.into_iter().filter(|entry| !entry.finished) {
         account.forget_archive(entry.id).await?;
@@ -125,12 +123,12 @@ async fn forget_unfinished(account: &Account) -> Result<(), CliError> {
     Ok(())
 }
 
-async fn write(account: &Account, file: &Path) -> Result<ArchiveReport, CliError> {
+async fn write(account: &Account, file: &Path, stop: &Stop) -> Result<ArchiveReport, CliError> {
     let failed = |e| CliError::writing("write", file, e);
     let bytes = account.status().await?.bytes;
     let replacement = Replacement::begin(file)?;
     let out = File::from_std(replacement.file().map_err(failed)?);
-    let mut out = Shown { inner: out, bar: bar("exporting", bytes) };
+    let mut out = Shown { inner: out, bar: bar("exporting", bytes), stop: stop.clone() };
     let report = account.export(&mut out).await;
     out.bar.finish_and_clear();
     let report = report.map_err(|e| CliError::of_archive(file, e))?;
@@ -160,14 +158,15 @@ pub(super) async fn import(home: Home, args: Import, output: &mut Output) -> Res
     let imported = async {
         // What was left may be the purge of the same account.
         finish_first(&open).await?;
+        let stop = Stop::default();
         // It is read twice.
-        let input = Shown { inner: input, bar: bar("importing", 2 * len) };
+        let input = Shown { inner: input, bar: bar("importing", 2 * len), stop: stop.clone() };
         let shown = input.bar.clone();
-        let imported = tokio::select! {
-            biased;
-            () = interrupt.wait() => Err(CliError::Stopped { what: "no account was made" }),
-            imported = open.engine.import(input, options) => imported.map_err(|e| CliError::of_archive(&file, e)),
+        let work = async {
+            let imported = open.engine.import(input, options).await;
+            imported.map_err(|e| CliError::of_archive(&file, e))
         };
+        let imported = stop.on(interrupt, work, "no account was made").await;
         shown.finish_and_clear();
         imported
     }
@@ -247,10 +246,40 @@ fn bar(what: &'static str, bytes: u64) -> ProgressBar {
     }
 }
 
+/// Ends what goes through, so that the engine clears up behind it.
+#[derive(Clone, Debug, Default)]
+struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Does the work, and ends it when it is interrupted; `what` is how things are then.
+    async fn on<T>(
+        &self,
+        interrupt: Interrupt,
+        work: impl Future<Output = Result<T, CliError>>,
+        what: &'static str,
+    ) -> Result<T, CliError> {
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => done,
+            () = interrupt.wait() => {
+                self.0.store(true, Ordering::Relaxed);
+                // It may have been too late.
+                work.await.map_err(|_| CliError::Stopped { what })
+            }
+        }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.0.load(Ordering::Relaxed) { Err(io::Error::other("interrupted")) } else { Ok(()) }
+    }
+}
+
 /// Counts what goes through.
 struct Shown<T> {
     inner: T,
     bar: ProgressBar,
+    stop: Stop,
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Shown<T> {
@@ -259,6 +288,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Shown<T> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.stop.check()?;
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
         if let Poll::Ready(Ok(len)) = &written {
             self.bar.inc(*len as u64);
@@ -281,6 +311,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Shown<T> {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.stop.check()?;
         let before = into.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(context, into);
         self.bar.inc((into.filled().len() - before) as u64);
