@@ -34,7 +34,7 @@ use super::{
 use crate::{Applied, BlockMeta, BlockOp, Place, StoreError, StoreErrorKind};
 
 /// How many blocks are looked up at once, and drained in one commit at most.
-const PAGE: usize = 256;
+pub(super) const PAGE: usize = 256;
 /// How many sealed bytes are drained in one commit, a single larger block aside.
 const BATCH_BYTES: u64 = 1 << 20;
 /// How many damaged blocks are told of once only.
@@ -71,7 +71,7 @@ pub(super) struct Stopped {
     closed: bool,
 }
 
-type Row = (BlockId, BlockMeta);
+pub(super) type Row = (BlockId, BlockMeta);
 
 /// The keys of segments, or what is wrong with those.
 type SegmentKeys = BTreeMap<SegmentId, Result<LiveSegment, String>>;
@@ -449,7 +449,7 @@ impl From<EngineError> for Stopped {
 }
 
 /// How many of these go into one commit, at least one.
-fn batch_len(rows: &[Row]) -> usize {
+pub(super) fn batch_len(rows: &[Row]) -> usize {
     let mut bytes = 0;
     let fits = |(_, meta): &&Row| {
         bytes += meta.sealed_len;

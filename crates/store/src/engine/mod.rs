@@ -13,6 +13,7 @@
 mod account;
 mod account_name;
 mod account_record;
+mod account_rows;
 mod admission;
 mod archives;
 mod blocks;

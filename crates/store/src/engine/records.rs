@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::{
     AccountName, EngineError, UnverifiedRecord,
     account_record::{Stage, VerifiedRecord},
+    account_rows::{BridgeRow, RevokedRow},
 };
 use crate::{Catalog, Revision, StoreError, StoreErrorKind};
 
@@ -184,16 +185,27 @@ impl Records {
 
     /// Removes what is kept of an account beside its record.
     pub(super) async fn remove_rows(&self, id: AccountId) -> Result<(), EngineError> {
-        let mut keys = vec![revoked_key(id), bridge_key(id), sealed_key(id)];
+        for key in [revoked_key(id), bridge_key(id), sealed_key(id)] {
+            self.remove(&key).await?;
+        }
         let archives = format!("{ARCHIVES}{id}/");
-        keys.extend(self.catalog.list(&archives, None, usize::MAX).await?.into_iter().map(|(key, _)| key));
-        for key in keys {
-            while let Some(stored) = self.catalog.load(&key).await? {
-                match self.catalog.swap(&key, Some(&stored.revision), None).await {
-                    Ok(_) => break,
-                    Err(e) if e.kind() == StoreErrorKind::Conflict => {}
-                    Err(e) => return Err(e.into()),
-                }
+        loop {
+            let rows = self.catalog.list(&archives, None, NAMES_PAGE).await?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            for (key, _) in rows {
+                self.remove(&key).await?;
+            }
+        }
+    }
+
+    async fn remove(&self, key: &str) -> Result<(), EngineError> {
+        while let Some(stored) = self.catalog.load(key).await? {
+            match self.catalog.swap(key, Some(&stored.revision), None).await {
+                Ok(_) => break,
+                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
+                Err(e) => return Err(e.into()),
             }
         }
         Ok(())
@@ -310,89 +322,6 @@ impl Records {
     }
 }
 
-/// A revocation as the catalog keeps it: three numbers of milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct RevokedRow {
-    /// When it was found, since the Unix epoch.
-    since: Duration,
-    /// How long it was seen to last.
-    observed: Duration,
-    /// When that was written, since the Unix epoch.
-    counted_until: Duration,
-}
-
-impl RevokedRow {
-    fn encode(self) -> Bytes {
-        let [since, observed, until] =
-            [self.since, self.observed, self.counted_until].map(|time| time.as_millis());
-        format!("{since} {observed} {until}").into()
-    }
-
-    /// What is not written so counts as nothing observed yet.
-    fn parse(bytes: &[u8]) -> Self {
-        let text = std::str::from_utf8(bytes).unwrap_or_default();
-        let mut numbers = text.split(' ').map(|n| n.parse().map_or(Duration::ZERO, Duration::from_millis));
-        let mut next = || numbers.next().unwrap_or_default();
-        Self { since: next(), observed: next(), counted_until: next() }
-    }
-}
-
-/// Since when which of an account's KEKs have not answered, as the catalog keeps it: JSON of key ids and milliseconds since
-/// the Unix epoch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum BridgeRow {
-    Since(BTreeMap<String, u64>),
-    /// What is not written so counts as too long ago for every KEK.
-    Unreadable,
-}
-
-impl Default for BridgeRow {
-    fn default() -> Self {
-        Self::Since(BTreeMap::new())
-    }
-}
-
-impl BridgeRow {
-    fn parse(bytes: &[u8]) -> Self {
-        serde_json::from_slice(bytes).map_or(Self::Unreadable, Self::Since)
-    }
-
-    /// `None` when there is nothing to keep.
-    fn encode(&self) -> Option<Bytes> {
-        match self {
-            Self::Since(since) if !since.is_empty() => serde_json::to_vec(since).ok().map(Bytes::from),
-            Self::Since(_) | Self::Unreadable => None,
-        }
-    }
-
-    fn since(&self, kek: &KeyId) -> Option<Duration> {
-        match self {
-            Self::Since(since) => since.get(kek.as_str()).copied().map(Duration::from_millis),
-            Self::Unreadable => Some(Duration::ZERO),
-        }
-    }
-
-    /// The row with this noted; `None` if it says so already.
-    fn noting(&self, kek: &KeyId, new: Option<Duration>) -> Option<Self> {
-        let mut row = match (self, new) {
-            (Self::Unreadable, Some(_)) => return None,
-            (Self::Unreadable, None) => return Some(Self::default()),
-            (Self::Since(since), _) => since.clone(),
-        };
-        match new {
-            // Rounded down: never later than it was.
-            Some(new) => {
-                let new = u64::try_from(new.as_millis()).unwrap_or(u64::MAX);
-                let since = row.entry(kek.as_str().to_owned()).or_insert(u64::MAX);
-                *since = new.min(*since);
-            }
-            None => drop(row.remove(kek.as_str())),
-        }
-        let row = Self::Since(row);
-        (row != *self).then_some(row)
-    }
-}
-
 fn account_key(name: &AccountName) -> String {
     format!("{ACCOUNTS}{name}")
 }
@@ -506,45 +435,5 @@ impl crate::hot::Standing for Records {
     async fn unknown(&self, of: &BTreeSet<AccountId>) -> Result<BTreeSet<AccountId>, EngineError> {
         self.learn_names(of).await?;
         Ok(of.iter().copied().filter(|id| self.name_of(*id).is_none()).collect())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bridge_reads_as_it_was_noted_and_an_earlier_time_stays() {
-        let ms = Duration::from_millis;
-        let [one, other] = ["one", "other"].map(|name| KeyId::new(format!("test://{name}/1")).unwrap());
-        let row = BridgeRow::default().noting(&one, Some(ms(7_000))).unwrap();
-        assert_eq!(row.noting(&one, Some(ms(8_000))), None, "a later time");
-        let row = row.noting(&one, Some(Duration::from_micros(6_000_900))).unwrap();
-        let row = row.noting(&other, Some(ms(9_000))).unwrap();
-        assert_eq!(BridgeRow::parse(&row.encode().unwrap()), row);
-        assert_eq!((row.since(&one), row.since(&other)), (Some(ms(6_000)), Some(ms(9_000))));
-        let row = row.noting(&one, None).unwrap();
-        assert_eq!((row.since(&one), row.since(&other)), (None, Some(ms(9_000))));
-        assert_eq!(row.noting(&one, None), None);
-        assert_eq!(row.noting(&other, None).unwrap().encode(), None, "nothing to keep");
-    }
-
-    #[test]
-    fn a_bridge_that_can_not_be_read_is_too_old_to_serve_on() {
-        let kek = KeyId::new("test://one/1").unwrap();
-        let row = BridgeRow::parse(b"{\"test://one/1\":\"x\"}");
-        assert_eq!(row.since(&kek), Some(Duration::ZERO));
-        assert_eq!(row.noting(&kek, Some(Duration::from_secs(1))), None);
-        assert_eq!(row.noting(&kek, None), Some(BridgeRow::default()), "it answers again");
-    }
-
-    #[test]
-    fn a_revocation_reads_as_it_was_written_and_an_older_one_as_not_yet_observed() {
-        let ms = Duration::from_millis;
-        let row = RevokedRow { since: ms(1_795_000_000_123), observed: ms(3_600_000), counted_until: ms(9) };
-        assert_eq!(RevokedRow::parse(&row.encode()), row);
-        let old = RevokedRow { since: ms(1_795_000_000_123), observed: ms(0), counted_until: ms(0) };
-        assert_eq!(RevokedRow::parse(b"1795000000123"), old);
-        assert_eq!(RevokedRow::parse(b"\xff"), RevokedRow { since: ms(0), ..old });
     }
 }

@@ -23,20 +23,18 @@ use super::{
 use crate::{
     Applied, BlockMeta, BlockOp,
     engine::{
-        EngineError, Inner, account_record::AccountRecord, blocks::Used, current_key::key_error,
+        EngineError, Inner,
+        account_record::AccountRecord,
+        blocks::Used,
+        current_key::key_error,
+        drain::{PAGE, Row, batch_len},
         work_key::WorkKey,
     },
 };
 
-/// How many blocks are looked up at once, and sealed anew in one commit at most.
-const PAGE: usize = 256;
-/// How many sealed bytes go into one commit, a single larger block aside.
-const BATCH_BYTES: u64 = 1 << 20;
 /// How many blocks are done, or how much time is gone, between two notes of how far it came.
 const NOTED_EVERY: u64 = 1024;
 const NOTED_AFTER: Duration = Duration::from_secs(1);
-
-type Row = (BlockId, BlockMeta);
 
 /// Seals everything anew that is not under the newest epoch of the account's key.
 pub(super) async fn reencrypt(task: &Task, begun: &Begun) -> Result<(), Stop> {
@@ -314,14 +312,4 @@ enum Resealed {
     /// It was written anew, or deleted.
     Gone,
     Damaged,
-}
-
-/// How many of these go into one commit, at least one.
-fn batch_len(rows: &[Row]) -> usize {
-    let mut bytes = 0;
-    let fits = |(_, meta): &&Row| {
-        bytes += meta.sealed_len;
-        bytes <= BATCH_BYTES
-    };
-    rows.iter().take_while(fits).count().max(1)
 }
