@@ -82,10 +82,12 @@ async fn who_asks_at_the_same_time_as_another_gets_the_same_answer_and_the_fence
     let world = world(555).await;
     let account = world.contoso().await;
     stored(account.put(&id("block"), "data".into()).await);
-    let (one, other) = futures_util::future::join(ask(&world.engine, &world), ask(&world.engine, &world)).await;
+    let (one, other) =
+        futures_util::future::join(ask(&world.engine, &world), ask(&world.engine, &world)).await;
     assert!(!one.is_safe() && !other.is_safe());
     rotate_away(&world, &["contoso"]).await;
-    let (one, other) = futures_util::future::join(ask(&world.engine, &world), ask(&world.engine, &world)).await;
+    let (one, other) =
+        futures_util::future::join(ask(&world.engine, &world), ask(&world.engine, &world)).await;
     assert!(one.is_safe() && other.is_safe());
     let back = account.rotate_kek(None, world.kek.clone(), None).await;
     assert!(matches!(back, Err(EngineError::UnfitKek { .. })), "{back:?}");
