@@ -19,7 +19,7 @@ use cofferdam_vault::LocalVaultError;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::output::escape;
+use crate::output::{Time, escape};
 
 /// Why a command failed.
 #[derive(Debug, Error)]
@@ -105,6 +105,9 @@ pub(crate) enum CliError {
     /// An archive can't be read or written.
     #[error("{}: {source}", .path.display())]
     Archive { path: PathBuf, source: ArchiveError },
+    /// A command was told to stop, and left nothing.
+    #[error("interrupted: {what}; run it again")]
+    Stopped { what: &'static str },
     /// Something stored is damaged; it was listed.
     #[error("{what}")]
     Damage { what: String },
@@ -118,7 +121,7 @@ pub(crate) enum CliError {
     #[error("{0}")]
     Vault(LocalVaultError),
     /// The engine.
-    #[error("{0}")]
+    #[error("{}", told(.0))]
     Engine(#[from] EngineError),
     /// The store.
     #[error("{0}")]
@@ -273,6 +276,24 @@ impl From<LocalVaultError> for CliError {
 /// An error as `--json` prints it.
 pub(crate) fn error_json(exit: Exit, message: &str) -> Value {
     json!({ "error": { "kind": exit.name(), "exit_code": exit as u8, "message": message } })
+}
+
+/// As the engine says it, with times that people can read.
+fn told(e: &EngineError) -> String {
+    match e {
+        EngineError::AccountDeleted { account, until } => {
+            format!("account {account} is deleted: recover it before {}, or it is destroyed", Time(*until))
+        }
+        EngineError::PurgeProtected { account, until } => format!(
+            "account {account} is protected from being purged: it is destroyed by itself at {}",
+            Time(*until)
+        ),
+        EngineError::OperationRunning { account, operation, kind, since } => format!(
+            "operation {operation} ({kind}) of account {account} goes on since {}: wait for it, or cancel it",
+            Time(*since)
+        ),
+        e => e.to_string(),
+    }
 }
 
 fn failure_of(operation: &Operation) -> &str {

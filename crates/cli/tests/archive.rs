@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 
-use common::{Home, Ran, cofferdam};
+use common::{Home, Ran, Random, cofferdam, signal};
 
 fn filled() -> (Home, String) {
     let (home, key) = Home::with_account(&[]);
@@ -174,6 +174,65 @@ fn a_deleted_account_and_an_archive_keep_a_version_needed() {
     assert!(ran.fails(7, "not safe").text().contains("account b: "), "{ran:?}");
     home.run(["account", "purge", "b", "--yes"]).succeeds();
     home.run(["safe-to-disable", &now]).succeeds();
+}
+
+#[test]
+fn an_interrupted_export_or_import_leaves_nothing() {
+    let (home, key) = Home::with_account(&[]);
+    let input = home.folder.path().join("in");
+    fs::write(&input, Random::new(31).bytes(32 << 20)).unwrap();
+    home.run(["ingest", "a", input.to_str().unwrap()]).succeeds();
+    let files = home.folder.path().join("files");
+    fs::create_dir(&files).unwrap();
+    let file = files.join("archive").into_os_string().into_string().unwrap();
+    let mut interrupted = (0, 0);
+    for tries in 1..=20 {
+        let ran = interrupt(&home, &["export", "a", &file], tries);
+        match ran.code {
+            0 => break,
+            // It had not begun to listen.
+            -2 => {}
+            _ => {
+                ran.fails(1, "interrupted: no archive was written");
+                assert_eq!(home.run(["archives", "a"]).succeeds().text(), "");
+                interrupted.0 += 1;
+            }
+        }
+        assert_eq!(fs::read_dir(&files).unwrap().count(), 0);
+    }
+    home.run(["export", "a", &file]).succeeds();
+    home.run(["account", "delete", "a"]).succeeds();
+    home.run(["account", "purge", "a", "--yes"]).succeeds();
+    for tries in 1..=20 {
+        let ran = interrupt(&home, &["import", &file], tries);
+        match ran.code {
+            0 => break,
+            -2 => {}
+            _ => {
+                ran.fails(1, "interrupted: no account was made");
+                interrupted.1 += 1;
+            }
+        }
+        assert_eq!(home.run(["account", "list", "--deleted"]).succeeds().text(), "");
+    }
+    if home.run(["account", "list"]).succeeds().text().is_empty() {
+        home.run(["import", &file]).succeeds();
+    }
+    assert!(home.run(["verify"]).succeeds().text().contains("a: 32 blocks opened"));
+    println!("interrupted {} exports and {} imports", interrupted.0, interrupted.1);
+    assert!(interrupted.0 + interrupted.1 > 0);
+    home.run(["vault", "disable", &key]).succeeds();
+    home.run(["export", "a", &file]).fails(3, "revoked");
+    assert_eq!(fs::read_dir(&files).unwrap().count(), 1);
+}
+
+/// Interrupts it after a while, which is longer with each number.
+fn interrupt(home: &Home, arguments: &[&str], number: u64) -> Ran {
+    let child = home.spawn(home.command().args(arguments));
+    // These take a moment, and need no lock of the home's.
+    (0..number).for_each(|_| drop(home.run(["vault", "list"])));
+    signal(&child, "INT");
+    Ran::of(child.wait_with_output().unwrap())
 }
 
 #[test]

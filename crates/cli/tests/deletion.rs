@@ -33,6 +33,9 @@ fn a_deleted_account_is_gone_for_all_but_who_recovers_it() {
     ] {
         home.run(command).fails(6, "account a is deleted: recover it before");
     }
+    let told = home.run(["ls", "a"]);
+    let until = told.stderr.split_once("before ").unwrap().1.split_once(", or").unwrap().0;
+    assert!(until.starts_with("20") && until.ends_with('Z'), "{told:?}");
     home.run(["account", "create", "a", "--kek", &key]).fails(1, "already");
     // The others are as they were.
     home.feed(["put", "b", "x"], b"data").succeeds();

@@ -7,11 +7,15 @@ use std::{
     fmt, io,
     path::Path,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
 use cofferdam_crypto::KeyId;
-use cofferdam_store::{ArchiveCounts, ArchiveEntry, ImportOptions};
+use cofferdam_store::{Account, ArchiveCounts, ArchiveEntry, ArchiveReport, ImportOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::{
@@ -24,8 +28,9 @@ use crate::{
     cli::{Archives, Export, Import},
     error::CliError,
     files::Replacement,
-    home::{Home, Keys, principal},
+    home::{Home, Keys, OpenHome, principal},
     output::{Output, Time, escape, size},
+    signals::Interrupt,
 };
 
 /// What was written or read.
@@ -95,62 +100,88 @@ impl fmt::Display for Done {
 
 pub(super) async fn export(home: Home, args: Export, output: &mut Output) -> Result<(), CliError> {
     let Export { account: name, file } = args;
+    let interrupt = Interrupt::listen()?;
     let open = home.open(Keys::Needed).await?;
     let exported = async {
         let account = open.engine.account(&name).await?;
-        let bytes = account.status().await?.bytes;
-        let replacement = Replacement::begin(&file)?;
-        let out = File::from_std(replacement.file().map_err(|e| CliError::writing("write", &file, e))?);
-        let mut out = Shown { inner: out, bar: bar("exporting", bytes) };
-        let report = account.export(&mut out).await;
-        out.bar.finish_and_clear();
-        let report = report.map_err(|e| CliError::of_archive(&file, e))?;
-        out.inner.flush().await.map_err(|e| CliError::writing("write", &file, e))?;
-        drop(out);
-        match replacement.persist() {
-            Ok(()) => Ok(report),
-            Err(e) => {
-                // There is no such archive then.
-                account.forget_archive(report.id).await?;
-                Err(e)
-            }
-        }
+        forget_unfinished(&account).await?;
+        let stop = Stop::default();
+        stop.on(interrupt, write(&account, &file, &stop), "no archive was written").await
     }
     .await;
-    open.close().await?;
+    close(open, exported.is_err()).await?;
     let report = exported?;
     let done = Done::new("Exported", name.to_string(), report.id.to_string(), &file, &report.counts);
     output.emit(&Done { keys: report.keys, ..done })
 }
 
+/// What an export that was killed has recorded: nobody else has the home, so none of these goes on.
+async fn forget_unfinished(account: &Account) -> Result<(), CliError> {
+    for entry in account.archives().await?.into_iter().filter(|entry| !entry.finished) {
+        account.forget_archive(entry.id).await?;
+    }
+    Ok(())
+}
+
+async fn write(account: &Account, file: &Path, stop: &Stop) -> Result<ArchiveReport, CliError> {
+    let failed = |e| CliError::writing("write", file, e);
+    let bytes = account.status().await?.bytes;
+    let replacement = Replacement::begin(file)?;
+    let out = File::from_std(replacement.file().map_err(failed)?);
+    let mut out = Shown { inner: out, bar: bar("exporting", bytes), stop: stop.clone() };
+    let report = account.export(&mut out).await;
+    out.bar.finish_and_clear();
+    let report = report.map_err(|e| CliError::of_archive(file, e))?;
+    let flushed = out.inner.flush().await.map_err(failed);
+    drop(out);
+    if let Err(e) = flushed.and_then(|()| replacement.persist()) {
+        // There is no such archive then.
+        account.forget_archive(report.id).await?;
+        return Err(e);
+    }
+    Ok(report)
+}
+
 pub(super) async fn import(home: Home, args: Import, output: &mut Output) -> Result<(), CliError> {
     let Import { file, name, kek } = args;
+    let interrupt = Interrupt::listen()?;
     let input = File::open(&file).await.map_err(|e| CliError::reading(&file, e))?;
     let len = input.metadata().await.map_err(|e| CliError::reading(&file, e))?.len();
     let open = home.open(Keys::Needed).await?;
+    let mut options = ImportOptions::new().allow(principal(), principal()).allow_own_service();
+    if let Some(name) = name {
+        options = options.named(name);
+    }
+    if let Some(kek) = kek {
+        options = options.under(principal(), kek);
+    }
     let imported = async {
         // What was left may be the purge of the same account.
         finish_first(&open).await?;
-        let mut options = ImportOptions::new().allow(principal(), principal()).allow_own_service();
-        if let Some(name) = name {
-            options = options.named(name);
-        }
-        if let Some(kek) = kek {
-            options = options.under(principal(), kek);
-        }
+        let stop = Stop::default();
         // It is read twice.
-        let input = Shown { inner: input, bar: bar("importing", 2 * len) };
+        let input = Shown { inner: input, bar: bar("importing", 2 * len), stop: stop.clone() };
         let shown = input.bar.clone();
-        let imported = open.engine.import(input, options).await;
+        let work = async {
+            let imported = open.engine.import(input, options).await;
+            imported.map_err(|e| CliError::of_archive(&file, e))
+        };
+        let imported = stop.on(interrupt, work, "no account was made").await;
         shown.finish_and_clear();
-        imported.map_err(|e| CliError::of_archive(&file, e))
+        imported
     }
     .await;
-    open.close().await?;
+    close(open, imported.is_err()).await?;
     let (account, report) = imported?;
     let (name, archive) = (account.name().to_string(), report.archive.to_string());
     let done = Done::new("Imported", name, archive, &file, &report.counts);
     output.emit(&Done { unwrapped_by: report.unwrapped_by, vouched: Some(report.vouched), ..done })
+}
+
+/// Who was interrupted, or failed, does not wait for what others left.
+async fn close(open: OpenHome, now: bool) -> Result<(), CliError> {
+    let closed = if now { open.close_now().await } else { open.close().await };
+    closed.map(drop)
 }
 
 /// An archive that is recorded.
@@ -215,10 +246,40 @@ fn bar(what: &'static str, bytes: u64) -> ProgressBar {
     }
 }
 
+/// Ends what goes through, so that the engine clears up behind it.
+#[derive(Clone, Debug, Default)]
+struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Does the work, and ends it when it is interrupted; `what` is how things are then.
+    async fn on<T>(
+        &self,
+        interrupt: Interrupt,
+        work: impl Future<Output = Result<T, CliError>>,
+        what: &'static str,
+    ) -> Result<T, CliError> {
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => done,
+            () = interrupt.wait() => {
+                self.0.store(true, Ordering::Relaxed);
+                // It may have been too late.
+                work.await.map_err(|_| CliError::Stopped { what })
+            }
+        }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.0.load(Ordering::Relaxed) { Err(io::Error::other("interrupted")) } else { Ok(()) }
+    }
+}
+
 /// Counts what goes through.
 struct Shown<T> {
     inner: T,
     bar: ProgressBar,
+    stop: Stop,
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Shown<T> {
@@ -227,6 +288,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Shown<T> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.stop.check()?;
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
         if let Poll::Ready(Ok(len)) = &written {
             self.bar.inc(*len as u64);
@@ -249,6 +311,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Shown<T> {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.stop.check()?;
         let before = into.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(context, into);
         self.bar.inc((into.filled().len() - before) as u64);

@@ -400,7 +400,8 @@ impl Keys {
         let calls = self.calls(node, account, Provider::Customer).iter();
         let absent = Verdict::Denied(VaultErrorKind::KeyNotFound);
         let absent: Vec<&Answered> = calls.filter(|call| call.verdict == absent && call.is_current).collect();
-        let keks: BTreeSet<&KeyId> = absent.iter().map(|call| &call.kek).collect();
+        let asked = self.calls(node, account, Provider::Customer).iter();
+        let keks: BTreeSet<&KeyId> = asked.map(|call| &call.kek).collect();
         let Some(last) = absent.last().filter(|_| keks.len() > 1) else { return false };
         let since = |call: &&&Answered| last.answered.clock.since(&call.answered.clock) < AGREE_WITHIN;
         absent.iter().filter(since).count() >= 3

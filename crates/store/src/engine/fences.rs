@@ -1,9 +1,16 @@
 //! Versions of KEKs that nothing may be wrapped under any longer.
 //!
+<<<<<<< HEAD
 //! Guarantees: of who is about to take a version into a record and who asks whether it may be fenced, and then looks for
 //! what needs it, at least one sees the other: the first writes what it intends before it looks for fences and takes
 //! questions away, the second fences only where its question is still there. A question that nobody goes on with keeps
 //! nothing from being wrapped. Rows name versions by hash, so that they outlive an account without naming its keys.
+=======
+//! Guarantees: of who is about to take a version into a record and who fences it and then looks for what needs it, at
+//! least one sees the other: the first writes what it intends before it looks for fences, the second the other way
+//! round. A fence is raised for as long as somebody looks, and stands only if that one found nothing and nobody else took it
+//! down or raised it anew meanwhile. Rows name versions by hash, so that they outlive an account without naming its keys.
+>>>>>>> w-engine
 //!
 //! Not its job: to know what needs a version (`safe`).
 
@@ -15,6 +22,7 @@ use cofferdam_crypto::{AccountId, KeyId};
 use cofferdam_vault::Clock;
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
+use tokio::time::sleep;
 
 use super::EngineError;
 use crate::{Catalog, Revision, StoreErrorKind};
@@ -23,6 +31,11 @@ const FENCES: &str = "fence/";
 const INTENTS: &str = "intent/";
 /// How long an intent counts: longer than it takes to write a record, or to see that its engine is gone.
 const INTENT_LASTS: Duration = Duration::from_secs(600);
+/// How long somebody may look for what needs a version, and how often others look whether that has ended.
+const LOOK_LASTS: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// What the row of a fence says that stands. That of one that is raised says since when.
+const STANDS: &[u8] = b"stands";
 const PAGE: usize = 256;
 /// What the row of a version begins with that somebody only asks about.
 const ASKED: &[u8] = b"asked ";
@@ -30,6 +43,13 @@ const ASKED: &[u8] = b"asked ";
 /// That somebody asks about a version; none where it is fenced already.
 #[derive(Debug)]
 pub(super) struct Question(Option<Revision>);
+
+/// A fence that was raised by whoever holds this; or one that stood before.
+#[derive(Debug)]
+pub(super) struct Raised {
+    key: String,
+    revision: Option<Revision>,
+}
 
 #[derive(Debug)]
 pub(super) struct Fences {
@@ -42,6 +62,7 @@ impl Fences {
         Self { catalog, clock }
     }
 
+<<<<<<< HEAD
     /// Refuses a version that is fenced. Who is asking whether that may be fenced asks again, and sees who is about to
     /// take it.
     pub(super) async fn check(&self, key_id: &KeyId) -> Result<(), EngineError> {
@@ -106,6 +127,66 @@ impl Fences {
         }
     }
 
+=======
+    /// Refuses a version that is fenced. Waits while somebody looks whether it can be.
+    pub(super) async fn check(&self, key_id: &KeyId) -> Result<(), EngineError> {
+        if is_planted(Bug::FenceForgotten) {
+            return Ok(());
+        }
+        let key = fence(key_id);
+        loop {
+            let Some(stored) = self.catalog.load(&key).await? else { return Ok(()) };
+            let Some(since) = raised(&stored.bytes) else {
+                return Err(EngineError::UnfitKek {
+                    reason: format!(
+                        "{key_id} was said to be safe to disable, so nothing is wrapped under it any longer: take a newer \
+                         version"
+                    ),
+                });
+            };
+            if self.clock.now().wall.abs_diff(since) < LOOK_LASTS {
+                sleep(LOOK_AGAIN).await;
+                continue;
+            }
+            // Whoever looked is gone, or too late: without the row it can't say yes.
+            match self.catalog.swap(&key, Some(&stored.revision), None).await {
+                Ok(_) => return Ok(()),
+                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// From here on nothing new is wrapped under this version, until what is returned is settled.
+    pub(super) async fn raise(&self, key_id: &KeyId) -> Result<Raised, EngineError> {
+        let key = fence(key_id);
+        loop {
+            let stored = self.catalog.load(&key).await?;
+            if stored.as_ref().is_some_and(|stored| raised(&stored.bytes).is_none()) {
+                return Ok(Raised { key, revision: None });
+            }
+            // Of one who looks already, it is taken over: that one looks anew.
+            let revision = stored.as_ref().map(|stored| &stored.revision);
+            match self.catalog.swap(&key, revision, Some(self.now())).await {
+                Ok(revision) => return Ok(Raised { key, revision }),
+                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// The fence stands, or is taken down. Whether it was still the one that was raised; else one has to look anew.
+    pub(super) async fn settle(&self, raised: &Raised, stands: bool) -> Result<bool, EngineError> {
+        let Some(revision) = &raised.revision else { return Ok(true) };
+        let row = stands.then(|| Bytes::from_static(STANDS));
+        match self.catalog.swap(&raised.key, Some(revision), row).await {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == StoreErrorKind::Conflict => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+>>>>>>> w-engine
     /// An account is about to be made, or restored, under some KEK. To be followed by [`Self::check`].
     pub(super) async fn intend(&self, account: AccountId) -> Result<(), EngineError> {
         let key = format!("{INTENTS}{account}");
@@ -155,6 +236,11 @@ impl Fences {
     fn now(&self) -> Bytes {
         self.clock.now().wall.as_millis().to_string().into()
     }
+}
+
+/// Since when somebody looks, by the wall clock; `None` of a fence that stands.
+fn raised(row: &[u8]) -> Option<Duration> {
+    Some(Duration::from_millis(std::str::from_utf8(row).ok()?.parse().ok()?))
 }
 
 fn fence(key_id: &KeyId) -> String {
