@@ -1,16 +1,9 @@
 //! Versions of KEKs that nothing may be wrapped under any longer.
 //!
-<<<<<<< HEAD
-//! Guarantees: of who is about to take a version into a record and who asks whether it may be fenced, and then looks for
-//! what needs it, at least one sees the other: the first writes what it intends before it looks for fences and takes
-//! questions away, the second fences only where its question is still there. A question that nobody goes on with keeps
-//! nothing from being wrapped. Rows name versions by hash, so that they outlive an account without naming its keys.
-=======
 //! Guarantees: of who is about to take a version into a record and who fences it and then looks for what needs it, at
 //! least one sees the other: the first writes what it intends before it looks for fences, the second the other way
 //! round. A fence is raised for as long as somebody looks, and stands only if that one found nothing and nobody else took it
 //! down or raised it anew meanwhile. Rows name versions by hash, so that they outlive an account without naming its keys.
->>>>>>> w-engine
 //!
 //! Not its job: to know what needs a version (`safe`).
 
@@ -37,12 +30,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// What the row of a fence says that stands. That of one that is raised says since when.
 const STANDS: &[u8] = b"stands";
 const PAGE: usize = 256;
-/// What the row of a version begins with that somebody only asks about.
-const ASKED: &[u8] = b"asked ";
-
-/// That somebody asks about a version; none where it is fenced already.
-#[derive(Debug)]
-pub(super) struct Question(Option<Revision>);
 
 /// A fence that was raised by whoever holds this; or one that stood before.
 #[derive(Debug)]
@@ -62,72 +49,6 @@ impl Fences {
         Self { catalog, clock }
     }
 
-<<<<<<< HEAD
-    /// Refuses a version that is fenced. Who is asking whether that may be fenced asks again, and sees who is about to
-    /// take it.
-    pub(super) async fn check(&self, key_id: &KeyId) -> Result<(), EngineError> {
-        let key = fence(key_id);
-        while !is_planted(Bug::FenceForgotten)
-            && let Some(stored) = self.catalog.load(&key).await?
-        {
-            if !stored.bytes.starts_with(ASKED) {
-                return Err(EngineError::UnfitKek {
-                    reason: format!(
-                        "{key_id} was said to be safe to disable, so nothing is wrapped under it any longer: take a newer \
-                         version"
-                    ),
-                });
-            }
-            self.swap(&key, Some(&stored.revision), None).await?;
-        }
-        Ok(())
-    }
-
-    /// Asks whether this version may be fenced, in place of whoever asked before; or it is fenced already.
-    pub(super) async fn ask(&self, key_id: &KeyId) -> Result<Question, EngineError> {
-        let key = fence(key_id);
-        let asked = Bytes::from([ASKED, &self.now()].concat());
-        loop {
-            let stored = self.catalog.load(&key).await?;
-            if stored.as_ref().is_some_and(|stored| !stored.bytes.starts_with(ASKED)) {
-                return Ok(Question(None));
-            }
-            let expected = stored.map(|stored| stored.revision);
-            if let Some(asked) = self.swap(&key, expected.as_ref(), Some(asked.clone())).await? {
-                return Ok(Question(asked));
-            }
-        }
-    }
-
-    /// From here on nothing new is wrapped under this version; unless the question was taken away.
-    pub(super) async fn raise(&self, key_id: &KeyId, asked: &Question) -> Result<bool, EngineError> {
-        let Some(revision) = &asked.0 else { return Ok(true) };
-        Ok(self.swap(&fence(key_id), Some(revision), Some(self.now())).await?.is_some())
-    }
-
-    /// It is not to be fenced.
-    pub(super) async fn withdraw(&self, key_id: &KeyId, asked: &Question) -> Result<(), EngineError> {
-        match &asked.0 {
-            Some(revision) => self.swap(&fence(key_id), Some(revision), None).await.map(drop),
-            None => Ok(()),
-        }
-    }
-
-    /// `None` where another revision is there.
-    async fn swap(
-        &self,
-        key: &str,
-        expected: Option<&Revision>,
-        new: Option<Bytes>,
-    ) -> Result<Option<Option<Revision>>, EngineError> {
-        match self.catalog.swap(key, expected, new).await {
-            Ok(revision) => Ok(Some(revision)),
-            Err(e) if e.kind() == StoreErrorKind::Conflict => Ok(None),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-=======
     /// Refuses a version that is fenced. Waits while somebody looks whether it can be.
     pub(super) async fn check(&self, key_id: &KeyId) -> Result<(), EngineError> {
         if is_planted(Bug::FenceForgotten) {
@@ -186,7 +107,6 @@ impl Fences {
         }
     }
 
->>>>>>> w-engine
     /// An account is about to be made, or restored, under some KEK. To be followed by [`Self::check`].
     pub(super) async fn intend(&self, account: AccountId) -> Result<(), EngineError> {
         let key = format!("{INTENTS}{account}");

@@ -1,8 +1,8 @@
 //! What still needs a version of a KEK.
 //!
 //! Guarantees: where the answer is yes, nothing that this catalog knows of needs the version, and nothing is wrapped under it from
-//! then on: it was asked about before anything was looked at, and fenced only where nobody came in between; whoever was about
-//! to take it is either seen or refused. Where the answer is no, or nobody waited for it, the version is as it was.
+//! then on: it was fenced before anything was looked at, and whoever was about to take it is either seen or refused. Where the
+//! answer is no, the version is as it was.
 //!
 //! Not its job: to disable the version (the customer's), copies that are not recorded.
 
@@ -18,8 +18,6 @@ use crate::{Examined, Receipt, Statement};
 
 /// How many rows are looked through at once.
 const PAGE: usize = 256;
-/// How often it is looked again where somebody came in between.
-const LOOKS: usize = 4;
 
 /// Whether a version may be disabled, and why not.
 #[derive(Debug)]
@@ -143,26 +141,6 @@ impl Engine {
     /// [`EngineError::Store`], [`EngineError::Entropy`], [`EngineError::Receipt`].
     pub async fn safe_to_disable(&self, key_id: &KeyId) -> Result<SafeToDisable, EngineError> {
         self.inner.check_open()?;
-<<<<<<< HEAD
-        let (mut needed, mut examined) = (Vec::new(), Examined::default());
-        let mut is_safe = false;
-        for _ in 0..LOOKS {
-            let asked = self.inner.fences.ask(key_id).await?;
-            (needed, examined) = self.inner.look_for_need(key_id).await?;
-            if !needed.is_empty() {
-                self.inner.fences.withdraw(key_id, &asked).await?;
-                break;
-            }
-            is_safe = self.inner.fences.raise(key_id, &asked).await?;
-            if is_safe {
-                break;
-            }
-        }
-        // Each time somebody was about to take it, or asked as well.
-        if !is_safe && needed.is_empty() {
-            needed.push(Needed::Creations { accounts: 1 });
-        }
-=======
         let (needed, examined) = loop {
             let raised = self.inner.fences.raise(key_id).await?;
             let looked = self.inner.look_for_need(key_id).await;
@@ -173,7 +151,6 @@ impl Engine {
             }
         };
         let is_safe = needed.is_empty();
->>>>>>> w-engine
         let mut receipt = None;
         if is_safe && let Some(key) = &self.inner.receipt_key {
             let mut id = [0; 16];
