@@ -76,7 +76,12 @@ impl Model {
             // A KEK did not answer, and is bridged for so long still.
             let bridged_until = Some(after(self.now, 40 * SECOND));
             events.push(Event::Verified { attempt: Attempt { bridged_until, ..attempt }, jitter });
-            events.extend(kinds.iter().map(|&kind| Event::Failed { attempt, kind, jitter }));
+            events.extend(kinds.iter().map(|&kind| Event::Failed {
+                attempt,
+                kind,
+                keks: Keks::default(),
+                jitter,
+            }));
             events.push(Event::Abandoned);
         }
         if let Some(attempt) = self.late {

@@ -307,7 +307,12 @@ fn age_counts_from_when_the_vault_was_asked_where_the_attempt_had_to_wait_for_it
     let begun = machine.attempt();
     machine.pass(100 * SECOND);
     let attempt = Attempt { sent: machine.now, ..begun };
-    machine.feed(Event::Failed { attempt, kind: Kind::Unavailable, jitter: NO_JITTER });
+    machine.feed(Event::Failed {
+        attempt,
+        kind: Kind::Unavailable,
+        keks: Keks::default(),
+        jitter: NO_JITTER,
+    });
     machine.pass(35 * SECOND - MS);
     assert_eq!(machine.serving(), Serving::Use);
     machine.pass(MS);
@@ -403,4 +408,24 @@ fn a_state_that_rests_is_packed_and_unpacked_as_it_was_and_no_other_is() {
     for machine in [failing, asked, grace, gone, Machine::revoked(), bridged(20 * SECOND)] {
         assert_eq!(machine.state.pack(), None);
     }
+}
+
+#[test]
+fn only_answers_of_one_kek_agree_that_it_is_not_found_and_its_yes_between_them_ends_that() {
+    let fail = |machine: &mut Machine, failed: u8, said_yes: u8| {
+        let attempt = machine.attempt();
+        let keks = Keks { failed, said_yes };
+        machine.feed(Event::Failed { attempt, kind: Kind::KeyNotFound, keks, jitter: NO_JITTER });
+        let told = machine.record(false);
+        machine.pass(SECOND);
+        told.iter().any(|effect| matches!(effect, Effect::Persist { revoked: true }))
+    };
+    let run = |answers: &[(u8, u8)]| {
+        let mut machine = Machine::active(Provider::Customer);
+        answers.iter().any(|&(failed, said_yes)| fail(&mut machine, failed, said_yes))
+    };
+    assert!(run(&[(0, 0), (0, 0), (0, 0)]));
+    assert!(run(&[(1, 1), (0, 0), (1, 1), (1, 1)]), "three of the second");
+    assert!(!run(&[(0, 0), (1, 0), (0, 0), (1, 0)]), "two of each");
+    assert!(!run(&[(0, 0), (0, 0), (1, 1), (0, 0)]), "the first said yes in between");
 }
