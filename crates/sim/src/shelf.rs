@@ -279,20 +279,17 @@ impl Shelf {
     /// The account whose revocation this record says.
     fn row(&self, key: &str) -> Option<AccountId> {
         let account = key.strip_prefix(REVOKED)?;
-        let state = self.hub.state();
-        let known = state.accounts.ids().find(|id| id.to_string() == account);
-        known
+        self.hub.state().accounts.ids().find(|id| id.to_string() == account)
     }
 
     /// Tells the model what a row says, as it is in the store now.
     async fn look(&self, key: &str) {
-        if key.starts_with(ACCOUNTS) || key.starts_with(OPERATIONS) {
-            if let Ok(stored) = self.store.load(key).await {
-                let now = self.hub.moment(&self.clock);
-                tell(&self.hub, key, stored.as_ref().map(|stored| &stored.bytes[..]), now);
-                if let Some(name) = key.strip_prefix(ACCOUNTS) {
-                    look_for_lost(&self.hub, &*self.store, name).await;
-                }
+        let is_followed = key.starts_with(ACCOUNTS) || key.starts_with(OPERATIONS);
+        if is_followed && let Ok(stored) = self.store.load(key).await {
+            let now = self.hub.moment(&self.clock);
+            tell(&self.hub, key, stored.as_ref().map(|stored| &stored.bytes[..]), now);
+            if let Some(name) = key.strip_prefix(ACCOUNTS) {
+                look_for_lost(&self.hub, &*self.store, name).await;
             }
         }
     }
@@ -610,7 +607,7 @@ impl Catalog for Shelf {
         let set = new.is_some();
         let row = self.row(key).filter(|_| expected.is_some() != set);
         let name = key.strip_prefix(ACCOUNTS);
-        let record = match name.and_then(|_| new.as_ref()).map(|bytes| record::account(bytes)).transpose() {
+        let record = match name.and(new.as_ref()).map(|bytes| record::account(bytes)).transpose() {
             Ok(record) => record,
             Err(why) => {
                 self.hub.fail(Check::Unexplained, format!("the record {key} can't be read: {why}"));
