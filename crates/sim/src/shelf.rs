@@ -614,6 +614,9 @@ impl Catalog for Shelf {
                 None
             }
         };
+        // What nodes tell each other.
+        let said = (key.starts_with("node/") || key == "changes")
+            .then(|| String::from_utf8_lossy(new.as_deref().unwrap_or(b"gone")).into_owned());
         let swap = async {
             if let Some(account) = row {
                 self.row_changes(account, set);
@@ -631,6 +634,9 @@ impl Catalog for Shelf {
             }
             if answer.is_ok() {
                 self.look(key).await;
+                if let Some(said) = &said {
+                    self.hub.note(format_args!("node {}: {key} is {said}", self.node));
+                }
             }
             answer
         };

@@ -363,7 +363,10 @@ impl Keys {
             let (confirmed, absent) = keks.entry(&call.kek).or_default();
             match call.verdict {
                 Verdict::Verified => {
-                    said_yes.insert(&call.kek, (call.answered.at, std::mem::take(absent)));
+                    // An operation's the keyring has not heard, and half an attempt's it may not have.
+                    if !call.is_doubtful && is_whole(self.calls(node, account, Provider::Customer), call) {
+                        said_yes.insert(&call.kek, (call.answered.at, std::mem::take(absent)));
+                    }
                     if confirmed.is_some_and(|denial| denial.seq < call.sent.seq) {
                         *confirmed = None;
                     }
@@ -630,9 +633,9 @@ impl Keys {
             let row = self.rows.get(&of.account);
             row.is_some_and(|row| row.set != Some(true) && row.changed.seq > denial.seq)
         };
-        if let Some(denial) =
-            self.confirmed(of.node, of.account, |call| of.is_under(&call.kek) && !call.is_doubtful)
-            && settled(denial, SETTLES_WITHIN)
+        if let Some(denial) = self.confirmed(of.node, of.account, |call| {
+            of.is_under(&call.kek) && (!call.is_doubtful || call.verdict == Verdict::Verified)
+        }) && settled(denial, SETTLES_WITHIN)
             && !lifted(denial)
             && !self.record_unreadable(of, denial)
         {

@@ -173,7 +173,7 @@ impl Nodes {
         }
         let mut beat = self.looking.lock().await;
         let (changes, _) = self.changes().await?;
-        self.say(changes.last, &mut beat).await
+        self.say(changes.last, u64::MAX, &mut beat).await
     }
 
     /// Others need not wait for this engine any longer.
@@ -304,25 +304,32 @@ impl Nodes {
         Ok((changes, Some(stored.revision)))
     }
 
-    /// Writes that this engine has seen this, and lives.
-    async fn say(&self, seen: u64, beat: &mut u64) -> Result<(), EngineError> {
+    /// Writes that this engine has seen this. It lives on if others have waited for it until then.
+    async fn say(&self, seen: u64, waited_until: u64, beat: &mut u64) -> Result<(), EngineError> {
+        let live_until = self.write(seen, beat).await?;
+        self.seen.store(seen, Ordering::Release);
+        if nanos(self.clock.now().boot) < waited_until {
+            self.live_until.store(live_until, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Writes this engine's row: until when others wait for it, as time since boot.
+    async fn write(&self, seen: u64, beat: &mut u64) -> Result<u64, EngineError> {
         let key = key(self.id);
         *beat += 1;
-        let sent = self.clock.now().boot;
+        // Shorter than others wait, who see it later.
+        let live_until = nanos(self.clock.now().boot + self.lease());
         let bytes = encode(&NodeRow { seen, beat: *beat })?;
         loop {
             let stored = self.catalog.load(&key).await?;
             let revision = stored.map(|stored| stored.revision);
             match self.catalog.swap(&key, revision.as_ref(), Some(bytes.clone())).await {
-                Ok(_) => break,
+                Ok(_) => return Ok(live_until),
                 Err(e) if e.kind() == StoreErrorKind::Conflict => {}
                 Err(e) => return Err(e.into()),
             }
         }
-        self.seen.store(seen, Ordering::Release);
-        // Shorter than others wait, who see it later.
-        self.live_until.store(nanos(sent + self.lease()), Ordering::Release);
-        Ok(())
     }
 }
 
@@ -334,8 +341,14 @@ impl Inner {
             return Ok(());
         }
         let mut beat = nodes.looking.lock().await;
-        let (changes, _) = nodes.changes().await?;
         let seen = nodes.seen.load(Ordering::Acquire);
+        // Who was taken for dead is waited for from its next word on: what changed before that is read after it.
+        let lapsed = !nodes.is_live();
+        let waited_until = match lapsed {
+            true => nodes.write(seen, &mut beat).await?,
+            false => nodes.live_until.load(Ordering::Acquire),
+        };
+        let (changes, _) = nodes.changes().await?;
         let everything = || self.records.known().into_iter().map(|account| (seen, account)).collect();
         let later = changes.since(seen).unwrap_or_else(everything);
         let (mut upto, mut whole) = (seen, true);
@@ -343,7 +356,8 @@ impl Inner {
             match self.reload(account).await {
                 Ok(()) => {}
                 Err(e @ (EngineError::Closed | EngineError::Store(_))) => return Err(e),
-                Err(error) if nodes.fails_for_long() => {
+                // Where others may have ceased to wait for this engine, it can't go by the former record any longer.
+                Err(error) if nodes.fails_for_long() || lapsed => {
                     tracing::warn!(target: "cofferdam::audit", %account, %error, "put out of use: its record can't be read");
                     self.put_out_of_use(account).await;
                 }
@@ -359,7 +373,7 @@ impl Inner {
         if whole {
             nodes.succeeds();
         }
-        nodes.say(if whole { changes.last } else { upto }, &mut beat).await
+        nodes.say(if whole { changes.last } else { upto }, waited_until, &mut beat).await
     }
 
     /// Looks first where others may have ceased to wait for this engine. Not to be called by who has entered a gate: who
