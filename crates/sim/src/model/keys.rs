@@ -363,8 +363,13 @@ impl Keys {
             let (confirmed, absent) = keks.entry(&call.kek).or_default();
             match call.verdict {
                 Verdict::Verified => {
-                    // An operation's the keyring has not heard, and half an attempt's it may not have.
-                    if !call.is_doubtful && is_whole(self.calls(node, account, Provider::Customer), call) {
+                    // An operation's the keyring has not heard, and of an attempt that fails it makes nothing.
+                    let calls = self.calls(node, account, Provider::Customer);
+                    let fails = calls.iter().any(|other| {
+                        other.verdict != Verdict::Verified
+                            && other.sent.at.abs_diff(call.sent.at) <= SAME_ATTEMPT
+                    });
+                    if !call.is_doubtful && !fails && is_whole(calls, call) {
                         said_yes.insert(&call.kek, (call.answered.at, std::mem::take(absent)));
                     }
                     if confirmed.is_some_and(|denial| denial.seq < call.sent.seq) {
