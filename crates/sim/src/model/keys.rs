@@ -336,7 +336,7 @@ impl Keys {
     /// A node begins to write down that an account is revoked, or no longer is.
     pub(crate) fn row_changes(&mut self, node: usize, account: AccountId, set: bool, now: Moment) -> Judged {
         self.rows.insert(account, Row { set: None, changed: now });
-        if set && self.confirmed(node, account, |_| true).is_none() {
+        if set && self.confirmed(node, account, false, |_| true).is_none() {
             let what = format!("node {node} writes that {account} is revoked; its vault had not said so");
             return Err((Check::FalseRevocation, what));
         }
@@ -353,24 +353,32 @@ impl Keys {
         calls.map_or(&[], Vec::as_slice)
     }
 
-    /// The last denial that this node saw confirmed by these answers, unless an unwrap by the same KEK that began after that
-    /// was verified.
-    fn confirmed(&self, node: usize, account: AccountId, of: impl Fn(&Answered) -> bool) -> Option<Moment> {
+    /// The last denial that this node may have taken for confirmed by these answers, unless an unwrap by the same KEK that
+    /// began after that was verified. Where it `must` have: what a KEK said in an attempt that went half well counts for it.
+    fn confirmed(
+        &self,
+        node: usize,
+        account: AccountId,
+        must: bool,
+        of: impl Fn(&Answered) -> bool,
+    ) -> Option<Moment> {
+        let calls = self.calls(node, account, Provider::Customer);
         let mut keks = BTreeMap::<&KeyId, (Option<Moment>, Vec<Moment>)>::new();
-        // What was absent before a KEK last said yes, and when that was.
-        let mut said_yes = BTreeMap::<&KeyId, (Duration, Vec<Moment>)>::new();
-        for call in self.calls(node, account, Provider::Customer).iter().filter(|call| of(call)) {
+        let mut said_yes = BTreeMap::<&KeyId, Duration>::new();
+        for call in calls.iter().filter(|call| of(call)) {
             let (confirmed, absent) = keks.entry(&call.kek).or_default();
+            let again =
+                said_yes.get(&call.kek).is_some_and(|at| call.sent.at.saturating_sub(*at) <= SAME_ATTEMPT);
             match call.verdict {
                 Verdict::Verified => {
+                    said_yes.insert(&call.kek, call.answered.at);
                     // An operation's the keyring has not heard, and of an attempt that fails it makes nothing.
-                    let calls = self.calls(node, account, Provider::Customer);
                     let fails = calls.iter().any(|other| {
                         other.verdict != Verdict::Verified
-                            && other.sent.at.abs_diff(call.sent.at) <= SAME_ATTEMPT
+                            && other.sent.at.abs_diff(call.sent.at) <= GRACE_OF_A_DENIAL
                     });
-                    if !call.is_doubtful && !fails && is_whole(calls, call) {
-                        said_yes.insert(&call.kek, (call.answered.at, std::mem::take(absent)));
+                    if must || !(call.is_doubtful || fails) {
+                        absent.clear();
                     }
                     if confirmed.is_some_and(|denial| denial.seq < call.sent.seq) {
                         *confirmed = None;
@@ -379,15 +387,7 @@ impl Keys {
                 // Of a wrap that the record has no longer: that is news of the record, not of the key.
                 Verdict::Denied(_) if !call.is_current => {}
                 // In one attempt it said yes to the newest epoch and no to an older one: that is neither.
-                Verdict::Denied(VaultErrorKind::KeyNotFound)
-                    if said_yes
-                        .get(&call.kek)
-                        .is_some_and(|(at, _)| call.sent.at.saturating_sub(*at) <= SAME_ATTEMPT) =>
-                {
-                    if let Some((_, before)) = said_yes.remove(&call.kek) {
-                        *absent = before;
-                    }
-                }
+                Verdict::Denied(VaultErrorKind::KeyNotFound) if must && again => {}
                 Verdict::Denied(VaultErrorKind::KeyNotFound) => {
                     let now = call.answered.clock;
                     absent.retain(|earlier| now.since(&earlier.clock) < AGREE_WITHIN);
@@ -638,7 +638,7 @@ impl Keys {
             let row = self.rows.get(&of.account);
             row.is_some_and(|row| row.set != Some(true) && row.changed.seq > denial.seq)
         };
-        if let Some(denial) = self.confirmed(of.node, of.account, |call| {
+        if let Some(denial) = self.confirmed(of.node, of.account, true, |call| {
             of.is_under(&call.kek) && (!call.is_doubtful || call.verdict == Verdict::Verified)
         }) && settled(denial, SETTLES_WITHIN)
             && !lifted(denial)
@@ -692,7 +692,7 @@ impl Keys {
         let changed =
             of.views.operating || of.views.changed.is_some_and(|changed| changed.at + settles >= of.begun.at);
         let counts = |call: &Answered| changed || of.views.any(|view| view.is_under(&call.kek));
-        if self.confirmed(of.node, of.account, counts).is_some() {
+        if self.confirmed(of.node, of.account, false, counts).is_some() {
             return Ok(());
         }
         let verified = self
