@@ -9,7 +9,7 @@
 //!
 //! What a scenario leaves open is drawn: how many calls vaults take, which of them refuse at half of what they publish,
 //! whether hundreds of accounts share one vault, which KEKs are RSA and which accounts write only, which nodes
-//! have a hot cache.
+//! have a hot cache; and whether accounts' keys are rotated, accounts linked, unlinked, deleted and purged meanwhile.
 //!
 //! ```
 //! use std::time::Duration;
