@@ -78,6 +78,42 @@ async fn a_version_that_is_safe_to_disable_is_wrapped_under_no_longer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_asks_at_the_same_time_as_another_gets_the_same_answer_and_the_fence_stands_for_both() {
+    let world = world(555).await;
+    let account = world.contoso().await;
+    stored(account.put(&id("block"), "data".into()).await);
+    let (one, other) =
+        futures_util::future::join(ask(&world.engine, &world), ask(&world.engine, &world)).await;
+    assert!(!one.is_safe() && !other.is_safe());
+    rotate_away(&world, &["contoso"]).await;
+    let (one, other) =
+        futures_util::future::join(ask(&world.engine, &world), ask(&world.engine, &world)).await;
+    assert!(one.is_safe() && other.is_safe());
+    let back = account.rotate_kek(None, world.kek.clone(), None).await;
+    assert!(matches!(back, Err(EngineError::UnfitKek { .. })), "{back:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn asking_about_a_version_that_is_in_use_fails_nothing_that_goes_on_under_it() {
+    let world = world(556).await;
+    let account = world.contoso().await;
+    let mut asked = 0;
+    for _ in 0..20 {
+        let rotation = async {
+            let rotated = account.rotate_aek(cofferdam::store::Reencrypt::No).await.unwrap();
+            rotated.wait().await.unwrap()
+        };
+        let asking = async {
+            assert!(!ask(&world.engine, &world).await.is_safe());
+        };
+        let (rotated, ()) = futures_util::future::join(rotation, asking).await;
+        assert_eq!(rotated.status, OperationStatus::Succeeded, "{rotated:?}");
+        asked += 1;
+    }
+    assert_eq!(asked, 20);
+}
+
+#[tokio::test(start_paused = true)]
 async fn deleted_accounts_and_running_operations_are_named() {
     let world = world(553).await;
     let account = world.contoso().await;

@@ -148,6 +148,29 @@ async fn where_the_services_key_is_to_vouch_it_must() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn blocks_whose_record_can_not_be_read_are_not_taken_for_anybodys() {
+    let mut world = World::new(862).await;
+    let account = small(&world).await;
+    let (archive, _) = export(&account).await;
+    let stored = cofferdam::store::Catalog::load(&world.store, "account/contoso").await.unwrap().unwrap();
+    let mut newer = stored.bytes.to_vec();
+    newer[0] = 99;
+    let (key, revision) = ("account/contoso", Some(&stored.revision));
+    cofferdam::store::Catalog::swap(&world.store, key, revision, Some(newer.into())).await.unwrap();
+    let id = account.id();
+    drop(account);
+    world.restart().await;
+    let options = || ImportOptions::new().allow(World::principal(), World::principal());
+    for _ in 0..2 {
+        let import = world.engine.import(Cursor::new(&archive), named(options(), "other"));
+        let refused = import.await.unwrap_err();
+        assert!(matches!(refused, EngineError::StrayBlocks { .. }), "{refused}");
+        sleep(NOTICED).await;
+        assert_eq!(world.store.list(id, None, 10).await.unwrap().len(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_import_that_ends_early_leaves_nothing_and_can_be_begun_again() {
     let world = World::new(854).await;
     let account = world.contoso().await;

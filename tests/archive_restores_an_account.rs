@@ -12,7 +12,7 @@ use bytes::Bytes;
 use cofferdam::{
     crypto::{Epoch, Provider, rsa::RsaSize},
     store::{
-        Account, AccountKey, BufferMode, EngineError, EngineErrorKind, ImportOptions, LinkTo,
+        Account, AccountKey, BlockStore, BufferMode, EngineError, EngineErrorKind, ImportOptions, LinkTo,
         OperationStatus, Reencrypt,
     },
     vault::{KeyKind, Recovery},
@@ -174,6 +174,24 @@ async fn an_account_of_many_epochs_reads_whole() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_several_keks_any_one_is_enough() {
+    let world = World::new(824).await;
+    let account = world.contoso().await;
+    fill(&account).await;
+    let second = world.customer.create_key("second").await.unwrap();
+    account.add_kek(World::principal(), second.clone()).await.unwrap().wait().await.unwrap();
+    let before = everything(&account).await;
+    let (archive, report) = export(&account).await;
+    assert!(report.keys.contains(&world.kek) && report.keys.contains(&second), "{:?}", report.keys);
+    world.customer.disable(&world.kek).await.unwrap();
+    let there = Elsewhere::new(&world, 824).await;
+    let (restored, imported) = there.import(&archive, allowing()).await.unwrap();
+    assert_eq!(imported.unwrapped_by, Some(second.clone()));
+    assert_eq!(everything(&restored).await, before);
+    assert_eq!(restored.key_status().await.unwrap().key.key_id, Some(second));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_account_under_the_services_key_needs_the_vault_of_the_service() {
     let world = World::new(831).await;
     let account = world.engine.create_account(&name("own"), AccountKey::Service).await.unwrap();
@@ -208,9 +226,17 @@ async fn a_purged_account_comes_back_from_its_archive_into_the_same_store() {
     assert!(matches!(refused, EngineError::AccountExists { .. }), "{refused}");
     let refused = import(named(options(), "other")).await.unwrap_err();
     assert!(matches!(refused, EngineError::AccountIdExists { .. }), "{refused}");
+    sleep(NOTICED).await;
+    assert_eq!(
+        everything(&account).await,
+        before,
+        "a refused import took blocks of an account that is there"
+    );
     account.delete_account().await.unwrap().wait().await.unwrap();
     let refused = import(named(options(), "other")).await.unwrap_err();
     assert!(matches!(refused, EngineError::AccountIdExists { .. }), "{refused}");
+    let blocks = world.store.list(account.id(), None, 100).await.unwrap();
+    assert_eq!(blocks.len(), before.len(), "a refused import took blocks of a deleted account");
     world.engine.purge_account(&name("contoso")).await.unwrap().wait().await.unwrap();
 
     let (restored, imported) = import(named(options(), "again")).await.unwrap();

@@ -160,6 +160,11 @@ impl Hub {
         self.0.wake.notify_one();
     }
 
+    /// Something happened that the director must still see.
+    pub(crate) fn wake(&self) {
+        self.0.wake.notify_one();
+    }
+
     /// Resolves when something happened that the director must see.
     pub(crate) async fn woken(&self) {
         self.0.wake.notified().await;

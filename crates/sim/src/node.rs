@@ -17,7 +17,7 @@ use cofferdam_vault::{
     Inline, KeyVault, Reauthenticating, VaultRegistry,
     testing::{SeededEntropy, TokioClock},
 };
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use crate::{
     Check, SimStore,
@@ -37,7 +37,7 @@ pub(crate) struct Node {
     pub(crate) clock: Arc<TokioClock>,
     dice: Dice,
     process: Option<Process>,
-    closing: Option<Cut>,
+    closing: Option<(Cut, AbortHandle)>,
 }
 
 struct Process {
@@ -67,7 +67,7 @@ impl Node {
 
     /// Whether a process of it is being closed: another one would be another node.
     pub(crate) fn is_closing(&self) -> bool {
-        self.closing.as_ref().is_some_and(|cut| !cut.load(Ordering::Relaxed))
+        self.closing.as_ref().is_some_and(|(cut, _)| !cut.load(Ordering::Relaxed))
     }
 
     /// Whether its clients have come to an end.
@@ -143,8 +143,9 @@ impl Node {
 
     /// The process is gone, at whatever it was.
     pub(crate) fn crash(&mut self, hub: &Hub) {
-        if let Some(cut) = self.closing.take() {
+        if let Some((cut, life)) = self.closing.take() {
             cut.store(true, Ordering::Relaxed);
+            life.abort();
         }
         if let Some(process) = self.process.take() {
             hub.note(format_args!("node {} crashes", self.number));
@@ -161,7 +162,7 @@ impl Node {
         let engine = process.engine.lock().unwrap_or_else(PoisonError::into_inner).take();
         match engine {
             Some(engine) => {
-                self.closing = Some(process.cut.clone());
+                self.closing = Some((process.cut.clone(), process.supervisor.abort_handle()));
                 Some(Retired { engine, process })
             }
             // It was not even open.

@@ -204,7 +204,7 @@ impl Operation<'_> {
                         hub.state().counts.buffered += blocks;
                         let state = hub.state();
                         let judged = state.keys.judge_buffered(of, &state.budgets);
-                        let judged = judged.and(state.keys.judge_unavailable(of));
+                        let judged = judged.and(state.keys.judge_unavailable(of, &state.budgets));
                         drop(state);
                         hub.check(judged);
                         self.judge_use(of, Provider::Service);
@@ -299,7 +299,9 @@ impl Operation<'_> {
                     && !matches!(fault, Fault::ServiceKey(_))
                     && !is_of_segment
                 {
-                    let judged = hub.state().keys.judge_unavailable(of);
+                    let state = hub.state();
+                    let judged = state.keys.judge_unavailable(of, &state.budgets);
+                    drop(state);
                     hub.check(judged);
                 }
                 self.judge_recovered(of, &format!("an operation was refused: {source}"));
@@ -322,9 +324,7 @@ impl Operation<'_> {
                 hub.state().counts.refused_deleted += 1;
                 open.end(WriteEnd::Refused, seq);
             }
-            EngineError::NoAccount { .. }
-                if of.views.may_be_gone() || of.views.any(|view| view.deleted_until.is_some()) =>
-            {
+            EngineError::NoAccount { .. } if of.views.may_be_gone() => {
                 hub.state().counts.refused_deleted += 1;
                 open.end(WriteEnd::Refused, seq);
             }
@@ -532,11 +532,14 @@ impl Operation<'_> {
         // Who writes while a change of the key is taken note of waits for another attempt.
         let changes = of.views.operating || of.views.of.len() > 1;
         let again = if changes { state.keys.longest_wait(of) } else { Duration::ZERO };
-        let mut limit = state.keys.longest_wait(of) + again + 20 * SLOWEST + queue;
+        // A node that is not sure that others wait for it takes note of their changes first.
+        let changed = state.accounts.changed_since(of.begun.at.saturating_sub(self.site.lease()));
+        let noting = 3 * self.site.policy.call_timeout() * changed;
+        let mut limit = state.keys.longest_wait(of) + again + noting + 20 * SLOWEST + queue;
         let jumped = state.keys.jumped_since(self.node, of.begun);
         // Nobody else's vault holds it up.
         if succeeded && self.recovered_at(&state, of).is_some_and(|recovered| recovered < of.begun.at) {
-            limit = limit.min(30 * SLOWEST + queue);
+            limit = limit.min(30 * SLOWEST + queue + noting);
         }
         drop(state);
         if took > limit && !jumped && !throttled {

@@ -432,16 +432,13 @@ pub(crate) fn judge_write_only(
 /// A write of an account's record. Dropped before its end, it was done or not.
 struct Writing<'a> {
     hub: &'a Hub,
-    clock: &'a TokioClock,
-    name: &'a str,
     token: u64,
     end: End,
 }
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
-        let now = self.hub.moment(self.clock);
-        self.hub.state().accounts.write_ends(self.name, self.token, self.end, now);
+        self.hub.state().accounts.write_ends(self.token, self.end);
     }
 }
 
@@ -623,15 +620,13 @@ impl Catalog for Shelf {
             let begun = self.hub.state().next_seq();
             let write = name.and_then(|name| {
                 let token = self.hub.state().accounts.write_begins(name, record, begun)?;
-                Some(Writing { hub: &self.hub, clock: &self.clock, name, token, end: End::Unknown })
+                Some(Writing { hub: &self.hub, token, end: End::Unknown })
             });
             let answer = self.store.swap(key, expected, new).await;
-            if let Some(mut write) = write {
-                write.end = match &answer {
-                    Ok(_) => End::Written,
-                    Err(error) if error.kind() == StoreErrorKind::Conflict => End::Refused,
-                    Err(_) => End::Unknown,
-                };
+            if let (Some(mut write), Err(error)) = (write, &answer)
+                && error.kind() == StoreErrorKind::Conflict
+            {
+                write.end = End::Refused;
             }
             if answer.is_ok() {
                 self.look(key).await;

@@ -101,6 +101,11 @@ pub(crate) struct Site {
 }
 
 impl Site {
+    /// For how long others wait for a node that says nothing, and twice that for what it does then.
+    pub(crate) fn lease(&self) -> Duration {
+        9 * self.policy.refresh()
+    }
+
     /// Every vault.
     pub(crate) fn houses(&self) -> impl Iterator<Item = &House> {
         [&self.service].into_iter().chain(self.tenants.iter().map(|(_, house)| house))

@@ -53,11 +53,11 @@ impl Way {
     }
 }
 
-/// Another key than this one.
-fn other(aek: &Aek) -> Result<Aek, VaultError> {
+/// Another key than this one: not what makes it right again that was made wrong at another byte.
+fn other(aek: &Aek, byte: usize) -> Result<Aek, VaultError> {
     Aek::try_from_fn(|other| {
         other.copy_from_slice(aek.expose());
-        other[0] ^= 1;
+        other[byte] ^= 1;
         Ok(())
     })
 }
@@ -78,7 +78,7 @@ impl KeyVault for Way {
         let answer = match is_wrong {
             false => self.house.vault.wrap_key(key_id, aek, context).await,
             true => {
-                let wrapped = self.house.vault.wrap_key(key_id, &other(aek)?, context).await;
+                let wrapped = self.house.vault.wrap_key(key_id, &other(aek, 1)?, context).await;
                 if let Ok(wrapped) = &wrapped {
                     self.hub.state().keys.wraps_wrong(wrapped);
                 }
@@ -110,7 +110,7 @@ impl KeyVault for Way {
         }
         sleep(latency).await;
         match (answer, fate) {
-            (Ok(aek), Fate::WrongKey) => other(&aek),
+            (Ok(aek), Fate::WrongKey) => other(&aek, 0),
             (answer, _) => answer,
         }
     }

@@ -27,7 +27,11 @@ use super::{
     task::Task,
 };
 use crate::{
-    KeyError, KeyRecord, Policy, RecordError, What, budget::Kind, machine::Alarm, rt::Mutex, telemetry,
+    KeyError, KeyRecord, Policy, RecordError, What,
+    budget::Kind,
+    machine::{Alarm, Keks},
+    rt::Mutex,
+    telemetry,
 };
 
 /// The way to one KEK.
@@ -60,6 +64,12 @@ impl<'a> Asked<'a> {
 
 /// A failure, and when the call was sent that it is of.
 pub(super) type Failed = (VaultError, Timestamp);
+
+/// A denial, and of which KEK.
+pub(super) struct Denied {
+    pub(super) failed: Failed,
+    pub(super) keks: Keks,
+}
 
 /// What one KEK said.
 struct Answer<'a> {
@@ -111,6 +121,13 @@ impl Heard {
             None => {}
         }
         Ok(())
+    }
+
+    fn denied(&self, kek: usize, failed: Failed) -> Denied {
+        let place = |kek: usize| u8::try_from(kek).unwrap_or_default();
+        let yes = self.sent.iter().enumerate().filter(|(_, sent)| sent.is_some());
+        let said_yes = yes.fold(0, |yes, (kek, _)| yes | 1 << place(kek));
+        Denied { failed, keks: Keks { failed: place(kek), said_yes } }
     }
 
     /// Whether the KEK is worth asking for another epoch.
@@ -202,7 +219,7 @@ impl Task {
         asked: &Asked<'_>,
         record: &KeyRecord,
         generation: Ticket,
-    ) -> Result<Heard, Failed> {
+    ) -> Result<Heard, Denied> {
         let (held, wanted) = {
             let desk = self.entry.desk();
             (desk.keys.clone(), desk.wanted.clone())
@@ -227,12 +244,14 @@ impl Task {
         let mut asking: FuturesUnordered<_> = (0..record.keks.len()).map(ask).collect();
         let mut corrupt = Corrupt::new();
         while let Some(answer) = asking.next().await {
-            heard.take(answer, &mut corrupt)?;
+            let kek = answer.kek;
+            heard.take(answer, &mut corrupt).map_err(|failed| heard.denied(kek, failed))?;
         }
         for of in missing {
             for kek in (0..record.keks.len()).filter(|&kek| kek != lead) {
                 if heard.may_answer(kek) && heard.lacks(of) {
-                    heard.take(self.ask(asked, record, kek, vec![of]).await, &mut corrupt)?;
+                    let answer = self.ask(asked, record, kek, vec![of]).await;
+                    heard.take(answer, &mut corrupt).map_err(|failed| heard.denied(kek, failed))?;
                 }
             }
         }

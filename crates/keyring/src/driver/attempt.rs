@@ -11,7 +11,7 @@ use cofferdam_crypto::{
 use cofferdam_vault::VaultError;
 
 use super::{
-    ask::{Asked, Failed, Wrong},
+    ask::{Asked, Denied, Failed, Wrong},
     desk::Ticket,
     entry::For,
     kept::Kept,
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     Fault, Kek, KeyError, KeyRecord, RecordError,
     budget::Kind,
-    machine::{Attempt, Effect, Event},
+    machine::{Attempt, Effect, Event, Keks},
     rt::timeout,
 };
 
@@ -58,7 +58,7 @@ impl Task {
         let ways = self.outliving(ways, attempt, &record.epochs);
         let mut heard = match self.unwrap_all(&Asked::new(ways, kind, turns), &record, generation).await {
             Ok(heard) => heard,
-            Err(denied) => return self.failed(generation, attempt, denied),
+            Err(Denied { failed, keks }) => return self.failed_by(generation, attempt, failed, keks),
         };
         match heard.broken.take() {
             Some(Wrong::Corrupt(failed)) => {
@@ -86,12 +86,22 @@ impl Task {
         work
     }
 
-    fn failed(&self, generation: Ticket, attempt: Attempt, (failed, sent): Failed) -> Option<Effect> {
+    fn failed(&self, generation: Ticket, attempt: Attempt, failed: Failed) -> Option<Effect> {
+        self.failed_by(generation, attempt, failed, Keks::default())
+    }
+
+    fn failed_by(
+        &self,
+        generation: Ticket,
+        attempt: Attempt,
+        (failed, sent): Failed,
+        keks: Keks,
+    ) -> Option<Effect> {
         let kind = failed.kind();
         let error = self.unavailable(failed);
         let (at, jitter) = (self.entry.now(), self.jitter());
         let attempt = Attempt { sent, ..attempt };
-        self.conclude(generation, Event::Failed { attempt, kind, jitter }, |desk| {
+        self.conclude(generation, Event::Failed { attempt, kind, keks, jitter }, |desk| {
             desk.wanted.clear();
             desk.note_failure(error, at);
         })

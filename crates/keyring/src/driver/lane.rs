@@ -363,15 +363,20 @@ impl<'a> Demand<'a> {
 /// An account in use, counted at each of its vaults until it is dropped.
 pub(super) enum InUse {
     One(Arc<Lane>, u32),
-    Several(Box<[(Arc<Lane>, u32)]>),
+    Several(Box<Several>),
 }
+
+/// Boxed twice, for what few accounts have must not make those of one vault larger.
+pub(super) struct Several(Box<[(Arc<Lane>, u32)]>);
 
 impl InUse {
     pub(super) fn new(demand: &Demand<'_>) -> Option<Self> {
         let mut calls = demand.calls().map(|(lane, calls)| (lane.clone(), calls));
         let in_use = match (calls.next()?, calls.next()) {
             ((lane, calls), None) => Self::One(lane, calls),
-            (first, Some(second)) => Self::Several([first, second].into_iter().chain(calls).collect()),
+            (first, Some(second)) => {
+                Self::Several(Box::new(Several([first, second].into_iter().chain(calls).collect())))
+            }
         };
         in_use.each(|lane, calls| lane.use_by(calls, 0));
         Some(in_use)
@@ -384,7 +389,7 @@ impl InUse {
         };
         let is_of = match self {
             Self::One(lane, calls) => is_next(lane, *calls),
-            Self::Several(all) => all.iter().all(|(lane, calls)| is_next(lane, *calls)),
+            Self::Several(all) => all.0.iter().all(|(lane, calls)| is_next(lane, *calls)),
         };
         is_of && calls.next().is_none()
     }
@@ -392,7 +397,7 @@ impl InUse {
     fn each(&self, act: impl Fn(&Lane, u32)) {
         match self {
             Self::One(lane, calls) => act(lane, *calls),
-            Self::Several(all) => all.iter().for_each(|(lane, calls)| act(lane, *calls)),
+            Self::Several(all) => all.0.iter().for_each(|(lane, calls)| act(lane, *calls)),
         }
     }
 }

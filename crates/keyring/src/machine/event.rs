@@ -81,6 +81,8 @@ pub enum Event {
         attempt: Attempt,
         /// How.
         kind: VaultErrorKind,
+        /// Of several KEKs, which one, and which said yes.
+        keks: Keks,
         /// Shortens the wait until the next.
         jitter: Jitter,
     },
@@ -98,6 +100,15 @@ pub enum Event {
     Displaced,
     /// What was under way came to nothing; its result will not be delivered.
     Abandoned,
+}
+
+/// Of the KEKs of a record, by their places there: which one failed an attempt, and which said yes in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Keks {
+    /// Which one failed it; the first where that is of none or of all.
+    pub failed: u8,
+    /// Which said yes, a bit for each.
+    pub said_yes: u8,
 }
 
 /// What the driver is to do, in this order.

@@ -20,7 +20,7 @@ mod tests;
 pub use bounds::Bounds;
 pub(crate) use bounds::{after, earlier, remaining};
 pub use bridge::{Bridging, KekFound, bridging};
-pub use event::{Alarm, Attempt, Effect, Event, Jitter, Why};
+pub use event::{Alarm, Attempt, Effect, Event, Jitter, Keks, Why};
 pub(crate) use packed::{Moment, Packed};
 pub use policy::{Policy, PolicyError};
 pub use state::{KeyState, Recovery, Serving, State};

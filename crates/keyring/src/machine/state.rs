@@ -130,8 +130,8 @@ pub struct State {
     pub(super) failure: Option<Failure>,
     /// Failures in a row.
     pub(super) failures: u32,
-    /// When "not found" was answered, within the time in which answers must agree.
-    pub(super) absent: Vec<Timestamp>,
+    /// Which KEK answered "not found" when, within the time in which answers must agree.
+    pub(super) absent: Vec<(u8, Timestamp)>,
     /// The denial for which the record is being read.
     pub(super) reading: Option<VaultErrorKind>,
     pub(super) persisting: bool,

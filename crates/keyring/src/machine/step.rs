@@ -12,7 +12,7 @@ use cofferdam_crypto::{
 use cofferdam_vault::{Meaning, Timestamp, VaultErrorKind};
 
 use super::{
-    Alarm, Attempt, Bounds, Effect, Event, Jitter, Policy, Serving, State, Why,
+    Alarm, Attempt, Bounds, Effect, Event, Jitter, Keks, Policy, Serving, State, Why,
     bounds::{after, reached},
     state::{Failure, Phase, Revocation},
 };
@@ -64,7 +64,7 @@ impl Step<'_> {
             Event::RecordUnreadable => self.record_unreadable(),
             Event::RecordGone => self.start_over(Why::RecordGone),
             Event::Verified { attempt, jitter } => self.verified(attempt, jitter),
-            Event::Failed { attempt, kind, jitter } => self.failed(attempt, kind, jitter),
+            Event::Failed { attempt, kind, keks, jitter } => self.failed(attempt, kind, keks, jitter),
             Event::Persisted { revoked, ok } => self.persisted(revoked, ok),
             Event::Forgotten => self.forgotten(),
             Event::Displaced => {
@@ -207,10 +207,7 @@ impl Step<'_> {
             self.why = Why::RecordedAsRevoked;
             self.state.phase = Phase::Revoked(Revocation { answered: true, ..Revocation::RECORDED });
             self.due_after(self.now, self.policy.revoked_poll());
-        } else if kind.meaning() == Meaning::Denial
-            || is_planted(Bug::NotFoundAtOnce)
-            || self.state.absent.len() >= Policy::ANSWERS_THAT_AGREE
-        {
+        } else if kind.meaning() == Meaning::Denial || is_planted(Bug::NotFoundAtOnce) || self.agree() {
             self.why = Why::Denied(kind);
             self.state.phase = Phase::Revoked(Revocation::DENIED);
             self.state.absent.clear();
@@ -273,8 +270,9 @@ impl Step<'_> {
         self.state.due = Some(after(attempt.sent, refresh));
     }
 
-    fn failed(&mut self, attempt: Attempt, kind: VaultErrorKind, jitter: Jitter) {
+    fn failed(&mut self, attempt: Attempt, kind: VaultErrorKind, keks: Keks, jitter: Jitter) {
         self.land(attempt);
+        self.state.absent.retain(|&(kek, _)| keks.said_yes >> kek & 1 == 0);
         let meaning = match (self.state.provider, kind.meaning()) {
             (Provider::Service, Meaning::Denial | Meaning::UnconfirmedDenial) => {
                 self.effects.push(Effect::Alarm(Alarm::ServiceDenied(kind)));
@@ -289,7 +287,7 @@ impl Step<'_> {
         match meaning {
             Meaning::Outage if attempt.number <= self.state.barred => self.due_now_unless_busy(),
             Meaning::Outage => self.outage(attempt, Some(kind), jitter),
-            Meaning::Denial | Meaning::UnconfirmedDenial => self.denied(attempt, kind, meaning),
+            Meaning::Denial | Meaning::UnconfirmedDenial => self.denied(attempt, kind, keks.failed, meaning),
         }
     }
 
@@ -317,7 +315,7 @@ impl Step<'_> {
         }
     }
 
-    fn denied(&mut self, attempt: Attempt, kind: VaultErrorKind, meaning: Meaning) {
+    fn denied(&mut self, attempt: Attempt, kind: VaultErrorKind, kek: u8, meaning: Meaning) {
         self.state.barred = self.state.last;
         self.note_failure(attempt, Some(kind));
         self.why = Why::Denied(kind);
@@ -333,8 +331,8 @@ impl Step<'_> {
         }
         if meaning == Meaning::UnconfirmedDenial {
             let now = self.now;
-            self.state.absent.retain(|&answered| !reached(after(answered, Policy::CONFIRM_WITHIN), now));
-            self.state.absent.push(now);
+            self.state.absent.retain(|&(_, at)| !reached(after(at, Policy::CONFIRM_WITHIN), now));
+            self.state.absent.push((kek, now));
         }
         match self.state.phase {
             Phase::Doubted { .. } => {}
@@ -350,6 +348,13 @@ impl Step<'_> {
             Some(_) if meaning == Meaning::Denial => self.state.reading = Some(kind),
             Some(_) => {}
         }
+    }
+
+    /// Whether enough answers of "not found" are of one KEK.
+    fn agree(&self) -> bool {
+        let absent = &self.state.absent;
+        let of = |kek: u8| absent.iter().filter(|(of, _)| *of == kek).count();
+        absent.iter().any(|(kek, _)| of(*kek) >= Policy::ANSWERS_THAT_AGREE)
     }
 
     fn persist(&mut self, revoked: bool) {

@@ -76,7 +76,12 @@ impl Model {
             // A KEK did not answer, and is bridged for so long still.
             let bridged_until = Some(after(self.now, 40 * SECOND));
             events.push(Event::Verified { attempt: Attempt { bridged_until, ..attempt }, jitter });
-            events.extend(kinds.iter().map(|&kind| Event::Failed { attempt, kind, jitter }));
+            events.extend(kinds.iter().map(|&kind| Event::Failed {
+                attempt,
+                kind,
+                keks: Keks::default(),
+                jitter,
+            }));
             events.push(Event::Abandoned);
         }
         if let Some(attempt) = self.late {
@@ -145,7 +150,6 @@ impl Model {
                 let newer = self.verified.is_none_or(|verified| verified.number < attempt.number);
                 if attempt.number > self.denied_through && newer {
                     self.verified = Some(attempt);
-                    self.failed = self.failed.filter(|(failed, _)| failed.number > attempt.number);
                 }
             }
             Event::Failed { attempt, kind, .. } => {
@@ -199,7 +203,12 @@ impl Model {
         for effect in effects {
             match *effect {
                 Effect::Evict => self.published = None,
-                Effect::Publish(bounds) => self.published = Some(bounds),
+                Effect::Publish(bounds) => {
+                    self.published = Some(bounds);
+                    // Not before: a success that can't be served, as the end of a revocation is not persisted, makes up for
+                    // nothing.
+                    self.failed = self.failed.filter(|(failed, _)| failed.number > bounds.verified.number);
+                }
                 Effect::Attempt { attempt, .. } => {
                     self.asked = None;
                     self.last = attempt.number;

@@ -32,7 +32,7 @@ proptest! {
                     Input::Feed(Event::Verified { attempt, jitter: Jitter(jitter) })
                 }
                 Input::Feed(Event::Failed { attempt, kind, .. }) => {
-                    Input::Feed(Event::Failed { attempt, kind, jitter: Jitter(jitter) })
+                    Input::Feed(Event::Failed { attempt, kind, keks: Keks::default(), jitter: Jitter(jitter) })
                 }
                 input => input,
             };

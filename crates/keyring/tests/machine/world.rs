@@ -140,7 +140,7 @@ impl Keyring {
                 if denies {
                     self.denied = Some(attempt.number);
                 }
-                Event::Failed { attempt, kind, jitter }
+                Event::Failed { attempt, kind, keks: Keks::default(), jitter }
             }
         };
         self.feed(world, event);
@@ -168,7 +168,15 @@ impl Keyring {
             }
             Transition::GivenUp => {
                 if let Some(attempt) = self.model.flight {
-                    self.feed(world, Event::Failed { attempt, kind: Kind::Unavailable, jitter: NO_JITTER });
+                    self.feed(
+                        world,
+                        Event::Failed {
+                            attempt,
+                            kind: Kind::Unavailable,
+                            keks: Keks::default(),
+                            jitter: NO_JITTER,
+                        },
+                    );
                 }
             }
             Transition::Read { changed } => {

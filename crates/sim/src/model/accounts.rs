@@ -54,7 +54,6 @@ struct History {
 /// What became of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    Written,
     Refused,
     Unknown,
 }
@@ -112,23 +111,12 @@ impl Accounts {
         Some(self.next)
     }
 
-    /// What became of it. Whether that was news.
-    pub(crate) fn write_ends(&mut self, name: &str, token: u64, end: End, now: Moment) -> bool {
-        match end {
-            End::Refused => {
-                self.intents.remove(&token);
-                false
-            }
-            End::Unknown => {
-                if let Some(intent) = self.intents.get_mut(&token) {
-                    intent.heard = false;
-                }
-                false
-            }
-            End::Written => {
-                let Some(intent) = self.intents.remove(&token) else { return false };
-                self.settle(name, intent.account, intent.state, intent.begun, now)
-            }
+    /// What became of it: it is not there, or it may be; who reads the record next sees which.
+    pub(crate) fn write_ends(&mut self, token: u64, end: End) {
+        match (end, self.intents.get_mut(&token)) {
+            (End::Refused, _) => drop(self.intents.remove(&token)),
+            (End::Unknown, Some(intent)) => intent.heard = false,
+            (End::Unknown, None) => {}
         }
     }
 
@@ -226,6 +214,13 @@ impl Accounts {
         self.of.get(&account).is_some_and(|history| {
             history.asking > 0 || history.operation.as_ref().is_some_and(|(of, _)| !of.has_ended())
         })
+    }
+
+    /// How many accounts' records changed after this.
+    pub(crate) fn changed_since(&self, at: Duration) -> u32 {
+        let changed =
+            |history: &&History| history.versions.iter().skip(1).any(|version| version.settled.at >= at);
+        self.of.values().filter(changed).count() as u32
     }
 
     /// When an operation last ended, or a call of an administrator.

@@ -336,7 +336,7 @@ impl Keys {
     /// A node begins to write down that an account is revoked, or no longer is.
     pub(crate) fn row_changes(&mut self, node: usize, account: AccountId, set: bool, now: Moment) -> Judged {
         self.rows.insert(account, Row { set: None, changed: now });
-        if set && self.confirmed(node, account, |_| true).is_none() {
+        if set && self.confirmed(node, account, |_| true).is_none() && !self.is_absent_by_any(node, account) {
             let what = format!("node {node} writes that {account} is revoked; its vault had not said so");
             return Err((Check::FalseRevocation, what));
         }
@@ -393,6 +393,17 @@ impl Keys {
             }
         }
         keks.into_values().filter_map(|(confirmed, _)| confirmed).max_by_key(|denial| denial.seq)
+    }
+
+    /// Whether three answers of "not found" came in time, of whichever KEKs.
+    fn is_absent_by_any(&self, node: usize, account: AccountId) -> bool {
+        let calls = self.calls(node, account, Provider::Customer).iter();
+        let absent = Verdict::Denied(VaultErrorKind::KeyNotFound);
+        let absent: Vec<&Answered> = calls.filter(|call| call.verdict == absent && call.is_current).collect();
+        let keks: BTreeSet<&KeyId> = absent.iter().map(|call| &call.kek).collect();
+        let Some(last) = absent.last().filter(|_| keks.len() > 1) else { return false };
+        let since = |call: &&&Answered| last.answered.clock.since(&call.answered.clock) < AGREE_WITHIN;
+        absent.iter().filter(since).count() >= 3
     }
 
     /// The last denial before this that holds still: no unwrap was verified that began after it, of the same KEK where the
@@ -517,7 +528,7 @@ impl Keys {
     }
 
     /// Whether an operation may have gone without the account's own key, because that was unavailable.
-    pub(crate) fn judge_unavailable(&self, of: &Use) -> Judged {
+    pub(crate) fn judge_unavailable(&self, of: &Use, budgets: &Budgets) -> Judged {
         let calls = self.calls(of.node, of.account, Provider::Customer);
         let denied = calls.iter().any(|call| matches!(call.verdict, Verdict::Denied(_)));
         let is_revoked = self.rows.get(&of.account).is_some_and(|row| row.set != Some(false));
@@ -531,6 +542,15 @@ impl Keys {
                 && call.kek == *kek
                 && is_whole(calls, call)
         };
+        // The older epochs are asked for.
+        let goes_on = self.nodes.get(&of.node).is_some_and(|node| {
+            let under_way = node.under_way.get(&(of.account, Provider::Customer, kek.clone()));
+            under_way.is_some_and(|calls| *calls > 0)
+        });
+        // Or it is not their turn, as the vault has asked for a pause.
+        if goes_on || (of.throttled_of_late(budgets) && of.views.any(|view| view.aeks.len() > 2)) {
+            return Ok(());
+        }
         let verified = calls.iter().filter(served).max_by_key(|call| call.sent.seq);
         // An operation's is of no use to others, and a key that changed meanwhile is another one.
         let verified = verified.filter(|call| !call.is_doubtful && !of.changed_since(call.sent.seq));
@@ -556,16 +576,24 @@ impl Keys {
         if of.throttled_of_late(budgets) {
             return Ok(());
         }
-        // What is answered in this moment may not have been heard of.
-        // An operation's is of no use to others.
+        // What is answered in this moment may not have been heard of; and an operation's is of no use to others.
         let verified = |call: &&Answered| {
             call.verdict == Verdict::Verified && call.answered.at < of.begun.at && !call.is_doubtful
         };
         let calls = self.calls(node, account, provider);
         let since = calls.iter().filter(verified).map(|call| call.sent.seq).max().unwrap_or_default();
+        // Of several KEKs each has to answer.
         let failed = |provider| {
-            let later = |call: &Answered| call.verdict != Verdict::Verified && call.answered.seq > since;
-            self.calls(node, account, provider).iter().any(later)
+            let calls = self.calls(node, account, provider);
+            calls.iter().any(|call| {
+                let renewed = |other: &&Answered| {
+                    other.kek == call.kek
+                        && verified(other)
+                        && other.sent.seq > call.answered.seq
+                        && is_whole(calls, other)
+                };
+                call.verdict != Verdict::Verified && !calls.iter().any(|other| renewed(&other))
+            })
         };
         let stores = self.nodes.get(&node).map_or(&[][..], |node| &node.store_failures);
         if failed(provider) || failed(Provider::Service) || stores.iter().any(|at| at.seq > since) {

@@ -344,6 +344,15 @@ pub enum EngineError {
         /// Its id.
         id: AccountId,
     },
+    /// Blocks of the account of an archive are there, and no account.
+    #[error(
+        "blocks of account {id} are here, and no record that can be read is of that id: restore its record, or import the \
+         archive into another store"
+    )]
+    StrayBlocks {
+        /// The account's id.
+        id: AccountId,
+    },
     /// The account is being imported already.
     #[error("account {account} is being imported already: wait for that")]
     ImportRunning {
@@ -474,6 +483,7 @@ impl EngineError {
             | Self::OperationRunning { .. }
             | Self::AccountIdExists { .. }
             | Self::ImportRunning { .. }
+            | Self::StrayBlocks { .. }
             | Self::NoVault { .. } => Kind::Invalid,
             Self::NewerRecord { .. }
             | Self::Entropy(_)

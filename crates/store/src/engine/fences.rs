@@ -2,7 +2,8 @@
 //!
 //! Guarantees: of who is about to take a version into a record and who fences it and then looks for what needs it, at
 //! least one sees the other: the first writes what it intends before it looks for fences, the second the other way
-//! round. Rows name versions by hash, so that they outlive an account without naming its keys.
+//! round. A fence is raised for as long as somebody looks, and stands only if that one found nothing and nobody else took it
+//! down or raised it anew meanwhile. Rows name versions by hash, so that they outlive an account without naming its keys.
 //!
 //! Not its job: to know what needs a version (`safe`).
 
@@ -14,15 +15,28 @@ use cofferdam_crypto::{AccountId, KeyId};
 use cofferdam_vault::Clock;
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
+use tokio::time::sleep;
 
 use super::EngineError;
-use crate::{Catalog, StoreErrorKind};
+use crate::{Catalog, Revision, StoreErrorKind};
 
 const FENCES: &str = "fence/";
 const INTENTS: &str = "intent/";
 /// How long an intent counts: longer than it takes to write a record, or to see that its engine is gone.
 const INTENT_LASTS: Duration = Duration::from_secs(600);
+/// How long somebody may look for what needs a version, and how often others look whether that has ended.
+const LOOK_LASTS: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// What the row of a fence says that stands. That of one that is raised says since when.
+const STANDS: &[u8] = b"stands";
 const PAGE: usize = 256;
+
+/// A fence that was raised by whoever holds this; or one that stood before.
+#[derive(Debug)]
+pub(super) struct Raised {
+    key: String,
+    revision: Option<Revision>,
+}
 
 #[derive(Debug)]
 pub(super) struct Fences {
@@ -35,30 +49,62 @@ impl Fences {
         Self { catalog, clock }
     }
 
-    /// Refuses a version that is fenced.
+    /// Refuses a version that is fenced. Waits while somebody looks whether it can be.
     pub(super) async fn check(&self, key_id: &KeyId) -> Result<(), EngineError> {
-        if is_planted(Bug::FenceForgotten) || self.catalog.load(&fence(key_id)).await?.is_none() {
+        if is_planted(Bug::FenceForgotten) {
             return Ok(());
         }
-        Err(EngineError::UnfitKek {
-            reason: format!(
-                "{key_id} was said to be safe to disable, so nothing is wrapped under it any longer: take a newer version"
-            ),
-        })
-    }
-
-    /// From here on nothing new is wrapped under this version. Whether it was so before.
-    pub(super) async fn raise(&self, key_id: &KeyId) -> Result<bool, EngineError> {
-        match self.catalog.swap(&fence(key_id), None, Some(self.now())).await {
-            Ok(_) => Ok(false),
-            Err(e) if e.kind() == StoreErrorKind::Conflict => Ok(true),
-            Err(e) => Err(e.into()),
+        let key = fence(key_id);
+        loop {
+            let Some(stored) = self.catalog.load(&key).await? else { return Ok(()) };
+            let Some(since) = raised(&stored.bytes) else {
+                return Err(EngineError::UnfitKek {
+                    reason: format!(
+                        "{key_id} was said to be safe to disable, so nothing is wrapped under it any longer: take a newer \
+                         version"
+                    ),
+                });
+            };
+            if self.clock.now().wall.abs_diff(since) < LOOK_LASTS {
+                sleep(LOOK_AGAIN).await;
+                continue;
+            }
+            // Whoever looked is gone, or too late: without the row it can't say yes.
+            match self.catalog.swap(&key, Some(&stored.revision), None).await {
+                Ok(_) => return Ok(()),
+                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
+                Err(e) => return Err(e.into()),
+            }
         }
     }
 
-    /// It may be wrapped under again.
-    pub(super) async fn lower(&self, key_id: &KeyId) -> Result<(), EngineError> {
-        self.remove(&fence(key_id)).await
+    /// From here on nothing new is wrapped under this version, until what is returned is settled.
+    pub(super) async fn raise(&self, key_id: &KeyId) -> Result<Raised, EngineError> {
+        let key = fence(key_id);
+        loop {
+            let stored = self.catalog.load(&key).await?;
+            if stored.as_ref().is_some_and(|stored| raised(&stored.bytes).is_none()) {
+                return Ok(Raised { key, revision: None });
+            }
+            // Of one who looks already, it is taken over: that one looks anew.
+            let revision = stored.as_ref().map(|stored| &stored.revision);
+            match self.catalog.swap(&key, revision, Some(self.now())).await {
+                Ok(revision) => return Ok(Raised { key, revision }),
+                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// The fence stands, or is taken down. Whether it was still the one that was raised; else one has to look anew.
+    pub(super) async fn settle(&self, raised: &Raised, stands: bool) -> Result<bool, EngineError> {
+        let Some(revision) = &raised.revision else { return Ok(true) };
+        let row = stands.then(|| Bytes::from_static(STANDS));
+        match self.catalog.swap(&raised.key, Some(revision), row).await {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == StoreErrorKind::Conflict => Ok(false),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// An account is about to be made, or restored, under some KEK. To be followed by [`Self::check`].
@@ -110,6 +156,11 @@ impl Fences {
     fn now(&self) -> Bytes {
         self.clock.now().wall.as_millis().to_string().into()
     }
+}
+
+/// Since when somebody looks, by the wall clock; `None` of a fence that stands.
+fn raised(row: &[u8]) -> Option<Duration> {
+    Some(Duration::from_millis(std::str::from_utf8(row).ok()?.parse().ok()?))
 }
 
 fn fence(key_id: &KeyId) -> String {

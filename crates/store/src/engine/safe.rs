@@ -141,13 +141,16 @@ impl Engine {
     /// [`EngineError::Store`], [`EngineError::Entropy`], [`EngineError::Receipt`].
     pub async fn safe_to_disable(&self, key_id: &KeyId) -> Result<SafeToDisable, EngineError> {
         self.inner.check_open()?;
-        let was_fenced = self.inner.fences.raise(key_id).await?;
-        let looked = self.inner.look_for_need(key_id).await;
-        let is_safe = looked.as_ref().is_ok_and(|(needed, _)| needed.is_empty());
-        if !is_safe && !was_fenced {
-            self.inner.fences.lower(key_id).await?;
-        }
-        let (needed, examined) = looked?;
+        let (needed, examined) = loop {
+            let raised = self.inner.fences.raise(key_id).await?;
+            let looked = self.inner.look_for_need(key_id).await;
+            let stands = looked.as_ref().is_ok_and(|(needed, _)| needed.is_empty());
+            // Where somebody else asks at the same time, one of them looks anew.
+            if self.inner.fences.settle(&raised, stands).await? || !stands {
+                break looked?;
+            }
+        };
+        let is_safe = needed.is_empty();
         let mut receipt = None;
         if is_safe && let Some(key) = &self.inner.receipt_key {
             let mut id = [0; 16];

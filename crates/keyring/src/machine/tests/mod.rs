@@ -65,7 +65,7 @@ impl Machine {
 
     fn fail(&mut self, kind: Kind) -> Vec<Effect> {
         let attempt = self.attempt();
-        self.feed(Event::Failed { attempt, kind, jitter: NO_JITTER })
+        self.feed(Event::Failed { attempt, kind, keks: Keks::default(), jitter: NO_JITTER })
     }
 
     fn record(&mut self, changed: bool) -> Vec<Effect> {

@@ -208,7 +208,7 @@ fn a_success_that_began_before_a_denial_is_ignored() {
         let early = machine.attempt();
         machine.pass(SECOND);
         // The same attempt's twin: a denial that arrives first, whatever it belongs to.
-        machine.feed(Event::Failed { attempt: early, kind, jitter: NO_JITTER });
+        machine.feed(Event::Failed { attempt: early, kind, keks: Keks::default(), jitter: NO_JITTER });
         machine.feed(Event::Verified { attempt: early, jitter: NO_JITTER });
         assert!(!machine.state.holds_key(), "{kind}");
     }

@@ -307,11 +307,73 @@ fn age_counts_from_when_the_vault_was_asked_where_the_attempt_had_to_wait_for_it
     let begun = machine.attempt();
     machine.pass(100 * SECOND);
     let attempt = Attempt { sent: machine.now, ..begun };
-    machine.feed(Event::Failed { attempt, kind: Kind::Unavailable, jitter: NO_JITTER });
+    machine.feed(Event::Failed {
+        attempt,
+        kind: Kind::Unavailable,
+        keks: Keks::default(),
+        jitter: NO_JITTER,
+    });
     machine.pass(35 * SECOND - MS);
     assert_eq!(machine.serving(), Serving::Use);
     machine.pass(MS);
     assert_eq!(machine.serving(), Serving::Wait);
+}
+
+/// A key that was verified now, and that a bridge lets serve for so long.
+fn bridged(time: Duration) -> Machine {
+    let mut machine = Machine::cold(Provider::Customer);
+    let attempt = Attempt { bridged_until: Some(after(machine.now, time)), ..machine.attempt() };
+    machine.feed(Event::Verified { attempt, jitter: NO_JITTER });
+    machine
+}
+
+#[test]
+fn a_bridge_bounds_everything_that_its_end_comes_before() {
+    // Before the refresh, within the time for it, within the grace.
+    for time in [20 * SECOND, 34 * SECOND, 60 * SECOND, 1700 * SECOND] {
+        let mut machine = bridged(time);
+        machine.pass(time.saturating_sub(10 * SECOND));
+        machine.fail(Kind::Unavailable);
+        assert_eq!(machine.serving(), Serving::Use, "{time:?}");
+        machine.pass(time.min(10 * SECOND) - MS);
+        machine.wake();
+        assert_eq!(machine.serving(), Serving::Use, "{time:?}");
+        machine.pass(MS);
+        machine.wake();
+        assert_eq!((machine.serving(), machine.reported()), (Serving::Refuse, KeyState::Unavailable));
+    }
+    // One that ends later changes nothing.
+    let (mut machine, mut whole) = (bridged(3600 * SECOND), Machine::active(Provider::Customer));
+    for _ in 0..40 {
+        for machine in [&mut machine, &mut whole] {
+            machine.pass(60 * SECOND);
+            machine.fail(Kind::Unavailable);
+        }
+        assert_eq!((machine.serving(), machine.reported()), (whole.serving(), whole.reported()));
+    }
+    assert_eq!(machine.reported(), KeyState::Unavailable);
+}
+
+#[test]
+fn every_kek_that_says_yes_again_lifts_the_bound_of_a_bridge() {
+    let mut machine = bridged(20 * SECOND);
+    machine.pass(10 * SECOND);
+    machine.feed(Event::Fetch);
+    machine.verify();
+    machine.pass(20 * SECOND);
+    assert_eq!((machine.serving(), machine.reported()), (Serving::Use, KeyState::Active));
+}
+
+#[test]
+fn a_key_that_the_record_has_no_longer_is_dropped_and_what_is_under_way_is_used() {
+    let mut machine = Machine::active(Provider::Customer);
+    machine.feed(Event::Fetch);
+    let effects = machine.feed(Event::Outdated);
+    let (from, to, why) = (KeyState::Active, KeyState::Cold, Why::Outdated);
+    assert_eq!(effects, [Effect::Evict, Effect::Announce { from, to, why }]);
+    machine.verify();
+    assert_eq!((machine.serving(), machine.reported()), (Serving::Use, KeyState::Active));
+    assert_eq!(Machine::revoked().feed(Event::Outdated), []);
 }
 
 #[test]
@@ -343,7 +405,27 @@ fn a_state_that_rests_is_packed_and_unpacked_as_it_was_and_no_other_is() {
     let mut asked = Machine::active(Provider::Customer);
     asked.attempt();
     let (grace, gone) = (Machine::grace(Provider::Customer), Machine::unavailable(Provider::Customer));
-    for machine in [failing, asked, grace, gone, Machine::revoked()] {
+    for machine in [failing, asked, grace, gone, Machine::revoked(), bridged(20 * SECOND)] {
         assert_eq!(machine.state.pack(), None);
     }
+}
+
+#[test]
+fn only_answers_of_one_kek_agree_that_it_is_not_found_and_its_yes_between_them_ends_that() {
+    let fail = |machine: &mut Machine, failed: u8, said_yes: u8| {
+        let attempt = machine.attempt();
+        let keks = Keks { failed, said_yes };
+        machine.feed(Event::Failed { attempt, kind: Kind::KeyNotFound, keks, jitter: NO_JITTER });
+        let told = machine.record(false);
+        machine.pass(SECOND);
+        told.iter().any(|effect| matches!(effect, Effect::Persist { revoked: true }))
+    };
+    let run = |answers: &[(u8, u8)]| {
+        let mut machine = Machine::active(Provider::Customer);
+        answers.iter().any(|&(failed, said_yes)| fail(&mut machine, failed, said_yes))
+    };
+    assert!(run(&[(0, 0), (0, 0), (0, 0)]));
+    assert!(run(&[(1, 1), (0, 0), (1, 1), (1, 1)]), "three of the second");
+    assert!(!run(&[(0, 0), (1, 0), (0, 0), (1, 0)]), "two of each");
+    assert!(!run(&[(0, 0), (0, 0), (1, 1), (0, 0)]), "the first said yes in between");
 }

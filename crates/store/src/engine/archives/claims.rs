@@ -1,8 +1,8 @@
 //! Who imports which account, so that two do not import one, and what an import left behind is removed.
 //!
 //! Guarantees: an account's id is claimed by at most one import in all engines that share the catalog. The blocks of an import
-//! whose engine is gone, or whose future was dropped, are removed by whoever looks next; never those of an account that
-//! is there. Whoever lost its claim so learns of it before it writes the account's record. What that leaves open: an engine
+//! whose engine is gone, or whose future was dropped, are removed by whoever looks next, and no others: an import begins to
+//! load where there are no blocks of that id, and says so first. Whoever lost its claim so learns of it before it writes the account's record. What that leaves open: an engine
 //! that is suspended between those two for longer than a lease.
 //!
 //! Not its job: what an import does meanwhile.
@@ -38,12 +38,15 @@ struct ClaimRow {
     /// What its name will be.
     name: AccountName,
     node: NodeId,
+    /// Whether what there is of its blocks is the import's.
+    loads: bool,
 }
 
 /// An account's id, for as long as it is imported.
 pub(super) struct Claim {
     account: AccountId,
     name: AccountName,
+    loads: bool,
     /// Of its row.
     revision: Option<Revision>,
     here: Arc<Mutex<BTreeSet<AccountId>>>,
@@ -77,8 +80,8 @@ impl Claims {
         expected: Option<&Revision>,
         node: NodeId,
     ) -> Result<bool, EngineError> {
-        let (account, name) = (claim.account, claim.name.clone());
-        let row = serde_json::to_vec(&ClaimRow { account, name, node }).map_err(|e| corrupt(&e))?;
+        let (account, name, loads) = (claim.account, claim.name.clone(), claim.loads);
+        let row = serde_json::to_vec(&ClaimRow { account, name, node, loads }).map_err(|e| corrupt(&e))?;
         match self.catalog.swap(&key(account), expected, Some(row.into())).await {
             Ok(revision) => {
                 claim.revision = revision;
@@ -91,7 +94,7 @@ impl Claims {
 }
 
 impl Inner {
-    /// Claims an account's id for an import here, and removes what another left behind.
+    /// Claims an account's id for an import here.
     pub(super) async fn claim_import(
         &self,
         account: AccountId,
@@ -101,19 +104,38 @@ impl Inner {
         if !lock(&claims.here).insert(account) {
             return Err(EngineError::ImportRunning { account });
         }
-        let mut claim = Claim { account, name: name.clone(), revision: None, here: claims.here.clone() };
+        let here = claims.here.clone();
+        let mut claim = Claim { account, name: name.clone(), loads: false, revision: None, here };
         loop {
             let stored = claims.catalog.load(&key(account)).await?;
-            if let Some(stored) = &stored
-                && self.is_claimed_elsewhere(stored).await?
-            {
-                return Err(EngineError::ImportRunning { account });
+            if let Some(stored) = &stored {
+                let former = parse(stored)?;
+                // Not one that was here and is over.
+                if former.node != self.nodes.id && self.nodes.lives(former.node).await? {
+                    return Err(EngineError::ImportRunning { account });
+                }
+                // Where it came to its end, and to no more, the blocks are the account's.
+                claim.loads = former.loads && !self.records.has(&former.name, account).await?;
             }
             let revision = stored.map(|stored| stored.revision);
             if claims.swap(&mut claim, revision.as_ref(), self.nodes.id).await? {
                 return Ok(claim);
             }
         }
+    }
+
+    /// From here on what there is of the account's blocks is the import's: there is nothing.
+    pub(super) async fn begin_to_load(self: &Arc<Self>, claim: &mut Claim) -> Result<(), EngineError> {
+        let id = claim.account;
+        if claim.loads {
+            self.remove_leftovers(claim).await?;
+        }
+        let blocks = &self.blocks;
+        if !blocks.stored(id, None, 1).await?.is_empty() || !blocks.buffered(id, None, 1).await?.is_empty() {
+            return Err(EngineError::StrayBlocks { id });
+        }
+        claim.loads = true;
+        self.hold_import(claim).await
     }
 
     /// Makes sure, before an import writes what counts, that nobody has taken it for ended.
@@ -146,16 +168,19 @@ impl Inner {
 
     /// Ends an import that did not come to its end.
     pub(super) async fn abandon_import(&self, claim: Claim) -> Result<(), EngineError> {
-        if claim.revision.is_none() {
-            // Somebody else does, and may import it by now.
-            return Ok(());
+        // Without a row it is another's by now.
+        if claim.loads && claim.revision.is_some() {
+            self.remove_leftovers(&claim).await?;
         }
-        self.remove_leftovers(&claim).await?;
         self.claims.release(claim).await
     }
 
     /// Removes the blocks of an account that is not there.
-    pub(super) async fn remove_leftovers(&self, claim: &Claim) -> Result<(), EngineError> {
+    async fn remove_leftovers(&self, claim: &Claim) -> Result<(), EngineError> {
+        if self.name_in_catalog(claim.account).await?.is_some() {
+            return Ok(());
+        }
+        // The only one under which it may come meanwhile.
         while !self.records.has(&claim.name, claim.account).await? {
             if self.blocks.remove_blocks(claim.account, PAGE).await? == 0 {
                 break;
@@ -169,15 +194,15 @@ impl Inner {
         &self,
         account: AccountId,
     ) -> Result<Option<AccountName>, EngineError> {
-        self.records.learn_names(&[account].into()).await?;
-        let Some(name) = self.records.name_of(account) else { return Ok(None) };
-        Ok(self.records.has(&name, account).await?.then_some(name))
-    }
-
-    /// Whether an import of another engine goes on, as far as can be known; not one that was here and is over.
-    async fn is_claimed_elsewhere(&self, stored: &Stored) -> Result<bool, EngineError> {
-        let ClaimRow { node, .. } = parse(stored)?;
-        if node == self.nodes.id { Ok(false) } else { self.nodes.lives(node).await }
+        loop {
+            self.records.learn_names(&[account].into()).await?;
+            let Some(name) = self.records.name_of(account) else { return Ok(None) };
+            if self.records.has(&name, account).await? {
+                return Ok(Some(name));
+            }
+            // It had that name once: all are looked at anew.
+            self.records.unlearn(account);
+        }
     }
 }
 

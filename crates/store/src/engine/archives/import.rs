@@ -29,12 +29,13 @@ impl Engine {
     /// twice: once to check all of it, once to load it.
     ///
     /// Vaults are asked only as the options allow: those of the archive's KEKs, one after the other, until one unwraps, also
-    /// where the account's keys were rotated since, as long as that version is there. Of the account's buffer everything is
+    /// where the account's keys were rotated since, as long as that version is there; of several KEKs one is enough, though
+    /// another denies. Of the account's buffer everything is
     /// drained. Until it returns, nothing of the account can be seen; if the future is dropped, it never can.
     ///
     /// # Errors
     /// [`EngineError::Archive`] for a damaged or forged one; [`EngineError::NotImportable`] when no KEK that may be asked
-    /// unwraps; [`EngineError::AccountExists`], [`EngineError::AccountIdExists`], [`EngineError::ImportRunning`],
+    /// unwraps; [`EngineError::AccountExists`], [`EngineError::AccountIdExists`], [`EngineError::ImportRunning`], [`EngineError::StrayBlocks`],
     /// [`EngineError::OperationRunning`]; what is wrong with the KEK to wrap under, as at the making of an account;
     /// [`EngineError::Damaged`] for a buffered block that does not open; [`EngineError::Store`].
     pub async fn import<R>(
@@ -52,7 +53,7 @@ impl Engine {
         let archive = UncheckedArchive::open(input, max_sealed).await?;
         let part = parse(archive.account())?;
         let name = options.name.clone().unwrap_or_else(|| part.record.name.clone());
-        engine.check_absent(&name, &part.record).await?;
+        engine.check_name(&name).await?;
         let archive = archive.check().await?;
 
         let mut claim = engine.claim_import(part.account, &name).await?;
@@ -94,13 +95,17 @@ pub(super) fn parse(bytes: &[u8]) -> Result<AccountPart, EngineError> {
 }
 
 impl Inner {
-    /// Refuses an account that is there, by name or by id.
-    async fn check_absent(&self, name: &AccountName, record: &AccountRecord) -> Result<(), EngineError> {
+    /// Refuses a name that is taken.
+    async fn check_name(&self, name: &AccountName) -> Result<(), EngineError> {
         match self.records.load(name).await {
-            Err(EngineError::NoAccount { .. }) => {}
-            Ok(_) => return Err(EngineError::AccountExists { account: name.clone() }),
-            Err(e) => return Err(e),
+            Err(EngineError::NoAccount { .. }) => Ok(()),
+            Ok(_) => Err(EngineError::AccountExists { account: name.clone() }),
+            Err(e) => Err(e),
         }
+    }
+
+    /// Refuses an account that is there under any name: looks at every one.
+    async fn check_absent(&self, record: &AccountRecord) -> Result<(), EngineError> {
         if let Some(account) = self.name_in_catalog(record.id).await? {
             return Err(EngineError::AccountIdExists { account, id: record.id });
         }
@@ -126,6 +131,7 @@ impl Inner {
         claim: &mut Claim,
     ) -> Result<(AccountRecord, ImportReport), EngineError> {
         let old = &part.record;
+        self.check_absent(old).await?;
         let customer = keys::unwrap_customer(self, options, old).await?;
         let service = keys::unwrap_service(self, options, old).await?;
         let service = check_needed(&archive, old, service)?;
@@ -139,9 +145,7 @@ impl Inner {
         let (unwrapped_by, vouched) = (customer.map(|of| of.key_id), service.is_some());
         drop(service);
 
-        // Again, now that nobody else imports it.
-        self.check_absent(name, old).await?;
-        self.remove_leftovers(claim).await?;
+        self.begin_to_load(claim).await?;
         let load = Load::new(self, options, old, &record);
         let Loaded { drained, renumbered } = load.all(&mut loading).await?;
         self.hold_import(claim).await?;

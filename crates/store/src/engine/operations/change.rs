@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{Aek, Epoch, KeyId, Provider, RecordKey, WrapAlgorithm, WrappedAek, WrappedKey};
+use cofferdam_keyring::KeyRecords;
 use cofferdam_vault::Principal;
 use data_encoding::HEXLOWER;
 
@@ -60,7 +61,15 @@ pub(super) async fn change(task: &Task, begun: &Begun) -> Result<(), Stop> {
         engine.fences.check(&kek.key_id).await.map_err(|e| stop(e, false))?;
     }
     match engine.records.replace(&name, &revision, Some(bytes)).await {
-        Ok(true) => Ok(()),
+        Ok(true) => {
+            if let OperationKind::RemoveKek { kek, .. } | OperationKind::RotateKek { from: kek, .. } =
+                &operation.kind
+            {
+                // Left behind, it is a row that nothing asks for.
+                let _ = engine.records.note_bridge(task.account, kek, None).await;
+            }
+            Ok(())
+        }
         // Looked at again: it may have been this one, whose answer was lost.
         Ok(false) => Err(Stop::Soon("another engine changed the account at the same time".into())),
         Err(e) => Err(stop(e, true)),
