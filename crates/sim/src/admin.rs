@@ -84,6 +84,9 @@ impl Admin {
                 sleep(step).await;
                 left -= step;
             }
+            if self.site.closing_time.load(Ordering::Relaxed) {
+                return;
+            }
             let seats: Vec<Seat> = self.site.seats.iter().filter(|seat| !seat.is_of_crowd).cloned().collect();
             let seat = &seats[self.dice.below(seats.len() as u64) as usize];
             let known = self.site.hub.state().accounts.latest(seat.id).cloned();

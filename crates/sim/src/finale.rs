@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
-use cofferdam_crypto::{Aek, BlockId, KeyScope, Provider, Sealer, Version};
+use cofferdam_crypto::{Aek, BlockId, KeyId, KeyScope, Provider, Sealer, Version};
 use cofferdam_store::{BlockMeta, BlockOp, Catalog, EngineError, FileLayer, OperationStatus, Place};
 use tokio::time::sleep;
 
@@ -31,7 +31,8 @@ impl Director {
         hub.note(format_args!("all is mended"));
         self.site.closing_time.store(true, Ordering::Relaxed);
         self.disk.mend();
-        self.keks().iter().for_each(|kek| self.set_kek(kek, KekState::Enabled));
+        let keks: Vec<KeyId> = self.keks().into_iter().chain(self.to_be_given_back()).collect();
+        keks.iter().for_each(|kek| self.set_kek(kek, KekState::Enabled));
         self.site.houses().for_each(|house| house.meter().set_open(true));
         self.remove_all_forged().await;
         self.forge_everywhere().await;
@@ -63,6 +64,10 @@ impl Director {
             self.read_all().await;
             self.move_blocks().await;
         }
+    }
+
+    fn to_be_given_back(&self) -> Vec<KeyId> {
+        std::mem::take(&mut self.site.hub.state().given_back).into_iter().map(|(_, kek)| kek).collect()
     }
 
     /// Lets time pass until nothing has gone wrong for this long.

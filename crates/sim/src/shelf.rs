@@ -116,6 +116,10 @@ impl Shelf {
         };
         let mut state = self.hub.state();
         state.blocks.is_under(*account, id, meta.version.number(), (meta.provider, meta.epoch));
+        if matches!(op, BlockOp::Buffer { .. }) {
+            // It is the customer's, whatever key it waits under.
+            state.blocks.is_under(*account, id, meta.version.number(), (Provider::Customer, meta.epoch));
+        }
         if let (BlockOp::Buffer { .. }, Provider::Buffer(segment)) = (op, meta.provider) {
             state.segments.begins(self.node, *account, segment, sealed);
         }

@@ -175,10 +175,6 @@ impl Accounts {
         self.of.values().filter_map(|history| history.versions.last()?.state.as_ref())
     }
 
-    pub(crate) fn knows(&self, account: AccountId) -> bool {
-        self.of.contains_key(&account)
-    }
-
     pub(crate) fn ids(&self) -> impl Iterator<Item = AccountId> {
         self.of.keys().copied()
     }

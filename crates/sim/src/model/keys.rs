@@ -336,7 +336,7 @@ impl Keys {
     /// A node begins to write down that an account is revoked, or no longer is.
     pub(crate) fn row_changes(&mut self, node: usize, account: AccountId, set: bool, now: Moment) -> Judged {
         self.rows.insert(account, Row { set: None, changed: now });
-        if set && self.confirmed(node, account, |_| true).is_none() && !self.is_absent_by_any(node, account) {
+        if set && self.confirmed(node, account, |_| true).is_none() {
             let what = format!("node {node} writes that {account} is revoked; its vault had not said so");
             return Err((Check::FalseRevocation, what));
         }
@@ -393,17 +393,6 @@ impl Keys {
             }
         }
         keks.into_values().filter_map(|(confirmed, _)| confirmed).max_by_key(|denial| denial.seq)
-    }
-
-    /// Whether three answers of "not found" came in time, of whichever KEKs.
-    fn is_absent_by_any(&self, node: usize, account: AccountId) -> bool {
-        let calls = self.calls(node, account, Provider::Customer).iter();
-        let absent = Verdict::Denied(VaultErrorKind::KeyNotFound);
-        let absent: Vec<&Answered> = calls.filter(|call| call.verdict == absent && call.is_current).collect();
-        let keks: BTreeSet<&KeyId> = absent.iter().map(|call| &call.kek).collect();
-        let Some(last) = absent.last().filter(|_| keks.len() > 1) else { return false };
-        let since = |call: &&&Answered| last.answered.clock.since(&call.answered.clock) < AGREE_WITHIN;
-        absent.iter().filter(since).count() >= 3
     }
 
     /// The last denial before this that holds still: no unwrap was verified that began after it, of the same KEK where the
@@ -586,10 +575,12 @@ impl Keys {
         let failed = |provider| {
             let calls = self.calls(node, account, provider);
             calls.iter().any(|call| {
+                // By an attempt that was over a while ago; one that goes on may still fail.
                 let renewed = |other: &&Answered| {
                     other.kek == call.kek
                         && verified(other)
                         && other.sent.seq > call.answered.seq
+                        && other.answered.at + self.policy.call_timeout() < of.begun.at
                         && is_whole(calls, other)
                 };
                 call.verdict != Verdict::Verified && !calls.iter().any(|other| renewed(&other))
