@@ -144,7 +144,11 @@ impl Account {
         };
         match key {
             // Sealed anew since it was looked up, and its AEK destroyed; or no such AEK was ever made. Who looks again knows.
-            Err(KeyError::UnknownEpoch(_) | KeyError::UnknownAccount { .. }) => Ok(None),
+            Err(KeyError::UnknownEpoch(_)) => Ok(None),
+            Err(e @ KeyError::UnknownAccount { .. }) => match self.refused(e).await {
+                deleted @ EngineError::AccountDeleted { .. } => Err(deleted),
+                _ => Ok(None),
+            },
             key => key.map(|key| Some(WorkKey::Live(key))).map_err(|e| self.key_error(e)),
         }
     }
