@@ -46,7 +46,10 @@ fn edited(record: &[u8], edit: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
 #[tokio::test(start_paused = true)]
 async fn an_account_can_not_be_moved_off_its_customers_key() {
     let (mut world, record) = world().await;
-    let forged = edited(&record, |json| json["customer"] = serde_json::Value::Null);
+    let forged = edited(&record, |json| {
+        json["customer"] = serde_json::Value::Null;
+        json["linked"] = false.into();
+    });
     for answer in with_record(&mut world, forged).await {
         assert!(matches!(answer, Err(EngineError::BadRecord { .. })), "{answer:?}");
     }
@@ -58,8 +61,8 @@ async fn an_account_can_not_be_moved_off_its_customers_key() {
 #[tokio::test(start_paused = true)]
 async fn a_principal_or_kek_can_not_be_changed() {
     let (mut world, record) = world().await;
-    for (field, value) in [("principal", "somebody"), ("kek", "local://customer/keys/other")] {
-        let forged = edited(&record, |json| json["customer"][field] = value.into());
+    for (field, value) in [("principal", "somebody"), ("set", "local://customer/keys/other")] {
+        let forged = edited(&record, |json| json["customer"]["keks"][0][field] = value.into());
         for answer in with_record(&mut world, forged).await {
             assert!(matches!(answer, Err(EngineError::BadRecord { .. })), "{field}: {answer:?}");
         }
@@ -81,8 +84,8 @@ async fn another_accounts_record_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_newer_format_is_named() {
     let (mut world, record) = world().await;
-    let [answer, _] = with_record(&mut world, [&[3], &record[1..]].concat()).await;
-    assert!(matches!(answer, Err(EngineError::NewerRecord { found: 3, supported: 2, .. })), "{answer:?}");
+    let [answer, _] = with_record(&mut world, [&[4], &record[1..]].concat()).await;
+    assert!(matches!(answer, Err(EngineError::NewerRecord { found: 4, supported: 3, .. })), "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]

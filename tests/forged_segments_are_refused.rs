@@ -55,7 +55,7 @@ impl Attacker {
     /// What it knows is all in the store.
     async fn of(world: &World, account_record: &[u8]) -> Self {
         let json: serde_json::Value = serde_json::from_slice(&account_record[33..]).unwrap();
-        let pinned = &json["customer"]["public_key"];
+        let pinned = &json["customer"]["keks"][0]["public_key"];
         Self {
             dice: 1,
             key_id: serde_json::from_value(pinned["key_id"].clone()).unwrap(),

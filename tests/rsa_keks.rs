@@ -80,7 +80,7 @@ async fn the_public_half_of_the_version_that_wrapped_is_pinned() {
     let customer = json(&record(&world).await)["customer"].clone();
     let wrap = &customer["epochs"][0]["wraps"][0];
     assert_eq!((&wrap["algorithm"], &wrap["key_id"]), (&"RSA-OAEP-256".into(), &second.as_str().into()));
-    let pinned = &customer["public_key"];
+    let pinned = &customer["keks"][0]["public_key"];
     assert_eq!(pinned["key_id"], second.as_str());
     let key: RsaPublicKey = serde_json::from_value(pinned["key"].clone()).unwrap();
     assert_eq!(key, world.customer.public_key(&second).await.unwrap().key);
@@ -90,7 +90,7 @@ async fn the_public_half_of_the_version_that_wrapped_is_pinned() {
 async fn an_account_under_an_aes_kek_pins_nothing() {
     let world = World::new(303).await;
     world.contoso().await;
-    assert_eq!(json(&record(&world).await)["customer"].get("public_key"), None);
+    assert_eq!(json(&record(&world).await)["customer"]["keks"][0].get("public_key"), None);
 }
 
 /// A vault that gives another public half than that of the key which wraps.
@@ -175,13 +175,13 @@ async fn a_record_whose_pin_does_not_fit_its_wrap_is_refused() {
     let large = serde_json::to_value(world.customer.public_key(&large).await.unwrap().key).unwrap();
     type Edit<'a> = (&'a str, &'a dyn Fn(&mut serde_json::Value));
     let edits: [Edit<'_>; 5] = [
-        ("no pin", &|json| drop(json["customer"].as_object_mut().unwrap().remove("public_key"))),
-        ("a null pin", &|json| json["customer"]["public_key"] = serde_json::Value::Null),
+        ("no pin", &|json| drop(json["customer"]["keks"][0].as_object_mut().unwrap().remove("public_key"))),
+        ("a null pin", &|json| json["customer"]["keks"][0]["public_key"] = serde_json::Value::Null),
         ("another version", &|json| {
-            json["customer"]["public_key"]["key_id"] = "local://customer/keys/x".into()
+            json["customer"]["keks"][0]["public_key"]["key_id"] = "local://customer/keys/x".into()
         }),
-        ("another size", &|json| json["customer"]["public_key"]["key"] = large.clone()),
-        ("no key", &|json| json["customer"]["public_key"]["key"] = "00".into()),
+        ("another size", &|json| json["customer"]["keks"][0]["public_key"]["key"] = large.clone()),
+        ("no key", &|json| json["customer"]["keks"][0]["public_key"]["key"] = "00".into()),
     ];
     for (what, edit) in edits {
         let at = world.store.load(RECORD).await.unwrap().unwrap().revision;
@@ -234,9 +234,10 @@ async fn a_service_key_that_was_wrapped_by_a_public_half_is_not_believed() {
     let wrapped = cofferdam::crypto::WrappedAek::new(&aek, scope, vec![wrap]);
     value["service"] = serde_json::json!([wrapped]);
     value["customer"] = serde_json::Value::Null;
+    value["linked"] = false.into();
     let body = serde_json::to_vec(&value).unwrap();
     let tag = cofferdam::crypto::RecordKey::derive(&aek, &scope).tag(&body);
-    let forged = [&[1][..], &tag, &body].concat();
+    let forged = [&[3][..], &tag, &body].concat();
     let at = world.store.load(RECORD).await.unwrap().unwrap().revision;
     world.store.swap(RECORD, Some(&at), Some(forged.into())).await.unwrap();
     world.restart().await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cofferdam_store::{Operation, OperationHandle, OperationStatus, Step};
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     error::CliError,
@@ -18,6 +18,8 @@ use crate::{
 
 /// How often it is looked how far an operation is.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long is waited before it is told how operations stand.
+const MOMENT: Duration = Duration::from_millis(300);
 /// How long one that has something in its way is given before it is left: longer than the engine's first pause.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
@@ -63,6 +65,12 @@ pub(crate) async fn finish(open: &OpenHome) -> Result<(), CliError> {
         }
     }
     Ok(())
+}
+
+/// Gives operations that were left a moment, so that what is in the way of one is seen; one that has something to do takes its
+/// time.
+pub(crate) async fn begin_to_go_on(open: &OpenHome) {
+    let _ = timeout(MOMENT, open.engine.settle_operations()).await;
 }
 
 /// Waits until the operation has ended, or has something in its way for a while.

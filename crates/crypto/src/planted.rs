@@ -99,8 +99,6 @@ bugs! {
     PublicKeyNotPinned = "public-key-not-pinned",
     /// A public half is pinned whichever version of the KEK it is of.
     PublicKeyOfAnotherVersion = "public-key-of-another-version",
-    /// An AEK's wrap under another KEK counts without being unwrapped again.
-    RewrapUnproved = "rewrap-unproved",
     /// An operation does not wait until other engines have seen what it changed.
     NoAnnounce = "no-announce",
     /// Who changes an account's key does not wait for writes that began under the former one.
@@ -190,7 +188,6 @@ impl Bug {
         Self::ReceiptUnchecked,
         Self::ArchiveUncheckedMac,
         Self::ImportCallsAnyVault,
-        Self::RewrapUnproved,
         Self::PurgeKeepsWraps,
     ];
 

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use cofferdam_crypto::KeyId;
-use cofferdam_store::{EngineError, Operation, OperationHandle, OperationKind, OperationStatus};
+use cofferdam_store::{AccountName, EngineError, Operation, OperationHandle, OperationKind, OperationStatus};
 use serde::Serialize;
 
 use crate::{
@@ -172,28 +172,24 @@ pub(super) async fn run(home: Home, args: Operations, output: &mut Output) -> Re
             }
             .await
         }
-        None => {
-            async {
-                let mut all = match &args.account {
-                    // Also of an account that is deleted.
-                    Some(name) => {
-                        let mut all = open.engine.operations().await?;
-                        all.retain(|operation| operation.account == *name);
-                        if all.is_empty() {
-                            open.engine.account(name).await?;
-                        }
-                        all
-                    }
-                    None => open.engine.operations().await?,
-                };
-                all.sort_by_key(|operation| operation.started_at);
-                all.iter().try_for_each(|operation| output.emit(&OperationLine::from(operation)))?;
-                output.flush()
-            }
-            .await
-        }
+        None => list(&open, args.account.as_ref(), output).await,
     };
     let closed = open.close().await;
     told?;
     closed.map(drop)
+}
+
+async fn list(open: &OpenHome, only: Option<&AccountName>, output: &mut Output) -> Result<(), CliError> {
+    operation::begin_to_go_on(open).await;
+    let mut all = open.engine.operations().await?;
+    if let Some(only) = only {
+        // Also of an account that is deleted.
+        all.retain(|operation| operation.account == *only);
+        if all.is_empty() {
+            open.engine.account(only).await?;
+        }
+    }
+    all.sort_by_key(|operation| operation.started_at);
+    all.iter().try_for_each(|operation| output.emit(&OperationLine::from(operation)))?;
+    output.flush()
 }

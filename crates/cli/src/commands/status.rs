@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::{
     error::CliError,
     home::{AccountReport, Home, Keys, OpenHome, StatusFile},
+    operation,
     output::{Output, escape},
 };
 
@@ -62,6 +63,7 @@ pub(super) async fn run(home: Home, only: Option<AccountName>, output: &mut Outp
 }
 
 async fn tell(open: &OpenHome, only: Option<AccountName>, output: &mut Output) -> Result<(), CliError> {
+    operation::begin_to_go_on(open).await;
     let reports = reports(open, only).await?;
     if reports.is_empty() {
         output.text(format_args!("There are no accounts yet: make one with account create"))?;

@@ -8,7 +8,6 @@
 
 use std::time::Duration;
 
-use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{Aek, Epoch, KeyId, Provider, RecordKey, WrapAlgorithm, WrappedAek, WrappedKey};
 use cofferdam_keyring::KeyRecords;
 use cofferdam_vault::Principal;
@@ -318,9 +317,7 @@ async fn rewrap(
     };
     let holders = record.customer.iter().flat_map(|customer| &customer.keks);
     let mut holders = holders.filter(|kek| kek.key_id == pinned.key_id);
-    if let Some(holder) = holders.next()
-        && !is_planted(Bug::RewrapUnproved)
-    {
+    if let Some(holder) = holders.next() {
         let vault = kek::vault_of(engine, name, &holder.principal)?;
         kek::unwrap_all(engine, vault, &pinned.key_id, std::slice::from_ref(&segment.key)).await?;
     }
