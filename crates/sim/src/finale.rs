@@ -13,7 +13,7 @@ use crate::{
     director::Director,
     operation::{Operation, Request},
     record::{ACCOUNTS, OPERATIONS},
-    shelf::open_by_reference,
+    sealed::open_by_reference,
     site::{BLOCKS, Seat},
 };
 

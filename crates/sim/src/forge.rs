@@ -16,7 +16,7 @@ use cofferdam_vault::{Entropy, testing::SeededEntropy};
 use crate::{
     Check, SimStore,
     director::{Director, Due},
-    shelf::judge_write_only,
+    sealed::judge_write_only,
     site::Seat,
 };
 

@@ -13,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cofferdam_crypto::{AccountId, BlockId, Header, KeyScope, Provider, SegmentId, Version};
+use cofferdam_crypto::{AccountId, BlockId, Header, Provider, SegmentId, Version};
 use cofferdam_store::{
     Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Catalog, FaultyFile, FileLayer, Located, Revision,
     SegmentRow, StoreError, StoreErrorKind, Stored,
@@ -27,7 +27,8 @@ use crate::{
     link::Cut,
     model::{self, End, Views},
     record::{self, ACCOUNTS, OPERATIONS, REVOKED},
-    reference,
+    rows::{look_for_lost, tell},
+    sealed::{judge_write_only, open_by_reference},
 };
 
 /// A store that a simulation can be run on.
@@ -305,129 +306,6 @@ impl Shelf {
         self.hub.note(format_args!("node {}: {account} is written down as revoked: {set}", self.node));
         self.hub.state().keys.row_changed(account, set, now);
     }
-}
-
-/// Tells the model what a row of the catalog says.
-pub(crate) fn tell(hub: &Hub, key: &str, bytes: Option<&[u8]>, now: Moment) {
-    if let Some(name) = key.strip_prefix(ACCOUNTS) {
-        match bytes.map(record::account).transpose() {
-            Ok(state) => {
-                let mut shared = hub.state();
-                let brief = state.as_ref().map_or("gone".to_owned(), record::AccountState::brief);
-                let judged = state.as_ref().map_or(Ok(()), |state| shared.keys.judge_record(state));
-                shared.used.extend(state.iter().flat_map(|state| &state.keks).map(|(_, kek)| kek.clone()));
-                let is_new = shared.accounts.seen(name, state, now);
-                drop(shared);
-                if is_new {
-                    hub.note(format_args!("the record of {name}: {brief}"));
-                    hub.check(judged);
-                }
-            }
-            Err(why) => hub.fail(Check::Unexplained, format!("the record of {name} can't be read: {why}")),
-        }
-    } else if let Some(account) = key.strip_prefix(OPERATIONS) {
-        let known = hub.state().accounts.ids().find(|id| id.to_string() == account);
-        match (known, bytes.map(record::operation).transpose()) {
-            (Some(account), Ok(Some(operation))) => {
-                let told = format!("{operation:?}");
-                let mut state = hub.state();
-                let judged = state.accounts.operates(account, operation.clone(), now);
-                if let Ok(Some(before)) = &judged {
-                    state.counts.operated(&operation, before.is_none());
-                }
-                drop(state);
-                match judged {
-                    Ok(None) => {}
-                    Ok(Some(_)) => hub.note(format_args!("{account}: {told}")),
-                    Err((check, what)) => hub.fail(check, what),
-                }
-            }
-            (_, Err(why)) => hub.fail(Check::Unexplained, format!("{key} can't be read: {why}")),
-            (None, _) | (_, Ok(None)) => {}
-        }
-    }
-}
-
-/// Whether all that is stored of an account can still be opened by a key of its record.
-pub(crate) async fn look_for_lost(hub: &Hub, store: &dyn SimStore, name: &str) {
-    let Ok(Some(stored)) = store.load(&format!("{ACCOUNTS}{name}")).await else { return };
-    let Ok(record) = record::account(&stored.bytes) else { return };
-    let Ok(mut rows) = store.stored(record.id, None, 1_000).await else { return };
-    rows.extend(store.buffered(record.id, None, 1_000).await.unwrap_or_default());
-    let is_lost =
-        |meta: &BlockMeta| meta.provider.segment().is_none() && !record.holds((meta.provider, meta.epoch));
-    if let Some((id, meta)) = rows.iter().find(|(_, meta)| is_lost(meta)) {
-        let what = format!(
-            "block {id} of {name} is sealed under the {} key, epoch {}, which is destroyed: {}",
-            meta.provider,
-            meta.epoch,
-            record.brief()
-        );
-        hub.fail(Check::Retired, what);
-    }
-}
-
-/// Opens a sealed block as the format says, and finds the write that it holds.
-pub(crate) fn open_by_reference(
-    keys: &model::Keys,
-    account: AccountId,
-    id: &BlockId,
-    meta: &BlockMeta,
-    sealed: &[u8],
-) -> Result<Vec<u8>, (Check, String)> {
-    let wrong = |what: &str| (Check::Format, format!("block {id} of {account}, by the reference: {what}"));
-    let scope = KeyScope { account, epoch: meta.epoch, provider: meta.provider };
-    let aek = match (keys.aek(scope), meta.provider) {
-        (Some(aek), _) => aek,
-        // Nobody has unwrapped it yet.
-        (None, Provider::Buffer(_)) => return Ok(Vec::new()),
-        (None, _) => return Err(wrong("there is no such AEK")),
-    };
-    let place = place(aek, account.as_bytes(), id, meta);
-    let opened = reference::open(&place, sealed).map_err(wrong)?;
-    match model::write_of(&opened) {
-        Some(write) if opened == model::bytes_of(write, opened.len()) => Ok(opened),
-        _ => Err(wrong("it holds what no write put")),
-    }
-}
-
-/// Where a sealed block belongs, for the reference.
-fn place<'a>(
-    aek: &'a [u8; 32],
-    account: &'a [u8; 16],
-    id: &'a BlockId,
-    meta: &'a BlockMeta,
-) -> reference::Place<'a> {
-    let segment = match &meta.provider {
-        Provider::Buffer(segment) => Some(segment.as_bytes()),
-        Provider::Customer | Provider::Service => None,
-    };
-    let (epoch, provider) = (meta.epoch.number(), meta.provider.code());
-    let version = meta.version.number();
-    reference::Place { aek, account, epoch, provider, segment, block_id: id.as_bytes(), version }
-}
-
-/// Whether what a write-only buffer holds is closed to the service: it opens under none of the keys that it has.
-pub(crate) fn judge_write_only(
-    state: &mut State,
-    account: AccountId,
-    id: &BlockId,
-    meta: &BlockMeta,
-    sealed: &[u8],
-) -> model::Judged {
-    if meta.provider.segment().is_none() {
-        let what =
-            format!("block {id} in the write-only buffer of {account} is under the {} key", meta.provider);
-        return Err((Check::WriteOnly, what));
-    }
-    state.counts.tried_by_service += 1;
-    for aek in state.keys.service_aeks(account) {
-        if reference::open(&place(aek, account.as_bytes(), id, meta), sealed).is_ok() {
-            let what = format!("block {id} in the write-only buffer of {account} opens under a service AEK");
-            return Err((Check::WriteOnly, what));
-        }
-    }
-    Ok(())
 }
 
 /// A write of an account's record. Dropped before its end, it was done or not.

@@ -8,12 +8,14 @@ mod blocks;
 mod budgets;
 mod keys;
 mod segments;
+mod uses;
 
 pub(crate) use accounts::{Accounts, End, Views, Written};
 pub(crate) use blocks::{Blocks, Seen, WriteEnd, WriteId, bytes_of, write_of};
 pub(crate) use budgets::Budgets;
-pub(crate) use keys::{Call, Keys, Use, Verdict};
+pub(crate) use keys::{Call, Keys, Verdict};
 pub(crate) use segments::Segments;
+pub(crate) use uses::Use;
 
 /// A verdict on something that was seen.
 pub(crate) type Judged = Result<(), (crate::Check, String)>;
