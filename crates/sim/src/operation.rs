@@ -13,6 +13,7 @@ use crate::{
     hub::{Hub, Moment, State},
     interrupt::Interrupt,
     model::{Judged, Seen, Use, WriteEnd, WriteId, bytes_of, write_of},
+    record::AccountState,
     shelf::SLOWEST,
     site::{Seat, Site},
 };
@@ -285,8 +286,10 @@ impl Operation<'_> {
                 hub.state().counts.refused_unavailable += 1;
                 open.end(WriteEnd::Refused, seq);
                 // A block of a segment needs that one's key as well.
-                let is_of_segment = of.views.any(|view| view.writes_only)
-                    && matches!(request, Request::Get(_) | Request::Range(..));
+                // The same goes for one of an older epoch.
+                let needs_another = |view: &AccountState| view.writes_only || view.aeks.len() > 2;
+                let is_of_another =
+                    of.views.any(needs_another) && matches!(request, Request::Get(_) | Request::Range(..));
                 // By whose key it is told that the service's is unavailable does not matter.
                 if let KeyError::Unavailable { provider: Provider::Customer, fault, .. } = &**source
                     && !matches!(fault, Fault::ServiceKey(_))
@@ -297,7 +300,7 @@ impl Operation<'_> {
                 }
                 if let KeyError::Unavailable { provider: Provider::Customer, fault, .. } = &**source
                     && !matches!(fault, Fault::ServiceKey(_))
-                    && !is_of_segment
+                    && !is_of_another
                 {
                     let state = hub.state();
                     let judged = state.keys.judge_unavailable(of, &state.budgets);
