@@ -356,6 +356,16 @@ impl Keys {
                 && call.answered.at + before < of.begun.at
                 && !call.is_doubtful
         });
+        // Said right after a yes to a newer epoch: that is neither.
+        let said_yes = |denial: &Answered| {
+            denial.verdict == Verdict::Denied(VaultErrorKind::KeyNotFound)
+                && calls.iter().any(|call| {
+                    call.kek == denial.kek
+                        && call.verdict == Verdict::Verified
+                        && call.answered.seq < denial.sent.seq
+                        && denial.sent.at.saturating_sub(call.answered.at) <= SAME_ATTEMPT
+                })
+        };
         let lifted = |denial: &Answered| {
             let same = of.is_under(&denial.kek);
             calls.iter().any(|call| {
@@ -365,7 +375,10 @@ impl Keys {
                     && (!same || call.kek == denial.kek)
             })
         };
-        denials.filter(|denial| !lifted(denial)).map(|denial| denial.answered).max_by_key(|at| at.seq)
+        denials
+            .filter(|denial| !lifted(denial) && !said_yes(denial))
+            .map(|denial| denial.answered)
+            .max_by_key(|at| at.seq)
     }
 
     /// Whether a key of this provider may have served an operation that succeeded; how old it was then.
