@@ -21,6 +21,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use cofferdam_crypto::planted::{Bug, plant};
@@ -40,6 +41,7 @@ fn find(simulation: &Simulation, bug: Bug) -> Option<(u64, Violation)> {
 #[test]
 fn every_planted_defect_is_found_and_none_where_none_is_planted() {
     let simulation = Simulation::new(Scenario::new());
+    let of_operations = Simulation::new(Scenario::new().operations(Some(Duration::from_secs(30))));
     // One by name, to look at it.
     let only = env::var("COFFERDAM_BUG").ok();
     let bugs: Vec<Bug> = Bug::ALL
@@ -55,7 +57,8 @@ fn every_planted_defect_is_found_and_none_where_none_is_planted() {
         for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
                 while let Some(&bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match find(&simulation, bug) {
+                    let operates = Bug::OF_OPERATIONS.contains(&bug);
+                    match find(if operates { &of_operations } else { &simulation }, bug) {
                         Some((seed, violation)) if only.is_some() => {
                             println!("{}: seed {seed}: {violation}", bug.name());
                         }
