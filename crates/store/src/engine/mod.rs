@@ -25,6 +25,7 @@ mod describe;
 mod drain;
 mod drains;
 mod error;
+mod error_kind;
 mod fences;
 mod gate;
 mod kek;
@@ -69,7 +70,8 @@ pub use buffer::{
 };
 pub use builder::EngineBuilder;
 pub use describe::KekStatus;
-pub use error::{EngineError, EngineErrorKind};
+pub use error::EngineError;
+pub use error_kind::EngineErrorKind;
 pub use nodes::NodeId;
 pub use operations::{
     LinkTo, Operation, OperationFailure, OperationHandle, OperationId, OperationKind, OperationStatus,
