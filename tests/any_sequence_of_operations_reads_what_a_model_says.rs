@@ -208,7 +208,8 @@ async fn one(
             let new = world.customer.new_version("payroll").await.unwrap();
             let to = LinkTo { principal: World::principal(), kek: new.clone(), buffer: world.mode };
             // What it has from before under a customer's key must be unwrapped for that.
-            let allowed = !model.deleted && !model.linked && !(model.has_key && model.revoked);
+            let needs_key = model.has_key && model.revoked;
+            let allowed = !model.deleted && !model.linked && !needs_key;
             settle(account.link(to, reencrypt(anew)).await, allowed, context).await;
             if allowed {
                 model.former.push(std::mem::replace(&mut model.current, new));

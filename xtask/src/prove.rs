@@ -207,6 +207,11 @@ const PROOFS: &[Proof] = &[
     planted("cofferdam", "archive_is_refused", "an import that checks no tag, or asks any vault, shows"),
     proof(
         "cofferdam",
+        "any_sequence_of_operations_reads_what_a_model_says",
+        "any sequence of operations keeps every block readable exactly when a model says so",
+    ),
+    proof(
+        "cofferdam",
         "an_operation_survives_being_stopped_at_each_step",
         "an operation that is stopped at any of its writes goes on, or has not begun",
     ),

@@ -25,6 +25,7 @@ use cofferdam_crypto::AccountId;
 use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_vault::{Clock, Entropy};
 use data_encoding::HEXLOWER;
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -352,12 +353,15 @@ impl Inner {
         let everything = || self.records.known().into_iter().map(|account| (seen, account)).collect();
         let later = changes.since(seen).unwrap_or_else(everything);
         let (mut upto, mut whole) = (seen, true);
-        for (number, account) in later {
-            match self.reload(account).await {
+        // At once, so that a vault that hangs is waited for once and not for each account.
+        let noted = later.into_iter().map(|(number, account)| async move {
+            (number, account, if lapsed { self.reread(account).await } else { self.reload(account).await })
+        });
+        for (number, account, noted) in join_all(noted).await {
+            match noted {
                 Ok(()) => {}
                 Err(e @ (EngineError::Closed | EngineError::Store(_))) => return Err(e),
-                // Where others may have ceased to wait for this engine, it can't go by the former record any longer.
-                Err(error) if nodes.fails_for_long() || lapsed => {
+                Err(error) if nodes.fails_for_long() => {
                     tracing::warn!(target: "cofferdam::audit", %account, %error, "put out of use: its record can't be read");
                     self.put_out_of_use(account).await;
                 }

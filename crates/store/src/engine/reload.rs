@@ -10,7 +10,8 @@ use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use cofferdam_crypto::planted::{Bug, is_planted};
 use cofferdam_crypto::{AccountId, Provider};
-use cofferdam_keyring::{KeyError, LiveKey};
+use cofferdam_keyring::{KeyError, LiveKey, RecordError};
+use tokio::time::timeout;
 
 use super::{
     AccountName, EngineError, Inner,
@@ -46,7 +47,12 @@ impl Inner {
         if stage != Some(Stage::Live) {
             return self.retire(account, &name, stage.is_none()).await;
         }
-        match self.keyring.reload(account).await {
+        let limit = self.policy.call_timeout();
+        let late = || Arc::new(RecordError::TimedOut(limit));
+        match timeout(limit, self.keyring.reload(account))
+            .await
+            .unwrap_or_else(|_| Err(KeyError::Record(late())))
+        {
             // What is not held is read anew when it is asked for.
             Ok(()) | Err(KeyError::UnknownAccount { .. }) => {}
             Err(e) => return Err(key_error(&name, e)),
@@ -55,7 +61,9 @@ impl Inner {
         if let Some(shared) = known {
             // Whoever verifies an earlier record has stored its keys before these.
             let _verifying = shared.verifying.lock().await;
-            let current = CurrentKey::verify(self, &shared).await?;
+            let verified = timeout(limit, CurrentKey::verify(self, &shared)).await;
+            let late = |_| Err(EngineError::Record { account: name.clone(), source: late() });
+            let current = verified.unwrap_or_else(late)?;
             shared.deleted.store(false, Ordering::Release);
             shared.key.store(Some(Arc::new(current)));
         }
@@ -65,6 +73,24 @@ impl Inner {
         }
         if !is_planted(Bug::GateForgotten) {
             self.gates.of(account).turn().await;
+        }
+        if self.blocks.buffer_usage(account).await?.is_some() {
+            self.drains.look_again(self, account);
+        }
+        Ok(())
+    }
+
+    /// The same where nothing may go on as before, not even while a vault is asked.
+    pub(super) async fn reread(self: &Arc<Self>, account: AccountId) -> Result<(), EngineError> {
+        let Some(name) = self.records.name_of(account) else { return Ok(()) };
+        match self.records.load(&name).await {
+            Ok(record) if record.unverified().id == account => match record.unverified().stage {
+                Stage::Live => self.put_out_of_use(account).await,
+                Stage::Deleted { .. } => return self.retire(account, &name, false).await,
+            },
+            Ok(_) | Err(EngineError::NoAccount { .. }) => return self.retire(account, &name, true).await,
+            Err(EngineError::BadRecord { .. }) => self.put_out_of_use(account).await,
+            Err(e) => return Err(e),
         }
         if self.blocks.buffer_usage(account).await?.is_some() {
             self.drains.look_again(self, account);
