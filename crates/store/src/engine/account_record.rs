@@ -258,8 +258,8 @@ pub(crate) struct VerifiedRecord {
 }
 
 impl CustomerKek {
-    /// As a keyring asks it.
-    pub(crate) fn kek(&self, bridged_since: Option<Duration>) -> Kek {
-        Kek { principal: Some(self.principal.clone()), key_id: self.key_id.clone(), bridged_since }
+    /// As a keyring asks it, while it is not bridged.
+    pub(crate) fn kek(&self) -> Kek {
+        Kek { principal: Some(self.principal.clone()), key_id: self.key_id.clone(), bridged_since: None }
     }
 }

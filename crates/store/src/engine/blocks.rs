@@ -26,7 +26,7 @@ use super::{
 use crate::{Applied, BlockMeta, BlockOp, BufferLimit, Located, StoreError, StoreErrorKind};
 
 /// Up to this many bytes are sealed or opened where the caller runs; more is handed to a thread that may block.
-const INLINE: usize = 256 << 10;
+pub(super) const INLINE: usize = 256 << 10;
 /// How often a write asks for a newer version while somebody else's are in its way.
 pub(super) const VERSION_TRIES: usize = 8;
 /// How often a block is looked up that is replaced or drained each time before it is read.

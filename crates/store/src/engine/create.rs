@@ -3,7 +3,7 @@
 //! Guarantees: the record is written last, so an account exists whole or not at all; each wrap was unwrapped
 //! again and found right before it counts; no key version is taken that was fenced meanwhile.
 
-use cofferdam_crypto::{AccountId, Aek, Epoch, KeyScope, Provider, RecordKey, WrapAlgorithm, WrappedAek};
+use cofferdam_crypto::{AccountId, Aek, Epoch, KeyScope, Provider, RecordKey, WrappedAek};
 
 use super::{
     AccountKey, AccountName, AccountRecord, EngineError, Inner,
@@ -38,15 +38,7 @@ pub(super) async fn create(
         }
     };
     let (service_aek, mut service) = new_epoch(inner, account, Epoch::FIRST, Provider::Service)?;
-    let wrap = kek::wrap(inner, inner.vaults.service(), &inner.service_kek, &service_aek, &service).await?;
-    if wrap.algorithm == WrapAlgorithm::RsaOaep256 {
-        let reason = format!(
-            "{} is an RSA key, and a record is believed because only the service's vault wraps under its KEK: \
-             give the service a symmetric one",
-            inner.service_kek
-        );
-        return Err(EngineError::UnfitKek { reason });
-    }
+    let wrap = kek::wrap_by_service(inner, &inner.service_kek, &service_aek, &service).await?;
     service.wraps.push(wrap);
 
     let record = AccountRecord {
@@ -63,19 +55,22 @@ pub(super) async fn create(
         written_by: None,
     };
     let scope = KeyScope { account, epoch: Epoch::FIRST, provider: Provider::Service };
-    let bytes = record.seal(&RecordKey::derive(&service_aek, &scope))?;
-    inner.fences.intend(account).await?;
-    let inserted = insert(inner, &record, bytes).await;
-    // One that is left behind counts for minutes only.
-    let _ = inner.fences.intended(account).await;
-    inserted.map(|()| record)
+    insert(inner, &record, &RecordKey::derive(&service_aek, &scope)).await?;
+    Ok(record)
 }
 
-async fn insert(inner: &Inner, record: &AccountRecord, bytes: Vec<u8>) -> Result<(), EngineError> {
-    for kek in record.customer.iter().flat_map(|customer| &customer.keks) {
-        inner.fences.check(&kek.key_id).await?;
-    }
-    inner.records.insert(&record.name, record.id, bytes).await
+/// Writes the record of an account that is not there yet, unless a version that it takes was fenced meanwhile.
+pub(super) async fn insert(inner: &Inner, record: &AccountRecord, by: &RecordKey) -> Result<(), EngineError> {
+    let bytes = record.seal(by)?;
+    inner.fences.intend(record.id).await?;
+    let inserted = async {
+        inner.fences.check_record(record).await?;
+        inner.records.insert(&record.name, record.id, bytes).await
+    };
+    let inserted = inserted.await;
+    // One that is left behind counts for minutes only.
+    let _ = inner.fences.intended(record.id).await;
+    inserted
 }
 
 /// A fresh AEK and its record, which has no wrap yet.
@@ -88,4 +83,25 @@ pub(super) fn new_epoch(
     let aek = Aek::try_from_fn(|bytes| inner.entropy.fill(bytes))?;
     let wrapped = WrappedAek::new(&aek, KeyScope { account, epoch, provider }, Vec::new());
     Ok((aek, wrapped))
+}
+
+/// The same of the epoch after this one; it follows the previous one where there is that.
+pub(super) fn next_epoch(
+    inner: &Inner,
+    name: &AccountName,
+    account: AccountId,
+    last: Epoch,
+    provider: Provider,
+    previous: Option<(&Aek, &WrappedAek)>,
+) -> Result<(Aek, WrappedAek), EngineError> {
+    let number = last.number().checked_add(1).ok_or_else(|| EngineError::BadRecord {
+        account: name.clone(),
+        reason: "it has no epoch left".into(),
+    })?;
+    let (aek, epoch) = new_epoch(inner, account, Epoch::new(number), provider)?;
+    let epoch = match previous {
+        Some((previous, of)) => epoch.following(&RecordKey::derive(previous, &of.scope)),
+        None => epoch,
+    };
+    Ok((aek, epoch))
 }

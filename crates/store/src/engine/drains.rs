@@ -123,11 +123,6 @@ impl Drains {
         }
     }
 
-    /// The account has something buffered that may be drained again.
-    pub(super) fn look_again(&self, engine: &Arc<Inner>, account: AccountId) {
-        self.ensure(engine, account);
-    }
-
     /// The account is deleted: its task ends, and what is buffered stays where it is.
     pub(super) fn cancel(&self, account: AccountId) {
         if let Some(tracked) = self.state().accounts.get_mut(&account) {
@@ -144,7 +139,7 @@ impl Drains {
     }
 
     /// Makes sure that the account has a task that will look into its buffer; whether it had none.
-    fn ensure(&self, engine: &Arc<Inner>, account: AccountId) -> bool {
+    pub(super) fn ensure(&self, engine: &Arc<Inner>, account: AccountId) -> bool {
         let mut state = self.state();
         if self.stop.is_closed() {
             return false;

@@ -17,7 +17,7 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use tokio::time::sleep;
 
-use super::EngineError;
+use super::{AccountRecord, EngineError, rows};
 use crate::{Catalog, Revision, StoreErrorKind};
 
 const FENCES: &str = "fence/";
@@ -29,7 +29,6 @@ const LOOK_LASTS: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// What the row of a fence says that stands. That of one that is raised says since when.
 const STANDS: &[u8] = b"stands";
-const PAGE: usize = 256;
 
 /// A fence that was raised by whoever holds this; or one that stood before.
 #[derive(Debug)]
@@ -78,6 +77,14 @@ impl Fences {
         }
     }
 
+    /// The same of every version that a record takes.
+    pub(super) async fn check_record(&self, record: &AccountRecord) -> Result<(), EngineError> {
+        for kek in record.customer.iter().flat_map(|customer| &customer.keks) {
+            self.check(&kek.key_id).await?;
+        }
+        Ok(())
+    }
+
     /// From here on nothing new is wrapped under this version, until what is returned is settled.
     pub(super) async fn raise(&self, key_id: &KeyId) -> Result<Raised, EngineError> {
         let key = fence(key_id);
@@ -119,38 +126,22 @@ impl Fences {
 
     /// It is made, or is not going to be.
     pub(super) async fn intended(&self, account: AccountId) -> Result<(), EngineError> {
-        self.remove(&format!("{INTENTS}{account}")).await
+        rows::remove(&*self.catalog, &format!("{INTENTS}{account}")).await?;
+        Ok(())
     }
 
     /// How many accounts are about to be made. Intents of engines that are gone are removed.
     pub(super) async fn intents(&self) -> Result<usize, EngineError> {
         let now = self.clock.now().wall;
-        let (mut intents, mut after) = (0, None);
-        loop {
-            let rows = self.catalog.list(INTENTS, after.as_deref(), PAGE).await?;
-            let Some((last, _)) = rows.last() else { return Ok(intents) };
-            after = Some(last.clone());
-            for (key, stored) in rows {
-                let at = std::str::from_utf8(&stored.bytes).ok().and_then(|ms| ms.parse().ok());
-                let at = Duration::from_millis(at.unwrap_or_default());
-                if now.abs_diff(at) < INTENT_LASTS {
-                    intents += 1;
-                } else {
-                    self.remove(&key).await?;
-                }
+        let mut intents = 0;
+        for (key, stored) in rows::under(&*self.catalog, INTENTS).await? {
+            if now.abs_diff(raised(&stored.bytes).unwrap_or_default()) < INTENT_LASTS {
+                intents += 1;
+            } else {
+                rows::remove(&*self.catalog, &key).await?;
             }
         }
-    }
-
-    async fn remove(&self, key: &str) -> Result<(), EngineError> {
-        loop {
-            let Some(stored) = self.catalog.load(key).await? else { return Ok(()) };
-            match self.catalog.swap(key, Some(&stored.revision), None).await {
-                Ok(_) => return Ok(()),
-                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
+        Ok(intents)
     }
 
     fn now(&self) -> Bytes {
@@ -158,7 +149,7 @@ impl Fences {
     }
 }
 
-/// Since when somebody looks, by the wall clock; `None` of a fence that stands.
+/// Since when somebody looks, or intends, by the wall clock; `None` of a fence that stands.
 fn raised(row: &[u8]) -> Option<Duration> {
     Some(Duration::from_millis(std::str::from_utf8(row).ok()?.parse().ok()?))
 }

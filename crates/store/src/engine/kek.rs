@@ -148,6 +148,24 @@ pub(super) async fn wrap(
     Ok(wrap)
 }
 
+/// The same under a KEK of the service's, which must not be RSA.
+pub(super) async fn wrap_by_service(
+    inner: &Inner,
+    kek: &KeyId,
+    aek: &Aek,
+    of: &WrappedAek,
+) -> Result<WrappedKey, EngineError> {
+    let wrap = wrap(inner, inner.vaults.service(), kek, aek, of).await?;
+    if wrap.algorithm == WrapAlgorithm::RsaOaep256 {
+        return Err(unfit(format!(
+            "{} is an RSA key, and a record is believed because only the service's vault wraps under its KEK: \
+             give the service a symmetric one",
+            inner.service_kek
+        )));
+    }
+    Ok(wrap)
+}
+
 /// Whether the vault unwraps this to the AEK that it should be.
 async fn prove(
     inner: &Inner,

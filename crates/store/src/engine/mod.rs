@@ -35,6 +35,7 @@ mod pace;
 mod purge;
 mod records;
 mod reload;
+mod rows;
 mod safe;
 mod segment_record;
 mod segments;

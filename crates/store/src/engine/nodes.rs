@@ -27,17 +27,14 @@ use cofferdam_vault::{Clock, Entropy};
 use data_encoding::HEXLOWER;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
 
-use super::{EngineError, Inner};
+use super::{EngineError, Inner, rows};
 use crate::{Catalog, Revision, StoreError, StoreErrorKind};
 
 const CHANGES: &str = "changes";
 const NODES: &str = "node/";
 /// How many changes are kept. Who missed more looks at every account.
 const KEPT: usize = 256;
-/// How many rows are read at once.
-const PAGE: usize = 256;
 /// How many looks a lease lasts.
 const LOOKS_A_LEASE: u32 = 3;
 
@@ -126,8 +123,6 @@ pub(super) struct Nodes {
     looking: tokio::sync::Mutex<u64>,
     /// Since when a change could not be taken note of, as time since boot.
     failing: Mutex<Option<Duration>>,
-    /// Somebody waits for this engine to look.
-    pub(super) wake: Notify,
 }
 
 impl Nodes {
@@ -151,7 +146,6 @@ impl Nodes {
             others: Mutex::default(),
             looking: tokio::sync::Mutex::new(0),
             failing: Mutex::default(),
-            wake: Notify::new(),
         })
     }
 
@@ -182,11 +176,8 @@ impl Nodes {
         if !self.shared {
             return;
         }
-        let key = key(self.id);
         // Who can't be told waits for a lease.
-        if let Ok(Some(stored)) = self.catalog.load(&key).await {
-            let _ = self.catalog.swap(&key, Some(&stored.revision), None).await;
-        }
+        let _ = rows::remove(&*self.catalog, &key(self.id)).await;
     }
 
     /// Whether this engine has taken note of this change.
@@ -259,13 +250,7 @@ impl Nodes {
 
     /// The rows of all others that live. Rows of those that are long dead are removed.
     async fn look_at_others(&self) -> Result<Vec<(NodeId, NodeRow)>, EngineError> {
-        let (mut rows, mut after) = (Vec::new(), None);
-        loop {
-            let page = self.catalog.list(NODES, after.as_deref(), PAGE).await?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
-            rows.extend(page);
-        }
+        let rows = rows::under(&*self.catalog, NODES).await?;
         let now = self.clock.now().boot;
         let (mut living, mut dead) = (Vec::new(), Vec::new());
         {
@@ -317,20 +302,11 @@ impl Nodes {
 
     /// Writes this engine's row: until when others wait for it, as time since boot.
     async fn write(&self, seen: u64, beat: &mut u64) -> Result<u64, EngineError> {
-        let key = key(self.id);
         *beat += 1;
         // Shorter than others wait, who see it later.
         let live_until = nanos(self.clock.now().boot + self.lease());
-        let bytes = encode(&NodeRow { seen, beat: *beat })?;
-        loop {
-            let stored = self.catalog.load(&key).await?;
-            let revision = stored.map(|stored| stored.revision);
-            match self.catalog.swap(&key, revision.as_ref(), Some(bytes.clone())).await {
-                Ok(_) => return Ok(live_until),
-                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
+        rows::put(&*self.catalog, &key(self.id), encode(&NodeRow { seen, beat: *beat })?).await?;
+        Ok(live_until)
     }
 }
 

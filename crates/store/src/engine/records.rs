@@ -21,18 +21,16 @@ use uuid::Uuid;
 
 use super::{
     AccountName, EngineError, UnverifiedRecord,
-    account_record::{Stage, VerifiedRecord},
+    account_record::{CustomerKek, Stage, VerifiedRecord},
     account_rows::{BridgeRow, RevokedRow},
+    rows,
 };
-use crate::{Catalog, Revision, StoreError, StoreErrorKind};
+use crate::{Catalog, Revision, StoreError, StoreErrorKind, Stored};
 
 const ACCOUNTS: &str = "account/";
 const REVOKED: &str = "revoked/";
 const SEALED: &str = "sealed/";
-const ARCHIVES: &str = "archive/";
 const BRIDGE: &str = "bridge/";
-/// How many names are looked through at once.
-const NAMES_PAGE: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Records {
@@ -59,9 +57,27 @@ impl Records {
     pub(super) async fn load(&self, name: &AccountName) -> Result<UnverifiedRecord, EngineError> {
         let stored = self.catalog.load(&account_key(name)).await?;
         let stored = stored.ok_or_else(|| EngineError::NoAccount { account: name.clone() })?;
+        self.read(name, stored)
+    }
+
+    fn read(&self, name: &AccountName, stored: Stored) -> Result<UnverifiedRecord, EngineError> {
         let record = UnverifiedRecord::parse(name, &stored.bytes, stored.revision)?;
         self.learn(record.unverified().id, name, false)?;
         Ok(record)
+    }
+
+    /// The records of the accounts that come next after this one, deleted ones too, each as [`Self::load`] gives it.
+    pub(super) async fn page(
+        &self,
+        after: Option<&AccountName>,
+    ) -> Result<Vec<(AccountName, Result<UnverifiedRecord, EngineError>)>, EngineError> {
+        let rows = self.catalog.list(ACCOUNTS, after.map(account_key).as_deref(), rows::PAGE).await?;
+        let page = rows.into_iter().map(|(key, stored)| {
+            let name = account_name(&key)?;
+            let record = self.read(&name, stored);
+            Ok((name, record))
+        });
+        page.collect()
     }
 
     /// The record stored under this name, if its tag is right.
@@ -126,17 +142,10 @@ impl Records {
             if wanted.iter().all(known) {
                 return Ok(());
             }
-            let names = self.list_all(after.as_ref(), NAMES_PAGE).await?;
-            let Some(last) = names.last() else { return Ok(()) };
+            // What is wrong with one record is told to who uses that account.
+            let page = self.page(after.as_ref()).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
-            for name in &names {
-                match self.load(name).await {
-                    // What is wrong with one record is told to who uses that account.
-                    Ok(_) | Err(EngineError::NoAccount { .. } | EngineError::BadRecord { .. }) => {}
-                    Err(EngineError::NewerRecord { .. }) => {}
-                    Err(e) => return Err(e),
-                }
-            }
         }
     }
 
@@ -186,27 +195,7 @@ impl Records {
     /// Removes what is kept of an account beside its record.
     pub(super) async fn remove_rows(&self, id: AccountId) -> Result<(), EngineError> {
         for key in [revoked_key(id), bridge_key(id), sealed_key(id)] {
-            self.remove(&key).await?;
-        }
-        let archives = format!("{ARCHIVES}{id}/");
-        loop {
-            let rows = self.catalog.list(&archives, None, NAMES_PAGE).await?;
-            if rows.is_empty() {
-                return Ok(());
-            }
-            for (key, _) in rows {
-                self.remove(&key).await?;
-            }
-        }
-    }
-
-    async fn remove(&self, key: &str) -> Result<(), EngineError> {
-        while let Some(stored) = self.catalog.load(key).await? {
-            match self.catalog.swap(key, Some(&stored.revision), None).await {
-                Ok(_) => break,
-                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
-                Err(e) => return Err(e.into()),
-            }
+            rows::remove(&*self.catalog, &key).await?;
         }
         Ok(())
     }
@@ -243,17 +232,6 @@ impl Records {
         self.names.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
-    /// The names of the next `limit` accounts after this one, deleted ones too.
-    pub(super) async fn list_all(
-        &self,
-        after: Option<&AccountName>,
-        limit: usize,
-    ) -> Result<Vec<AccountName>, EngineError> {
-        let after = after.map(account_key);
-        let rows = self.catalog.list(ACCOUNTS, after.as_deref(), limit).await?;
-        rows.iter().map(|(key, _)| AccountName::new(key.strip_prefix(ACCOUNTS).unwrap_or(key))).collect()
-    }
-
     /// The next `limit` accounts after this one at a stage that fits, with that.
     pub(super) async fn list(
         &self,
@@ -267,7 +245,7 @@ impl Records {
             let Some((last, _)) = rows.last() else { return Ok(found) };
             after = Some(last.clone());
             for (key, stored) in rows {
-                let name = AccountName::new(key.strip_prefix(ACCOUNTS).unwrap_or(&key))?;
+                let name = account_name(&key)?;
                 // What is wrong with a record is told to who uses that account.
                 let stage = UnverifiedRecord::parse(&name, &stored.bytes, stored.revision)
                     .map_or(Stage::Live, |record| record.unverified().stage);
@@ -326,6 +304,10 @@ fn account_key(name: &AccountName) -> String {
     format!("{ACCOUNTS}{name}")
 }
 
+fn account_name(key: &str) -> Result<AccountName, EngineError> {
+    AccountName::new(key.strip_prefix(ACCOUNTS).unwrap_or(key))
+}
+
 fn revoked_key(account: AccountId) -> String {
     format!("{REVOKED}{account}")
 }
@@ -365,7 +347,7 @@ impl KeyRecords for Records {
         }
         let customer = record.customer.ok_or(RecordError::NotFound)?;
         let revoked = self.is_revoked(account).await.map_err(storage)?;
-        let mut keks: Vec<Kek> = customer.keks.iter().map(|kek| kek.kek(None)).collect();
+        let mut keks: Vec<Kek> = customer.keks.iter().map(CustomerKek::kek).collect();
         // One alone has none that could stand in for it.
         if keks.len() > 1 {
             let bridges = self.load_bridges(account).await.map_err(storage)?;
@@ -420,16 +402,11 @@ impl KeyRecords for Records {
 #[async_trait]
 impl crate::hot::Standing for Records {
     async fn revoked(&self) -> Result<BTreeSet<AccountId>, EngineError> {
-        let (mut revoked, mut after) = (BTreeSet::new(), None);
-        loop {
-            let rows = self.catalog.list(REVOKED, after.as_deref(), NAMES_PAGE).await?;
-            let Some((last, _)) = rows.last() else { return Ok(revoked) };
-            after = Some(last.clone());
-            // What is under another name than we give is nobody's.
-            let id = |key: &str| Uuid::try_parse(key.strip_prefix(REVOKED)?).ok();
-            let ids = rows.iter().filter_map(|(key, _)| id(key));
-            revoked.extend(ids.map(|id| AccountId::from_bytes(*id.as_bytes())));
-        }
+        // What is under another name than we give is nobody's.
+        let id = |key: &str| Uuid::try_parse(key.strip_prefix(REVOKED)?).ok();
+        let rows = rows::under(&*self.catalog, REVOKED).await?;
+        let ids = rows.iter().filter_map(|(key, _)| id(key));
+        Ok(ids.map(|id| AccountId::from_bytes(*id.as_bytes())).collect())
     }
 
     async fn unknown(&self, of: &BTreeSet<AccountId>) -> Result<BTreeSet<AccountId>, EngineError> {

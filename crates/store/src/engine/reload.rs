@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::{
     AccountName, EngineError, Inner,
+    account::Shared,
     account_record::{Stage, VerifiedRecord},
     current_key::{CurrentKey, key_error},
 };
@@ -32,18 +33,26 @@ impl Inner {
         Ok((verified, service))
     }
 
+    /// The name that the catalog has for this account, if the account is there.
+    pub(super) async fn name_in_catalog(
+        &self,
+        account: AccountId,
+    ) -> Result<Option<AccountName>, EngineError> {
+        loop {
+            self.records.learn_names(&[account].into()).await?;
+            let Some(name) = self.records.name_of(account) else { return Ok(None) };
+            if self.records.has(&name, account).await? {
+                return Ok(Some(name));
+            }
+            // It had that name once: all are looked at anew.
+            self.records.unlearn(account);
+        }
+    }
+
     /// The account's record changed.
     pub(super) async fn reload(self: &Arc<Self>, account: AccountId) -> Result<(), EngineError> {
         let Some(name) = self.records.name_of(account) else { return Ok(()) };
-        let known = {
-            let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
-            accounts.get(&name).filter(|shared| shared.id == account).cloned()
-        };
-        let stage = match self.records.load(&name).await {
-            Ok(record) if record.unverified().id == account => Some(record.unverified().stage),
-            Ok(_) | Err(EngineError::NoAccount { .. }) => None,
-            Err(e) => return Err(e),
-        };
+        let stage = self.stage_of(&name, account).await?;
         if stage != Some(Stage::Live) {
             return self.retire(account, &name, stage.is_none()).await;
         }
@@ -58,7 +67,7 @@ impl Inner {
             Err(e) => return Err(key_error(&name, e)),
         }
         self.segments.forget(account);
-        if let Some(shared) = known {
+        if let Some(shared) = self.shared_of(&name, account) {
             // Whoever verifies an earlier record has stored its keys before these.
             let _verifying = shared.verifying.lock().await;
             let verified = timeout(limit, CurrentKey::verify(self, &shared)).await;
@@ -75,7 +84,7 @@ impl Inner {
             self.gates.of(account).turn().await;
         }
         if self.blocks.buffer_usage(account).await?.is_some() {
-            self.drains.look_again(self, account);
+            self.drains.ensure(self, account);
         }
         Ok(())
     }
@@ -83,34 +92,42 @@ impl Inner {
     /// The same where nothing may go on as before, not even while a vault is asked.
     pub(super) async fn reread(self: &Arc<Self>, account: AccountId) -> Result<(), EngineError> {
         let Some(name) = self.records.name_of(account) else { return Ok(()) };
-        match self.records.load(&name).await {
-            Ok(record) if record.unverified().id == account => match record.unverified().stage {
-                Stage::Live => self.put_out_of_use(account).await,
-                Stage::Deleted { .. } => return self.retire(account, &name, false).await,
-            },
-            Ok(_) | Err(EngineError::NoAccount { .. }) => return self.retire(account, &name, true).await,
-            Err(EngineError::BadRecord { .. }) => self.put_out_of_use(account).await,
+        match self.stage_of(&name, account).await {
+            Ok(Some(Stage::Live)) | Err(EngineError::BadRecord { .. }) => self.put_out_of_use(account).await,
+            Ok(stage) => return self.retire(account, &name, stage.is_none()).await,
             Err(e) => return Err(e),
         }
         if self.blocks.buffer_usage(account).await?.is_some() {
-            self.drains.look_again(self, account);
+            self.drains.ensure(self, account);
         }
         Ok(())
     }
 
     /// The account's record changed and can't be read for now: nothing of it is done until it can.
     pub(super) async fn put_out_of_use(&self, account: AccountId) {
-        let known = self.records.name_of(account).and_then(|name| {
-            let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
-            accounts.get(&name).filter(|shared| shared.id == account).cloned()
-        });
-        if let Some(shared) = known {
+        let name = self.records.name_of(account);
+        if let Some(shared) = name.and_then(|name| self.shared_of(&name, account)) {
             let _verifying = shared.verifying.lock().await;
             shared.key.store(None);
         }
         self.keyring.forget(account);
         self.segments.forget(account);
         self.gates.of(account).turn().await;
+    }
+
+    /// Whose handles there are here of the account that had this name.
+    fn shared_of(&self, name: &AccountName, account: AccountId) -> Option<Arc<Shared>> {
+        let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
+        accounts.get(name).filter(|shared| shared.id == account).cloned()
+    }
+
+    /// The stage of the account that had this name, as its record says unchecked; `None` when it is gone.
+    async fn stage_of(&self, name: &AccountName, account: AccountId) -> Result<Option<Stage>, EngineError> {
+        match self.records.load(name).await {
+            Ok(record) if record.unverified().id == account => Ok(Some(record.unverified().stage)),
+            Ok(_) | Err(EngineError::NoAccount { .. }) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// The account is deleted, or, where it is `gone`, purged.

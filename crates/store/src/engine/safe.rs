@@ -13,11 +13,9 @@ use cofferdam_crypto::{AccountId, KeyId, SegmentId};
 use super::{
     AccountName, ArchiveId, Engine, EngineError, Inner, NodeId, Operation, OperationId, OperationKind,
     account_record::{AccountRecord, Stage},
+    rows::PAGE,
 };
 use crate::{Examined, Receipt, Statement};
-
-/// How many rows are looked through at once.
-const PAGE: usize = 256;
 
 /// Whether a version may be disabled, and why not.
 #[derive(Debug)]
@@ -210,18 +208,13 @@ impl Inner {
     ) -> Result<(), EngineError> {
         let mut after = None;
         loop {
-            let names = self.records.list_all(after.as_ref(), PAGE).await?;
-            let Some(last) = names.last() else { return Ok(()) };
+            let page = self.records.page(after.as_ref()).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
-            for name in names {
-                match self.records.load(&name).await {
+            for (account, record) in page {
+                match record {
                     Ok(record) => look_at(record.unverified(), key_id, needed, examined),
-                    // Gone meanwhile.
-                    Err(EngineError::NoAccount { .. }) => {}
-                    Err(e @ (EngineError::BadRecord { .. } | EngineError::NewerRecord { .. })) => {
-                        needed.push(Needed::Unreadable { account: name, reason: e.to_string() });
-                    }
-                    Err(e) => return Err(e),
+                    Err(e) => needed.push(Needed::Unreadable { account, reason: e.to_string() }),
                 }
             }
         }

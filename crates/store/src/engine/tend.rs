@@ -23,8 +23,6 @@ use super::{
 
 /// How often accounts are looked through for what is due.
 const DUE_EVERY: Duration = Duration::from_secs(3600);
-/// How many accounts are looked through at once.
-const PAGE: usize = 256;
 
 /// Stops it.
 #[derive(Debug)]
@@ -89,11 +87,7 @@ impl Inner {
                 looked = Some(now);
             }
             self.tending.first_round.close();
-            tokio::select! {
-                biased;
-                () = self.nodes.wake.notified() => {}
-                () = tokio::time::sleep(self.nodes.every()) => {}
-            }
+            tokio::time::sleep(self.nodes.every()).await;
         }
     }
 
@@ -109,11 +103,14 @@ impl Inner {
     pub(super) async fn begin_what_is_due(self: &Arc<Self>) -> Result<(), EngineError> {
         let mut after = None;
         loop {
-            let names = self.records.list_all(after.as_ref(), PAGE).await?;
-            let Some(last) = names.last() else { return Ok(()) };
+            let page = self.records.page(after.as_ref()).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
-            for name in &names {
-                let begun = self.begin_if_due(name).await;
+            for (name, record) in page {
+                let begun = match record {
+                    Ok(record) => self.begin_if_due(&name, record.unverified()).await,
+                    Err(e) => Err(e),
+                };
                 if let Err(e) = begun {
                     match e {
                         EngineError::Closed => return Err(e),
@@ -127,9 +124,12 @@ impl Inner {
         }
     }
 
-    async fn begin_if_due(self: &Arc<Self>, name: &AccountName) -> Result<(), EngineError> {
-        let unverified = self.records.load(name).await?;
-        let Some(kind) = self.due(unverified.unverified()).await? else { return Ok(()) };
+    async fn begin_if_due(
+        self: &Arc<Self>,
+        name: &AccountName,
+        unverified: &AccountRecord,
+    ) -> Result<(), EngineError> {
+        let Some(kind) = self.due(unverified).await? else { return Ok(()) };
         // Only a genuine record is obeyed: it is looked at again before anything begins.
         let (verified, _) = self.verified(name).await?;
         if self.due(&verified.record).await? == Some(kind.clone()) {

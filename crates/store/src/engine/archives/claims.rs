@@ -17,11 +17,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Catalog, Revision, StoreError, StoreErrorKind, Stored,
-    engine::{AccountName, EngineError, Inner, NodeId},
+    engine::{AccountName, EngineError, Inner, NodeId, rows},
 };
 
 const IMPORTS: &str = "import/";
-/// How many rows are read, or blocks removed, at once.
+/// How many blocks are removed at once.
 const PAGE: usize = 256;
 
 /// The imports of an engine.
@@ -150,20 +150,15 @@ impl Inner {
 
     /// Removes what imports left behind that were not ended.
     pub(in crate::engine) async fn sweep_imports(&self) -> Result<(), EngineError> {
-        let mut after = None;
-        loop {
-            let rows = self.claims.catalog.list(IMPORTS, after.as_deref(), PAGE).await?;
-            let Some((last, _)) = rows.last() else { return Ok(()) };
-            after = Some(last.clone());
-            for (_, stored) in rows {
-                let ClaimRow { account, name, .. } = parse(&stored)?;
-                match self.claim_import(account, &name).await {
-                    Ok(claim) => self.abandon_import(claim).await?,
-                    Err(EngineError::ImportRunning { .. }) => {}
-                    Err(e) => return Err(e),
-                }
+        for (_, stored) in rows::under(&*self.claims.catalog, IMPORTS).await? {
+            let ClaimRow { account, name, .. } = parse(&stored)?;
+            match self.claim_import(account, &name).await {
+                Ok(claim) => self.abandon_import(claim).await?,
+                Err(EngineError::ImportRunning { .. }) => {}
+                Err(e) => return Err(e),
             }
         }
+        Ok(())
     }
 
     /// Ends an import that did not come to its end.
@@ -187,22 +182,6 @@ impl Inner {
             }
         }
         Ok(())
-    }
-
-    /// The name that the catalog has for this account, if the account is there.
-    pub(super) async fn name_in_catalog(
-        &self,
-        account: AccountId,
-    ) -> Result<Option<AccountName>, EngineError> {
-        loop {
-            self.records.learn_names(&[account].into()).await?;
-            let Some(name) = self.records.name_of(account) else { return Ok(None) };
-            if self.records.has(&name, account).await? {
-                return Ok(Some(name));
-            }
-            // It had that name once: all are looked at anew.
-            self.records.unlearn(account);
-        }
     }
 }
 

@@ -21,7 +21,9 @@ use super::{
 use crate::{
     ArchiveError,
     archive::{Checked, UncheckedArchive},
-    engine::{Account, AccountName, Engine, EngineError, Inner, account_record::AccountRecord},
+    engine::{
+        Account, AccountName, Engine, EngineError, Inner, account_record::AccountRecord, create::insert,
+    },
 };
 
 impl Engine {
@@ -149,24 +151,9 @@ impl Inner {
         let load = Load::new(self, options, old, &record);
         let Loaded { drained, renumbered } = load.all(&mut loading).await?;
         self.hold_import(claim).await?;
-        self.insert_imported(&record, &tagged_by).await?;
+        insert(self, &record, &tagged_by).await?;
         let archive = part.archive;
         Ok((record, ImportReport { archive, counts, unwrapped_by, vouched, drained, renumbered }))
-    }
-
-    async fn insert_imported(&self, record: &AccountRecord, by: &RecordKey) -> Result<(), EngineError> {
-        let bytes = record.seal(by)?;
-        self.fences.intend(record.id).await?;
-        let inserted = async {
-            for kek in record.customer.iter().flat_map(|customer| &customer.keks) {
-                self.fences.check(&kek.key_id).await?;
-            }
-            self.records.insert(&record.name, record.id, bytes).await
-        };
-        let inserted = inserted.await;
-        // One that is left behind counts for minutes only.
-        let _ = self.fences.intended(record.id).await;
-        inserted
     }
 }
 

@@ -9,14 +9,14 @@
 use std::{fmt, sync::Arc};
 
 use cofferdam_crypto::planted::{Bug, is_planted};
-use cofferdam_crypto::{Aek, Epoch, KeyId, Provider, RecordKey, WrapAlgorithm, WrappedAek, WrappedKey};
+use cofferdam_crypto::{Aek, Epoch, KeyId, Provider, RecordKey, WrappedAek, WrappedKey};
 use cofferdam_vault::{KeyVault, Meaning, Principal, VaultError};
 
 use super::{ImportOptions, ServiceVault};
 use crate::engine::{
     AccountName, EngineError, Inner,
     account_record::{AccountRecord, CustomerKek, CustomerKey, Stage},
-    create::new_epoch,
+    create::next_epoch,
     kek::{self, NewKek},
 };
 
@@ -204,7 +204,8 @@ async fn rewrap_customer(
     unwrapped: &Unwrapped,
 ) -> Result<CustomerKey, EngineError> {
     let newest = of.epochs.last().map_or(old.last_epoch, |newest| newest.scope.epoch.max(old.last_epoch));
-    let (aek, epoch) = next_epoch(inner, old, newest, Provider::Customer, &of.epochs, &unwrapped.aeks)?;
+    let previous = unwrapped.aeks.last().zip(of.epochs.last());
+    let (aek, epoch) = next_epoch(inner, &old.name, old.id, newest, Provider::Customer, previous)?;
     let mut epochs = of.epochs.clone();
     epochs.push(epoch);
     let keys: Vec<(&Aek, &WrappedAek)> = unwrapped.aeks.iter().chain([&aek]).zip(&epochs).collect();
@@ -232,37 +233,16 @@ async fn rewrap_service(
         Some(aeks) => (old.service.as_slice(), aeks),
         None => (&[][..], &[][..]),
     };
-    let (aek, epoch) = next_epoch(inner, old, newest, Provider::Service, former, aeks)?;
+    let previous = aeks.last().zip(former.last());
+    let (aek, epoch) = next_epoch(inner, &old.name, old.id, newest, Provider::Service, previous)?;
     let mut epochs = former.to_vec();
     epochs.push(epoch);
     let mut version = inner.service_kek.clone();
     for (aek, of) in aeks.iter().chain([&aek]).zip(&mut epochs) {
-        let wrap = kek::wrap(inner, inner.vaults.service(), &version, aek, of).await?;
-        if wrap.algorithm == WrapAlgorithm::RsaOaep256 {
-            let reason = format!("{} is an RSA key: give the service a symmetric one", inner.service_kek);
-            return Err(EngineError::UnfitKek { reason });
-        }
+        let wrap = kek::wrap_by_service(inner, &version, aek, of).await?;
         version = wrap.key_id.clone();
         of.wraps = vec![wrap];
     }
     let key = epochs.last().map(|of| RecordKey::derive(&aek, &of.scope));
     Ok((epochs, key.ok_or_else(|| old.bad("it has no key of the service's"))?))
-}
-
-/// A fresh AEK for the epoch after these.
-fn next_epoch(
-    inner: &Inner,
-    old: &AccountRecord,
-    newest: Epoch,
-    provider: Provider,
-    former: &[WrappedAek],
-    aeks: &[Aek],
-) -> Result<(Aek, WrappedAek), EngineError> {
-    let number = newest.number().checked_add(1).ok_or_else(|| old.bad("it has no epoch left"))?;
-    let (aek, epoch) = new_epoch(inner, old.id, Epoch::new(number), provider)?;
-    let epoch = match former.last().zip(aeks.last()) {
-        Some((of, previous)) => epoch.following(&RecordKey::derive(previous, &of.scope)),
-        None => epoch,
-    };
-    Ok((aek, epoch))
 }

@@ -11,11 +11,12 @@ use cofferdam_crypto::{AccountId, KeyId};
 use serde::{Deserialize, Serialize};
 
 use super::ArchiveId;
-use crate::{Catalog, StoreError, StoreErrorKind, engine::EngineError};
+use crate::{
+    Catalog, StoreError, StoreErrorKind,
+    engine::{EngineError, rows},
+};
 
 const ARCHIVES: &str = "archive/";
-/// How many rows are read at once.
-const PAGE: usize = 256;
 
 /// An archive that was made of an account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,34 +62,25 @@ impl Ledger {
     pub(super) async fn note(&self, entry: &ArchiveEntry) -> Result<(), EngineError> {
         let key = key(entry.account, entry.id);
         let bytes = serde_json::to_vec(entry).map_err(|e| corrupt(&e))?;
-        loop {
-            let stored = self.0.load(&key).await?;
-            let revision = stored.map(|stored| stored.revision);
-            match self.0.swap(&key, revision.as_ref(), Some(bytes.clone().into())).await {
-                Ok(_) => return Ok(()),
-                // Its own, where the answer to the swap was lost.
-                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
+        Ok(rows::put(&*self.0, &key, bytes.into()).await?)
     }
 
     /// Takes an archive out. Whether it was there.
     pub(super) async fn forget(&self, account: AccountId, id: ArchiveId) -> Result<bool, EngineError> {
-        let key = key(account, id);
-        loop {
-            let Some(stored) = self.0.load(&key).await? else { return Ok(false) };
-            match self.0.swap(&key, Some(&stored.revision), None).await {
-                Ok(_) => return Ok(true),
-                Err(e) if e.kind() == StoreErrorKind::Conflict => {}
-                Err(e) => return Err(e.into()),
-            }
+        Ok(rows::remove(&*self.0, &key(account, id)).await?)
+    }
+
+    /// Takes all of an account's out.
+    pub(in crate::engine) async fn forget_all(&self, account: AccountId) -> Result<(), EngineError> {
+        for (key, _) in rows::under(&*self.0, &of_account(account)).await? {
+            rows::remove(&*self.0, &key).await?;
         }
+        Ok(())
     }
 
     /// The archives of one account.
     pub(super) async fn of(&self, account: AccountId) -> Result<Vec<ArchiveEntry>, EngineError> {
-        self.under(&format!("{ARCHIVES}{account}/")).await
+        self.under(&of_account(account)).await
     }
 
     /// Those of all accounts.
@@ -97,20 +89,19 @@ impl Ledger {
     }
 
     async fn under(&self, prefix: &str) -> Result<Vec<ArchiveEntry>, EngineError> {
-        let (mut entries, mut after) = (Vec::new(), None);
-        loop {
-            let rows = self.0.list(prefix, after.as_deref(), PAGE).await?;
-            let Some((last, _)) = rows.last() else { return Ok(entries) };
-            after = Some(last.clone());
-            for (_, stored) in rows {
-                entries.push(serde_json::from_slice(&stored.bytes).map_err(|e| corrupt(&e))?);
-            }
-        }
+        let rows = rows::under(&*self.0, prefix).await?;
+        rows.iter()
+            .map(|(_, stored)| serde_json::from_slice(&stored.bytes).map_err(|e| corrupt(&e)))
+            .collect()
     }
 }
 
 fn key(account: AccountId, id: ArchiveId) -> String {
-    format!("{ARCHIVES}{account}/{id}")
+    format!("{}{id}", of_account(account))
+}
+
+fn of_account(account: AccountId) -> String {
+    format!("{ARCHIVES}{account}/")
 }
 
 fn corrupt(e: &serde_json::Error) -> EngineError {

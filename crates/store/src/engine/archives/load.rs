@@ -26,7 +26,7 @@ use crate::{
     engine::{
         EngineError, Inner,
         account_record::AccountRecord,
-        blocks::VERSION_TRIES,
+        blocks::{INLINE, VERSION_TRIES},
         kek,
         segment_record::{SegmentRecord, UnverifiedSegment},
     },
@@ -36,8 +36,6 @@ use crate::{
 const BATCH_BYTES: usize = 1 << 20;
 /// Up to so many blocks.
 const BATCH: usize = 128;
-/// Up to this many bytes are opened and sealed where the import runs.
-const INLINE: u64 = 256 << 10;
 
 /// What was done.
 #[derive(Debug, Default)]
@@ -193,7 +191,7 @@ impl<'a> Load<'a> {
             let anew = engine.seal_as(&to, &block, version, meta.page_size, meta.stored_at, &plain);
             anew.map_err(Failed::Seal)
         };
-        let done = if meta.sealed_len <= INLINE {
+        let done = if meta.sealed_len <= INLINE as u64 {
             work()
         } else {
             executor::run(&*self.engine.executor, work).await?

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use cofferdam_crypto::{Aek, Epoch, KeyId, Provider, RecordKey, WrapAlgorithm, WrappedAek, WrappedKey};
+use cofferdam_crypto::{Aek, Epoch, KeyId, Provider, WrapAlgorithm, WrappedAek, WrappedKey};
 use cofferdam_keyring::KeyRecords;
 use cofferdam_vault::Principal;
 use data_encoding::HEXLOWER;
@@ -20,8 +20,8 @@ use super::{
 };
 use crate::engine::{
     AccountName, EngineError, Inner,
-    account_record::{AccountRecord, CustomerKek, CustomerKey, MAX_KEKS, PinnedKey, Stage, VerifiedRecord},
-    create::new_epoch,
+    account_record::{AccountRecord, CustomerKek, CustomerKey, MAX_KEKS, Stage, VerifiedRecord},
+    create::next_epoch,
     kek::{self, NewKek},
     segment_record::{SegmentRecord, UnverifiedSegment},
 };
@@ -56,9 +56,7 @@ pub(super) async fn change(task: &Task, begun: &Begun) -> Result<(), Stop> {
     changed.written_by = Some(operation.id);
     let bytes = changed.seal(service.record_key()).map_err(|e| stop(e, false))?;
     // Last of all: who fences one of these versions after this sees that the operation goes on.
-    for kek in changed.customer.iter().flat_map(|customer| &customer.keks) {
-        engine.fences.check(&kek.key_id).await.map_err(|e| stop(e, false))?;
-    }
+    engine.fences.check_record(&changed).await.map_err(|e| stop(e, false))?;
     match engine.records.replace(&name, &revision, Some(bytes)).await {
         Ok(true) => {
             if let OperationKind::RemoveKek { kek, .. } | OperationKind::RotateKek { from: kek, .. } =
@@ -150,16 +148,13 @@ async fn begin_epoch(
     customer: &mut CustomerKey,
     last: Epoch,
 ) -> Result<Epoch, EngineError> {
-    let number = Epoch::new(last.number() + 1);
     let Some(newest) = customer.epochs.last() else {
         return Err(EngineError::NotLinked { account: name.clone() });
     };
-    let newest = std::slice::from_ref(newest);
-    let previous = unwrap_by_any(engine, name, &customer.keks, newest).await?;
-    let (aek, mut epoch) = new_epoch(engine, newest[0].scope.account, number, Provider::Customer)?;
-    if let [previous] = previous.as_slice() {
-        epoch = epoch.following(&RecordKey::derive(previous, &newest[0].scope));
-    }
+    let aeks = unwrap_by_any(engine, name, &customer.keks, std::slice::from_ref(newest)).await?;
+    let (account, previous) = (newest.scope.account, aeks.last().zip(Some(newest)));
+    let (aek, mut epoch) = next_epoch(engine, name, account, last, Provider::Customer, previous)?;
+    let number = epoch.scope.epoch;
     let mut wraps = Vec::with_capacity(customer.keks.len());
     for kek in &customer.keks {
         let vault = kek::vault_of(engine, name, &kek.principal)?;
@@ -188,11 +183,9 @@ async fn link(
         [] => Vec::new(),
         epochs => unwrap_by_any(engine, &name, &former, epochs).await?,
     };
-    let number = Epoch::new(record.last_epoch.number() + 1);
-    let (aek, mut epoch) = new_epoch(engine, record.id, number, Provider::Customer)?;
-    if let Some((previous, of)) = aeks.last().zip(epochs.last()) {
-        epoch = epoch.following(&RecordKey::derive(previous, &of.scope));
-    }
+    let (last, previous) = (record.last_epoch, aeks.last().zip(epochs.last()));
+    let (aek, epoch) = next_epoch(engine, &name, record.id, last, Provider::Customer, previous)?;
+    let number = epoch.scope.epoch;
     aeks.push(aek);
     epochs.push(epoch);
     let new = NewKek::of(engine, &name, principal, kek)?;
@@ -277,14 +270,13 @@ pub(super) async fn rewrap_segments(task: &Task, begun: &Begun) -> Result<(), St
             let Ok(read) = UnverifiedSegment::parse(task.account, segment, &row.record) else { continue };
             // A forged one is told of by the drain, and drained by nobody.
             let Ok(genuine) = read.verify(service.record_key()) else { continue };
-            let is_of = |wrap: &WrappedKey| wrap.key_id == *from;
-            let Some(at) = genuine.key.wraps.iter().position(is_of) else { continue };
-            let pinned = verified.record.customer.iter().flat_map(|customer| &customer.keks);
-            let pinned = pinned.filter_map(|kek| kek.public_key.as_ref()).next();
-            let Some(pinned) = pinned else { continue };
-            let rewrapped =
-                rewrap(engine, &operation.account, of, from, &verified.record, pinned, genuine, at);
-            let rewrapped = rewrapped.await.map_err(|e| stop(e, true))?;
+            if genuine.key.wraps.iter().all(|wrap| wrap.key_id != *from) {
+                continue;
+            }
+            let mut keks = verified.record.customer.iter().flat_map(|customer| &customer.keks);
+            let Some(to) = keks.find(|kek| kek.public_key.is_some()) else { continue };
+            let rewrapped = rewrap(engine, &operation.account, (of, from), to, genuine).await;
+            let rewrapped = rewrapped.map_err(|e| stop(e, true))?;
             let bytes = rewrapped.seal(service.record_key());
             let bytes = bytes.map_err(|e| stop(verified.record.bad(e), true))?;
             // Where it is gone, it was drained.
@@ -294,32 +286,28 @@ pub(super) async fn rewrap_segments(task: &Task, begun: &Begun) -> Result<(), St
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "a step of the one above")]
+/// The segment under the public half of this KEK in place of its wrap under that version, which unwraps it afresh.
 async fn rewrap(
     engine: &Inner,
     name: &AccountName,
-    principal: &Principal,
-    from: &KeyId,
-    record: &AccountRecord,
-    pinned: &PinnedKey,
+    (principal, from): (&Principal, &KeyId),
+    to: &CustomerKek,
     mut segment: SegmentRecord,
-    at: usize,
 ) -> Result<SegmentRecord, EngineError> {
+    let Some(pinned) = &to.public_key else { return Ok(segment) };
     let vault = kek::vault_of(engine, name, principal)?;
     let aeks = kek::unwrap_all(engine, vault, from, std::slice::from_ref(&segment.key)).await?;
-    let unfit =
-        |e: &dyn std::fmt::Display| EngineError::UnfitKek { reason: format!("{}: {e}", pinned.key_id) };
     let Some(aek) = aeks.first() else { return Ok(segment) };
-    segment.key.wraps[at] = WrappedKey {
+    let unfit = |e| EngineError::UnfitKek { reason: format!("{}: {e}", pinned.key_id) };
+    let new = WrappedKey {
         key_id: pinned.key_id.clone(),
         algorithm: WrapAlgorithm::RsaOaep256,
-        bytes: pinned.key.wrap(aek).map_err(|e| unfit(&e))?,
+        bytes: pinned.key.wrap(aek).map_err(unfit)?,
     };
-    let holders = record.customer.iter().flat_map(|customer| &customer.keks);
-    let mut holders = holders.filter(|kek| kek.key_id == pinned.key_id);
-    if let Some(holder) = holders.next() {
-        let vault = kek::vault_of(engine, name, &holder.principal)?;
-        kek::unwrap_all(engine, vault, &pinned.key_id, std::slice::from_ref(&segment.key)).await?;
+    for wrap in segment.key.wraps.iter_mut().filter(|wrap| wrap.key_id == *from) {
+        *wrap = new.clone();
     }
+    let vault = kek::vault_of(engine, name, &to.principal)?;
+    kek::unwrap_all(engine, vault, &pinned.key_id, std::slice::from_ref(&segment.key)).await?;
     Ok(segment)
 }

@@ -44,12 +44,16 @@ impl OperationHandle {
     /// # Errors
     /// As [`Self::status`].
     pub async fn wait(&self) -> Result<Operation, EngineError> {
+        self.until(|operation| operation.status.has_ended()).await
+    }
+
+    async fn until(&self, holds: impl Fn(&Operation) -> bool) -> Result<Operation, EngineError> {
         loop {
             let noted = self.engine.runner.noted();
             let mut noted = std::pin::pin!(noted);
             noted.as_mut().enable();
             let operation = self.status().await?;
-            if operation.status.has_ended() {
+            if holds(&operation) {
                 return Ok(operation);
             }
             tokio::select! {
@@ -78,17 +82,7 @@ impl OperationHandle {
         let cancel = |row: &mut super::row::OperationRow| row.last.cancelled = true;
         self.engine.operations.update(self.account, self.id, cancel).await?;
         self.engine.runner.wake(self.id);
-        self.wait_for_cancel().await
-    }
-
-    async fn wait_for_cancel(&self) -> Result<Operation, EngineError> {
-        loop {
-            let operation = self.status().await?;
-            if !operation.is_cancellable() {
-                return Ok(operation);
-            }
-            tokio::time::sleep(LOOK_AGAIN / 20).await;
-        }
+        self.until(|operation| !operation.is_cancellable()).await
     }
 }
 

@@ -49,6 +49,7 @@ pub(super) async fn destroy(task: &Task, begun: &Begun) -> Result<(), Stop> {
         Err(e) => return Err(stop(e, false)),
     }
     engine.records.remove_rows(task.account).await.map_err(|e| stop(e, true))?;
+    engine.ledger.forget_all(task.account).await.map_err(|e| stop(e, true))?;
     // Earlier operations name keys.
     task.update(|row| row.ended.clear()).await.map(drop)
 }
@@ -59,10 +60,7 @@ pub(super) async fn remove(task: &Task, begun: &Begun) -> Result<(), Stop> {
     let account = task.account;
     if !is_planted(Bug::PurgeKeepsWraps) {
         // Whoever wrote this operation: nothing of an account that is there is removed.
-        engine.records.learn_names(&[account].into()).await.map_err(|e| stop(e, true))?;
-        if let Some(name) = engine.records.name_of(account)
-            && engine.records.has(&name, account).await.map_err(|e| stop(e, true))?
-        {
+        if let Some(name) = engine.name_in_catalog(account).await.map_err(|e| stop(e, true))? {
             return Err(Stop::Wait(format!("account {name} is there: it is not to be removed")));
         }
     }

@@ -17,14 +17,12 @@ use serde::{Deserialize, Serialize};
 use super::{Operation, OperationId, OperationStatus};
 use crate::{
     Catalog, Revision, StoreError, StoreErrorKind,
-    engine::{EngineError, nodes::NodeId},
+    engine::{EngineError, nodes::NodeId, rows},
 };
 
 const OPERATIONS: &str = "operation/";
 /// How many that ended are kept of an account.
 const KEPT: usize = 16;
-/// How many rows are read at once.
-const PAGE: usize = 256;
 
 /// An account's operations.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,15 +92,8 @@ impl OperationRows {
 
     /// Every row.
     pub(crate) async fn all(&self) -> Result<Vec<(OperationRow, Revision)>, EngineError> {
-        let (mut all, mut after) = (Vec::new(), None);
-        loop {
-            let rows = self.0.list(OPERATIONS, after.as_deref(), PAGE).await?;
-            let Some((last, _)) = rows.last() else { return Ok(all) };
-            after = Some(last.clone());
-            for (_, stored) in rows {
-                all.push((parse(&stored.bytes)?, stored.revision));
-            }
-        }
+        let rows = rows::under(&*self.0, OPERATIONS).await?;
+        rows.into_iter().map(|(_, stored)| Ok((parse(&stored.bytes)?, stored.revision))).collect()
     }
 
     /// Begins an operation, unless one of the account's goes on: then that is returned.
