@@ -252,6 +252,7 @@ fn millis(time: Duration) -> u64 {
 
 /// The kinds by their names, so that help lists them.
 fn key_kind() -> impl TypedValueParser<Value = KeyKind> {
+    // Those that a local vault makes.
     let names = ["aes-256", "rsa-2048", "rsa-3072", "rsa-4096"];
     PossibleValuesParser::new(names).try_map(|name| name.parse::<KeyKind>())
 }

@@ -26,7 +26,17 @@ pub enum WrapAlgorithm {
     /// RSA-OAEP with SHA-256, MGF1 with SHA-256 and no label (RFC 8017, 7.1): as many bytes as the modulus has.
     #[serde(rename = "RSA-OAEP-256")]
     RsaOaep256,
+    /// AWS KMS, SYMMETRIC_DEFAULT: AES-256-GCM in a format of its own, with an encryption context; at most 6 KiB.
+    #[serde(rename = "AWS-KMS")]
+    AwsKms,
+    /// HashiCorp Vault's and OpenBao's Transit: AES-256-GCM in a text of its own (`vault:v1:...`), with AAD; at most
+    /// 6 KiB.
+    #[serde(rename = "TRANSIT")]
+    Transit,
 }
+
+/// The longest wrap of a vault that has a format of its own, in bytes: what AWS KMS answers at most.
+const MAX_FOREIGN_LEN: usize = 6 << 10;
 
 impl WrapAlgorithm {
     /// Whether a wrapped AEK can have this length, in bytes.
@@ -34,6 +44,8 @@ impl WrapAlgorithm {
         match self {
             Self::Aes256Kw => len == Aek::LEN + 8,
             Self::RsaOaep256 => matches!(len, 256 | 384 | 512),
+            // Neither format is shorter than the key and a GCM tag.
+            Self::AwsKms | Self::Transit => Aek::LEN + 16 <= len && len <= MAX_FOREIGN_LEN,
         }
     }
 }
@@ -311,6 +323,10 @@ mod tests {
     fn only_a_wrapped_aeks_length_is_accepted() {
         let accepted: Vec<_> = (0..10_000).filter(|&len| WrapAlgorithm::Aes256Kw.accepts_len(len)).collect();
         assert_eq!(accepted, [crate::kw::WRAPPED_LEN]);
+        for foreign in [WrapAlgorithm::AwsKms, WrapAlgorithm::Transit] {
+            assert!(foreign.accepts_len(48) && foreign.accepts_len(6144));
+            assert!(!foreign.accepts_len(0) && !foreign.accepts_len(47) && !foreign.accepts_len(6145));
+        }
     }
 
     #[test]

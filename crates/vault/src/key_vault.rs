@@ -98,7 +98,8 @@ impl<V: KeyVault + ?Sized> KeyVault for Arc<V> {
     }
 }
 
-/// What kind of key a KEK is. Printed and read as `aes-256`, `rsa-2048`, `rsa-3072` and `rsa-4096`.
+/// What kind of key a KEK is. Printed and read as `aes-256`, `rsa-2048`, `rsa-3072`, `rsa-4096`, `aws-kms` and
+/// `transit`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyKind {
@@ -107,18 +108,30 @@ pub enum KeyKind {
     Aes256,
     /// RSA with so many bits.
     Rsa(RsaSize),
+    /// A symmetric key of AWS KMS (SYMMETRIC_DEFAULT), which wraps in a format of its own.
+    AwsKms,
+    /// A symmetric key of a Transit engine (aes256-gcm96), which wraps in a format of its own.
+    Transit,
 }
 
 impl KeyKind {
     /// Every one.
-    pub const ALL: [Self; 4] =
-        [Self::Aes256, Self::Rsa(RsaSize::Rsa2048), Self::Rsa(RsaSize::Rsa3072), Self::Rsa(RsaSize::Rsa4096)];
+    pub const ALL: [Self; 6] = [
+        Self::Aes256,
+        Self::Rsa(RsaSize::Rsa2048),
+        Self::Rsa(RsaSize::Rsa3072),
+        Self::Rsa(RsaSize::Rsa4096),
+        Self::AwsKms,
+        Self::Transit,
+    ];
 
     /// How it wraps AEKs.
     pub const fn algorithm(self) -> WrapAlgorithm {
         match self {
             Self::Aes256 => WrapAlgorithm::Aes256Kw,
             Self::Rsa(_) => WrapAlgorithm::RsaOaep256,
+            Self::AwsKms => WrapAlgorithm::AwsKms,
+            Self::Transit => WrapAlgorithm::Transit,
         }
     }
 }
@@ -128,6 +141,8 @@ impl fmt::Display for KeyKind {
         match self {
             Self::Aes256 => f.write_str("aes-256"),
             Self::Rsa(size) => write!(f, "rsa-{}", size.bits()),
+            Self::AwsKms => f.write_str("aws-kms"),
+            Self::Transit => f.write_str("transit"),
         }
     }
 }
@@ -145,7 +160,7 @@ impl FromStr for KeyKind {
 
 /// A text names no kind of key.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0:?} is no kind of key: use aes-256, rsa-2048, rsa-3072 or rsa-4096")]
+#[error("{0:?} is no kind of key: use aes-256, rsa-2048, rsa-3072, rsa-4096, aws-kms or transit")]
 pub struct UnknownKeyKind(String);
 
 /// Whether a key version can be used.
@@ -214,7 +229,7 @@ mod tests {
     #[test]
     fn kinds_survive_the_way_to_text_and_back() {
         let names = KeyKind::ALL.map(|kind| kind.to_string());
-        assert_eq!(names, ["aes-256", "rsa-2048", "rsa-3072", "rsa-4096"]);
+        assert_eq!(names, ["aes-256", "rsa-2048", "rsa-3072", "rsa-4096", "aws-kms", "transit"]);
         for kind in KeyKind::ALL {
             assert_eq!(kind.to_string().parse(), Ok(kind));
         }

@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, time::Duration};
 use cofferdam_crypto::{EntropyError, KeyId, rsa::RsaError};
 use thiserror::Error;
 
-use crate::{VaultError, VaultErrorKind, WorkLost};
+use crate::{KeyKind, VaultError, VaultErrorKind, WorkLost};
 
 /// Why a local vault was not made, opened or changed.
 #[derive(Debug, Error)]
@@ -115,6 +115,12 @@ pub enum LocalVaultError {
         what: &'static str,
         /// The name, cut short where it is long.
         name: String,
+    },
+    /// A key of a kind that other vaults have was asked for.
+    #[error("a local vault makes no key of kind {kind}: use aes-256, rsa-2048, rsa-3072 or rsa-4096")]
+    KindOfOthers {
+        /// The kind.
+        kind: KeyKind,
     },
     /// A key id is not one of this vault.
     #[error("{key_id} is not a key of the local vault {vault}: {why}")]

@@ -261,6 +261,7 @@ impl Inner {
         match kind {
             KeyKind::Aes256 => Ok(NewKek::Aes(Kek::try_from_fn(|key| self.entropy.fill(key))?)),
             KeyKind::Rsa(size) => Ok(NewKek::Rsa(self.rsa_keys.draw(size)?)),
+            kind @ (KeyKind::AwsKms | KeyKind::Transit) => Err(LocalVaultError::KindOfOthers { kind }),
         }
     }
 

@@ -362,20 +362,17 @@ impl Inner {
             return Err(corrupt(key_id, message));
         }
         let failed = |e: LocalVaultError| e.into_vault_error(key_id);
-        match kind {
-            KeyKind::Aes256 => {
-                let kek = self.aes(place, material).map_err(failed)?;
-                kek.unwrap(&wrapped.bytes).map_err(|e| corrupt(key_id, e.to_string()).caused_by(e))
-            }
-            KeyKind::Rsa(_) => {
-                let kek = self.rsa(place, material).map_err(failed)?;
-                kek.unwrap(&wrapped.bytes).map_err(|e| match e {
-                    RsaError::Length { .. } | RsaError::Refused | RsaError::NotAnAek { .. } => {
-                        corrupt(key_id, e.to_string()).caused_by(e)
-                    }
-                    _ => failed(e.into()),
-                })
-            }
+        if let KeyKind::Rsa(_) = kind {
+            let kek = self.rsa(place, material).map_err(failed)?;
+            kek.unwrap(&wrapped.bytes).map_err(|e| match e {
+                RsaError::Length { .. } | RsaError::Refused | RsaError::NotAnAek { .. } => {
+                    corrupt(key_id, e.to_string()).caused_by(e)
+                }
+                _ => failed(e.into()),
+            })
+        } else {
+            let kek = self.aes(place, material).map_err(failed)?;
+            kek.unwrap(&wrapped.bytes).map_err(|e| corrupt(key_id, e.to_string()).caused_by(e))
         }
     }
 }
