@@ -14,6 +14,7 @@ mod entropy;
 mod error;
 pub mod executor;
 mod key_vault;
+pub mod layers;
 mod local;
 mod reauthenticate;
 mod registry;
