@@ -8,6 +8,8 @@
 
 mod budget;
 mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod entropy;
 mod error;
 pub mod executor;
