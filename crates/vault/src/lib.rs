@@ -10,6 +10,8 @@
 pub mod azure;
 mod budget;
 mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod entropy;
 mod error;
 pub mod executor;
