@@ -15,6 +15,7 @@ mod key_vault;
 mod local;
 mod reauthenticate;
 mod registry;
+mod routes;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -32,3 +33,4 @@ pub use local::{
 };
 pub use reauthenticate::{Credential, CredentialError, KNOWN_GOOD_FOR, Reauthenticating};
 pub use registry::{Principal, VaultRegistry, is_same_vault};
+pub use routes::VaultRoutes;
