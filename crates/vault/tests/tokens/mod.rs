@@ -79,6 +79,8 @@ impl Token {
     }
 
     pub(crate) fn kryoptic() -> Option<Self> {
+        // The tool that makes tokens looks at SoftHSM's own, whichever it makes.
+        servers::SoftHsm::start();
         token!(servers::Kryoptic::start())
     }
 
