@@ -17,6 +17,8 @@ mod error;
 pub mod executor;
 mod key_vault;
 mod local;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
 mod reauthenticate;
 mod registry;
 mod routes;
