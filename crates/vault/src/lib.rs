@@ -17,8 +17,11 @@ mod error;
 pub mod executor;
 mod key_vault;
 mod local;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
 mod reauthenticate;
 mod registry;
+mod routes;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -36,3 +39,4 @@ pub use local::{
 };
 pub use reauthenticate::{Credential, CredentialError, KNOWN_GOOD_FOR, Reauthenticating};
 pub use registry::{Principal, VaultRegistry, is_same_vault};
+pub use routes::VaultRoutes;
