@@ -6,6 +6,8 @@
 //!
 //! Not its job: caching, retrying, deciding what a failure costs: that is `cofferdam-keyring`'s.
 
+#[cfg(feature = "aws")]
+pub mod aws;
 mod budget;
 mod clock;
 mod entropy;
