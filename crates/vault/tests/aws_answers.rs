@@ -7,25 +7,29 @@ mod aws_support;
 
 use std::time::Duration;
 
-use aws_support::{ACCOUNT, Answer, KEY, Recorded, aek, context, id, options, wrapped};
-use cofferdam_vault::{KeyKind, KeyState, KeyVault, VaultError, VaultErrorKind as Kind, aws::AwsVault};
+use aws_support::{ACCOUNT, KEY, aek, context, decrypted, exception, id, ok, options, recorded, wrapped};
+use cofferdam_vault::{
+    KeyKind, KeyState, KeyVault, VaultError, VaultErrorKind as Kind,
+    aws::AwsVault,
+    testing::servers::{Answer, Rogue},
+};
 use serde_json::{Value, json};
 
-async fn vault(answer: Answer) -> (Recorded, AwsVault) {
-    let server = Recorded::start([answer]).await;
-    let vault = AwsVault::new(options(&server.url, ACCOUNT)).unwrap();
+fn vault(answer: Answer) -> (Rogue, AwsVault) {
+    let server = recorded([answer]);
+    let vault = AwsVault::new(options(&server.url(), ACCOUNT)).unwrap();
     (server, vault)
 }
 
 /// What each of the three calls makes of an answer.
 async fn failures(answer: Answer) -> [VaultError; 3] {
-    let (server, vault) = vault(answer).await;
+    let (server, vault) = vault(answer);
     let failures = [
         vault.wrap_key(&id(KEY), &aek(7), &context(1)).await.unwrap_err(),
         vault.unwrap_key(&wrapped(KEY), &context(1)).await.unwrap_err(),
         vault.key_properties(&id(KEY)).await.unwrap_err(),
     ];
-    assert_eq!(server.asked().len(), 3, "nothing is asked twice");
+    assert_eq!(server.asked(), 3, "nothing is asked twice");
     for failed in &failures {
         assert_eq!(failed.key_id(), Some(&id(KEY)));
     }
@@ -134,7 +138,7 @@ const ROWS: &[Row] = &[
 #[tokio::test]
 async fn every_exception_of_kms_means_what_the_table_says() {
     for &(status, code, words, kind) in ROWS {
-        for failed in failures(Answer::exception(status, code, &words.replace("KEY", KEY))).await {
+        for failed in failures(exception(status, code, &words.replace("KEY", KEY))).await {
             assert_eq!(failed.kind(), kind, "{status} {code} {words:?}: {failed}");
             assert!(failed.to_string().contains(code), "{failed}");
         }
@@ -170,7 +174,7 @@ async fn an_answer_that_names_no_exception_is_never_a_denial() {
         (503, Kind::Unavailable),
     ] {
         for body in ["", "{}", "Forbidden: the key is disabled", "<html>AccessDeniedException</html>"] {
-            for failed in failures(Answer::of(status, body)).await {
+            for failed in failures(Answer::json(status, body)).await {
                 assert_eq!(failed.kind(), kind, "{status} {body:?}: {failed}");
             }
         }
@@ -178,24 +182,12 @@ async fn an_answer_that_names_no_exception_is_never_a_denial() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed() {
-    let other = Recorded::start([Answer::decrypted(&[7; 32])]).await;
-    for status in [301, 302, 303, 307, 308] {
-        for failed in failures(Answer::of(status, "").header("location", &other.url)).await {
-            assert_eq!(failed.kind(), Kind::Other);
-            assert!(failed.to_string().contains("redirect"), "{failed}");
-        }
-    }
-    assert!(other.asked().is_empty());
-}
-
-#[tokio::test]
 async fn how_long_to_wait_is_passed_on() {
     let day = Duration::from_secs(24 * 60 * 60);
     for (answer, retry_after) in [
-        (Answer::exception(400, "ThrottlingException", "").header("retry-after", "86400"), Some(day)),
-        (Answer::of(429, "slow down").header("retry-after", "86400"), Some(day)),
-        (Answer::of(429, "slow down").header("retry-after", "soon"), None),
+        (exception(400, "ThrottlingException", "").with("retry-after", "86400"), Some(day)),
+        (Answer::json(429, "slow down").with("retry-after", "86400"), Some(day)),
+        (Answer::json(429, "slow down").with("retry-after", "soon"), None),
     ] {
         for failed in failures(answer).await {
             assert_eq!(failed.kind(), Kind::Throttled { retry_after });
@@ -204,38 +196,20 @@ async fn how_long_to_wait_is_passed_on() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_kmss_is_no_denial_and_no_key() {
-    let long = json!({ "__type": "AccessDeniedException", "message": "x".repeat(2 << 20) });
-    for (answer, kind) in [
-        (Answer::of(200, "not JSON"), Kind::Other),
-        (Answer::of(200, "{\"KeyId\": \"arn:aws:kms"), Kind::Other),
-        (Answer::of(200, "{}"), Kind::Other),
-        (Answer::of(200, "[]"), Kind::Other),
-        (Answer::of(400, long.to_string()), Kind::Other),
-        (Answer::of(503, long.to_string()), Kind::Unavailable),
-        (Answer::of(200, vec![b' '; 100 << 20]), Kind::Other),
-    ] {
-        for failed in failures(answer.clone()).await {
-            assert_eq!(failed.kind(), kind, "{} bytes: {failed}", answer.body.len());
-        }
-    }
-}
-
-#[tokio::test]
 async fn what_is_unwrapped_is_an_aek_of_the_key_that_was_asked() {
-    let (_server, vault) = vault(Answer::decrypted(&[7; 32])).await;
+    let (_server, vault) = vault(ok(&decrypted(&[7; 32])));
     let unwrapped = vault.unwrap_key(&wrapped(KEY), &context(1)).await.unwrap();
     assert_eq!(unwrapped.expose(), aek(7).expose());
     for plaintext in [&[][..], &[7; 31], &[7; 33]] {
-        let (_server, vault) = self::vault(Answer::decrypted(plaintext)).await;
+        let (_server, vault) = self::vault(ok(&decrypted(plaintext)));
         let failed = vault.unwrap_key(&wrapped(KEY), &context(1)).await.unwrap_err();
         assert_eq!(failed.kind(), Kind::Corrupt, "{failed}");
     }
     let another = KEY.replace("1234abcd", "1234abce");
-    let mut body: Value = serde_json::from_slice(&Answer::decrypted(&[7; 32]).body).unwrap();
+    let mut body = decrypted(&[7; 32]);
     for key in [json!(another), json!("alias/a"), Value::Null] {
         body["KeyId"] = key;
-        let (_server, vault) = self::vault(Answer::ok(&body)).await;
+        let (_server, vault) = self::vault(ok(&body));
         let failed = vault.unwrap_key(&wrapped(KEY), &context(1)).await.unwrap_err();
         assert_eq!(failed.kind(), Kind::Other, "{failed}");
     }
@@ -245,13 +219,13 @@ async fn what_is_unwrapped_is_an_aek_of_the_key_that_was_asked() {
 async fn no_secret_of_a_signature_shows_in_an_error() {
     let words = "The request signature we calculated does not match the signature you provided.\n\n\
                  The Canonical String for this request should have been\n'POST\n/\n\nx-amz-security-token:canary";
-    for failed in failures(Answer::exception(400, "InvalidSignatureException", words)).await {
+    for failed in failures(exception(400, "InvalidSignatureException", words)).await {
         let shown = format!("{failed} {failed:?}");
         assert_eq!(failed.kind(), Kind::Unauthenticated);
         assert!(!shown.contains("canary") && !shown.contains("Canonical"), "{shown}");
     }
     // An answer that can't be read may hold the key.
-    let (_server, vault) = vault(Answer::of(200, r#"{"Plaintext": "Y2FuYXJ5", "KeyId": "#)).await;
+    let (_server, vault) = vault(Answer::json(200, r#"{"Plaintext": "Y2FuYXJ5", "KeyId": "#));
     let failed = vault.unwrap_key(&wrapped(KEY), &context(1)).await.unwrap_err();
     let shown = format!("{failed} {failed:?}");
     assert!(!shown.contains("Y2FuYXJ5"), "{shown}");
@@ -262,33 +236,10 @@ async fn a_wrong_clock_is_named() {
     for words in [
         "Signature expired: 20260101T000000Z is now earlier than 20261127T210000Z (20261127T211500Z - 15 min.)",
     ] {
-        for failed in failures(Answer::exception(400, "InvalidSignatureException", words)).await {
+        for failed in failures(exception(400, "InvalidSignatureException", words)).await {
             assert!(failed.to_string().contains("clock"), "{failed}");
         }
     }
-}
-
-#[tokio::test]
-async fn a_vault_that_is_not_there_or_answers_late_is_an_outage() {
-    // Bound and closed again: nobody listens there.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", free.local_addr().unwrap());
-    drop(free);
-    let vault = AwsVault::new(options(&url, ACCOUNT)).unwrap();
-    assert_eq!(vault.key_properties(&id(KEY)).await.unwrap_err().kind(), Kind::Unavailable);
-
-    // It takes the connection and says nothing.
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", silent.local_addr().unwrap());
-    let short = Duration::from_millis(200);
-    let vault = AwsVault::new(options(&url, ACCOUNT).timeouts(short, short)).unwrap();
-    let failed = vault.unwrap_key(&wrapped(KEY), &context(1)).await.unwrap_err();
-    assert_eq!(failed.kind(), Kind::Unavailable, "{failed}");
-
-    let url = "https://kms.no-such-host.invalid";
-    let vault = AwsVault::new(options(url, ACCOUNT)).unwrap();
-    let failed = vault.key_properties(&id(KEY)).await.unwrap_err();
-    assert_eq!(failed.kind(), Kind::Unavailable, "{failed}");
 }
 
 /// What DescribeKey says of a key, with these changes.
@@ -313,7 +264,7 @@ fn described(changes: Value) -> Answer {
     for (name, value) in changes.as_object().unwrap() {
         metadata[name] = value.clone();
     }
-    Answer::ok(&json!({ "KeyMetadata": metadata }))
+    ok(&json!({ "KeyMetadata": metadata }))
 }
 
 #[tokio::test]
@@ -329,7 +280,7 @@ async fn a_keys_state_is_told_also_of_a_key_that_can_not_be_used() {
         ("Unavailable", Err(Kind::Unavailable)),
         ("SomethingNew", Err(Kind::Other)),
     ] {
-        let (_server, vault) = vault(described(json!({ "KeyState": state }))).await;
+        let (_server, vault) = vault(described(json!({ "KeyState": state })));
         let answer = vault.key_properties(&id(KEY)).await;
         let said = answer.as_ref().map(|said| said.state).map_err(|failed| failed.kind());
         assert_eq!(said, expected, "{state}");
@@ -348,7 +299,7 @@ async fn only_a_key_that_nobody_can_destroy_at_once_is_recoverable() {
         ("EXTERNAL_KEY_STORE", false, false),
         ("SOMETHING_NEW", false, false),
     ] {
-        let (_server, vault) = vault(described(json!({ "Origin": origin }))).await;
+        let (_server, vault) = vault(described(json!({ "Origin": origin })));
         let said = vault.key_properties(&id(KEY)).await.unwrap();
         assert_eq!((said.soft_delete, said.purge_protection), (soft_delete, purge_protection), "{origin}");
         assert_eq!(said.expires_at, None);
@@ -359,11 +310,11 @@ async fn only_a_key_that_nobody_can_destroy_at_once_is_recoverable() {
 async fn imported_material_tells_when_it_expires() {
     let changes =
         json!({ "Origin": "EXTERNAL", "ExpirationModel": "KEY_MATERIAL_EXPIRES", "ValidTo": 1.9e9 });
-    let (_server, vault) = vault(described(changes)).await;
+    let (_server, vault) = vault(described(changes));
     let said = vault.key_properties(&id(KEY)).await.unwrap();
     assert_eq!(said.expires_at, Some(Duration::from_secs(1_900_000_000)));
     let changes = json!({ "Origin": "EXTERNAL", "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE" });
-    let (_server, vault) = self::vault(described(changes)).await;
+    let (_server, vault) = self::vault(described(changes));
     assert_eq!(vault.key_properties(&id(KEY)).await.unwrap().expires_at, None);
 }
 
@@ -376,7 +327,7 @@ async fn keys_that_wrap_nothing_and_keys_of_awss_own_are_refused() {
         json!({ "KeySpec": null }),
         json!({ "KeyManager": "AWS" }),
     ] {
-        let (_server, vault) = vault(described(changes.clone())).await;
+        let (_server, vault) = vault(described(changes.clone()));
         let failed = vault.key_properties(&id(KEY)).await.unwrap_err();
         assert_eq!(failed.kind(), Kind::Other, "{changes}: {failed}");
     }

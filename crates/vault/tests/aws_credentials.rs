@@ -15,13 +15,15 @@ use std::{
 };
 
 use async_trait::async_trait;
-use aws_support::{ACCOUNT, Answer, KEY, Recorded, aek, context, id, options, wrapped};
+use aws_support::{
+    ACCOUNT, KEY, aek, context, decrypted, encrypted, exception, id, ok, options, recorded, wrapped,
+};
 use cofferdam_vault::{
     CredentialError, KeyVault, Meaning, VaultErrorKind as Kind,
     aws::{AwsCredentialSource, AwsCredentials, AwsVault},
+    testing::servers::{Answer, Rogue},
 };
 use data_encoding::{BASE64, HEXLOWER};
-use serde_json::json;
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
@@ -47,56 +49,63 @@ impl AwsCredentialSource for Numbered {
     }
 }
 
+/// The access keys that requests were signed with.
+fn signed_by(server: &Rogue) -> Vec<String> {
+    let key = |authorization: &str| {
+        let (_, rest) = authorization.split_once("Credential=").unwrap();
+        rest.split_once('/').unwrap().0.to_owned()
+    };
+    server.requests().iter().map(|request| key(request.header("authorization").unwrap())).collect()
+}
+
 fn expired() -> Answer {
-    Answer::exception(400, "ExpiredTokenException", "The security token included in the request is expired")
+    exception(400, "ExpiredTokenException", "The security token included in the request is expired")
 }
 
 #[tokio::test]
 async fn an_expired_token_is_renewed_once_and_kms_asked_again() {
-    let server = Recorded::start([expired(), Answer::decrypted(&[7; 32])]).await;
+    let server = recorded([expired(), ok(&decrypted(&[7; 32]))]);
     let source = Arc::new(Numbered::default());
-    let vault = AwsVault::connect(options(&server.url, ACCOUNT).credentials(source.clone())).unwrap();
+    let vault = AwsVault::connect(options(&server.url(), ACCOUNT).credentials(source.clone())).unwrap();
     vault.unwrap_key(&wrapped(KEY), &context(1)).await.unwrap();
-    let asked = server.asked();
-    assert!(asked[0].head.contains("Credential=AKIANUMBER0/"), "{}", asked[0].head);
-    assert!(asked[1].head.contains("Credential=AKIANUMBER1/"), "{}", asked[1].head);
-    assert_eq!((asked.len(), source.given.load(Ordering::Relaxed)), (2, 2));
+    assert_eq!(signed_by(&server), ["AKIANUMBER0", "AKIANUMBER1"]);
+    assert_eq!(source.given.load(Ordering::Relaxed), 2);
     vault.unwrap_key(&wrapped(KEY), &context(1)).await.unwrap();
     assert_eq!(source.given.load(Ordering::Relaxed), 2, "it is kept");
 }
 
 #[tokio::test]
 async fn a_token_that_is_expired_again_is_an_outage() {
-    let server = Recorded::start([expired()]).await;
+    let server = recorded([expired()]);
     let source = Arc::new(Numbered::default());
-    let vault = AwsVault::connect(options(&server.url, ACCOUNT).credentials(source.clone())).unwrap();
+    let vault = AwsVault::connect(options(&server.url(), ACCOUNT).credentials(source.clone())).unwrap();
     let failed = vault.unwrap_key(&wrapped(KEY), &context(1)).await.unwrap_err();
     assert_eq!(failed.kind(), Kind::Unauthenticated);
-    assert_eq!((server.asked().len(), source.given.load(Ordering::Relaxed)), (2, 2));
+    assert_eq!((server.asked(), source.given.load(Ordering::Relaxed)), (2, 2));
 }
 
 #[tokio::test]
 async fn no_credentials_to_be_had_is_an_outage_and_says_why() {
-    let server = Recorded::start([Answer::decrypted(&[7; 32])]).await;
+    let server = recorded([ok(&decrypted(&[7; 32]))]);
     let source = Arc::new(Numbered::default());
     *source.fails.lock().unwrap() = true;
-    let vault = AwsVault::connect(options(&server.url, ACCOUNT).credentials(source)).unwrap();
+    let vault = AwsVault::connect(options(&server.url(), ACCOUNT).credentials(source)).unwrap();
     let failed = vault.unwrap_key(&wrapped(KEY), &context(1)).await.unwrap_err();
     assert_eq!((failed.kind(), failed.kind().meaning()), (Kind::Unauthenticated, Meaning::Outage));
     assert!(failed.to_string().contains("the token service is down"), "{failed}");
-    assert!(server.asked().is_empty());
+    assert_eq!(server.asked(), 0);
 }
 
 #[tokio::test]
 async fn a_denial_of_a_fresh_credential_counts_at_once() {
-    let denied = Answer::exception(400, "AccessDeniedException", "no resource-based policy allows it");
-    let server = Recorded::start([denied]).await;
+    let denied = exception(400, "AccessDeniedException", "no resource-based policy allows it");
+    let server = recorded([denied]);
     let source = Arc::new(Numbered::default());
-    let vault = AwsVault::connect(options(&server.url, ACCOUNT).credentials(source.clone())).unwrap();
+    let vault = AwsVault::connect(options(&server.url(), ACCOUNT).credentials(source.clone())).unwrap();
     vault.unwrap_key(&wrapped(KEY), &context(1)).await.unwrap_err();
-    let before = server.asked().len();
+    let before = server.asked();
     let failed = vault.unwrap_key(&wrapped(KEY), &context(1)).await.unwrap_err();
-    assert_eq!((failed.kind(), server.asked().len()), (Kind::AccessDenied, before + 1));
+    assert_eq!((failed.kind(), server.asked()), (Kind::AccessDenied, before + 1));
     assert!(vault.inner().owns(&id(KEY)));
 }
 
@@ -163,13 +172,13 @@ fn no_key_and_no_credential_is_logged_at_any_level() {
                 Ok::<_, std::convert::Infallible>(())
             })
             .unwrap();
-            let encrypted = Answer::ok(&json!({ "CiphertextBlob": BASE64.encode(&[9; 184]), "KeyId": KEY }));
-            let denied = Answer::exception(400, "AccessDeniedException", "no");
-            let broken = Answer::of(200, format!("{{\"Plaintext\": \"{}\", ", BASE64.encode(&canary)));
-            let answers = [encrypted, Answer::decrypted(&canary), denied, broken];
-            let server = Recorded::start(answers).await;
+            let encrypted = ok(&encrypted(KEY));
+            let denied = exception(400, "AccessDeniedException", "no");
+            let broken = Answer::json(200, format!("{{\"Plaintext\": \"{}\", ", BASE64.encode(&canary)));
+            let answers = [encrypted, ok(&decrypted(&canary)), denied, broken];
+            let server = recorded(answers);
             let source = Arc::new(Numbered::default());
-            let vault = AwsVault::connect(options(&server.url, ACCOUNT).credentials(source)).unwrap();
+            let vault = AwsVault::connect(options(&server.url(), ACCOUNT).credentials(source)).unwrap();
             vault.wrap_key(&id(KEY), &key, &context(1)).await.unwrap();
             vault.unwrap_key(&wrapped(KEY), &context(1)).await.unwrap();
             vault.unwrap_key(&wrapped(KEY), &context(1)).await.unwrap_err();
@@ -189,8 +198,8 @@ fn no_key_and_no_credential_is_logged_at_any_level() {
 
 #[tokio::test]
 async fn a_call_that_is_given_up_leaves_the_vault_usable() {
-    let server = Recorded::start([Answer::decrypted(&[7; 32])]).await;
-    let vault = AwsVault::connect(options(&server.url, ACCOUNT)).unwrap();
+    let server = recorded([ok(&decrypted(&[7; 32]))]);
+    let vault = AwsVault::connect(options(&server.url(), ACCOUNT)).unwrap();
     let (wrap, context) = (wrapped(KEY), context(1));
     let call = vault.unwrap_key(&wrap, &context);
     // Dropped at its first wait.

@@ -4,7 +4,9 @@
 
 mod aws_support;
 
-use aws_support::{ACCOUNT, Answer, KEY, REGION, Recorded, aek, context, id, options, wrapped};
+use aws_support::{
+    ACCOUNT, KEY, REGION, aek, asked, context, decrypted, encrypted, id, ok, options, recorded, wrapped,
+};
 use cofferdam_crypto::{WrapAlgorithm, WrappedKey};
 use cofferdam_vault::{
     KeyVault, VaultErrorKind as Kind,
@@ -15,18 +17,10 @@ use serde_json::json;
 
 const SHARED: &str = "arn:aws:kms:us-east-1:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab";
 
-fn encrypted(key: &str) -> Answer {
-    Answer::ok(&json!({
-        "CiphertextBlob": BASE64.encode(&[9; 184]),
-        "EncryptionAlgorithm": "SYMMETRIC_DEFAULT",
-        "KeyId": key,
-    }))
-}
-
 #[tokio::test]
 async fn a_wrap_is_bound_to_account_epoch_and_provider_and_names_its_key() {
-    let server = Recorded::start([encrypted(KEY)]).await;
-    let vault = AwsVault::new(options(&server.url, ACCOUNT)).unwrap();
+    let server = recorded([ok(&encrypted(KEY))]);
+    let vault = AwsVault::new(options(&server.url(), ACCOUNT)).unwrap();
     let alias = id("arn:aws:kms:eu-west-1:111122223333:alias/payroll");
     for key_id in [id(KEY), alias.clone()] {
         let wrapped = vault.wrap_key(&key_id, &aek(7), &context(1)).await.unwrap();
@@ -45,17 +39,17 @@ async fn a_wrap_is_bound_to_account_epoch_and_provider_and_names_its_key() {
             },
         })
     };
-    let asked = server.asked();
-    assert_eq!([&asked[0].body, &asked[1].body], [&expected(KEY), &expected(alias.as_str())]);
-    let head = asked[0].head.to_ascii_lowercase();
-    assert!(head.contains("x-amz-target: trentservice.encrypt"), "{head}");
-    assert!(head.contains("/eu-west-1/kms/aws4_request"), "{head}");
+    assert_eq!(asked(&server), [expected(KEY), expected(alias.as_str())]);
+    let request = &server.requests()[0];
+    assert_eq!(request.header("x-amz-target"), Some("TrentService.Encrypt"));
+    let signature = request.header("authorization").unwrap();
+    assert!(signature.contains("/eu-west-1/kms/aws4_request"), "{signature}");
 }
 
 #[tokio::test]
 async fn an_unwrap_names_the_key_of_its_wrap_and_the_same_context() {
-    let server = Recorded::start([Answer::decrypted(&[7; 32])]).await;
-    let vault = AwsVault::new(options(&server.url, ACCOUNT)).unwrap();
+    let server = recorded([ok(&decrypted(&[7; 32]))]);
+    let vault = AwsVault::new(options(&server.url(), ACCOUNT)).unwrap();
     vault.unwrap_key(&wrapped(KEY), &context(1)).await.unwrap();
     let expected = json!({
         "KeyId": KEY,
@@ -67,13 +61,13 @@ async fn an_unwrap_names_the_key_of_its_wrap_and_the_same_context() {
             "cofferdam:provider": "customer",
         },
     });
-    assert_eq!(server.asked()[0].body, expected);
+    assert_eq!(asked(&server), [expected]);
 }
 
 #[tokio::test]
 async fn another_vaults_keys_and_malformed_wraps_are_refused_before_anything_is_sent() {
-    let server = Recorded::start([encrypted(KEY)]).await;
-    let vault = AwsVault::new(options(&server.url, ACCOUNT)).unwrap();
+    let server = recorded([ok(&encrypted(KEY))]);
+    let vault = AwsVault::new(options(&server.url(), ACCOUNT)).unwrap();
     for foreign in [
         KEY.replace(ACCOUNT, "444455556666"),
         KEY.replace(REGION, "us-east-1"),
@@ -109,15 +103,15 @@ async fn another_vaults_keys_and_malformed_wraps_are_refused_before_anything_is_
     }
     assert!(vault.owns(&id(KEY)));
     assert_eq!(vault.public_key(&id(KEY)).await.unwrap_err().kind(), Kind::Other);
-    assert!(server.asked().is_empty());
+    assert_eq!(server.asked(), 0);
 }
 
 #[tokio::test]
 async fn a_multi_region_key_is_one_key_wherever_it_is_asked_for() {
     let here = SHARED.replace("us-east-1", REGION);
-    let server = Recorded::start([encrypted(&here)]).await;
+    let server = recorded([ok(&encrypted(&here))]);
     let options = |replicas: [&str; 2]| -> AwsOptions {
-        options(&server.url, ACCOUNT).multi_region("us-east-1", replicas)
+        options(&server.url(), ACCOUNT).multi_region("us-east-1", replicas)
     };
     let vault = AwsVault::new(options([REGION, "ap-south-1"])).unwrap();
     for region in ["us-east-1", REGION, "ap-south-1"] {
@@ -125,7 +119,7 @@ async fn a_multi_region_key_is_one_key_wherever_it_is_asked_for() {
             vault.wrap_key(&id(&SHARED.replace("us-east-1", region)), &aek(7), &context(1)).await.unwrap();
         assert_eq!(wrapped.key_id, id(SHARED), "spelled as at home");
     }
-    assert!(server.asked().iter().all(|asked| asked.body["KeyId"] == here), "asked for where requests go");
+    assert!(asked(&server).iter().all(|body| body["KeyId"] == here), "asked for where requests go");
     let elsewhere = id(&SHARED.replace("us-east-1", "eu-north-1"));
     assert!(!vault.owns(&elsewhere));
     assert!(!vault.owns(&id(&KEY.replace(REGION, "us-east-1"))), "a key of one region is no other's");
@@ -137,8 +131,8 @@ async fn an_alias_that_stands_for_a_key_elsewhere_is_not_believed() {
     for elsewhere in
         [KEY.replace(ACCOUNT, "444455556666"), KEY.replace(REGION, "us-east-1"), alias.to_string()]
     {
-        let server = Recorded::start([encrypted(&elsewhere)]).await;
-        let vault = AwsVault::new(options(&server.url, ACCOUNT).account("444455556666")).unwrap();
+        let server = recorded([ok(&encrypted(&elsewhere))]);
+        let vault = AwsVault::new(options(&server.url(), ACCOUNT).account("444455556666")).unwrap();
         let failed = vault.wrap_key(&alias, &aek(7), &context(1)).await.unwrap_err();
         assert_eq!(failed.kind(), Kind::Other, "{failed}");
     }
@@ -148,8 +142,8 @@ async fn an_alias_that_stands_for_a_key_elsewhere_is_not_believed() {
 async fn a_wrap_that_is_none_is_not_kept() {
     for bytes in [0, 47, 6145] {
         let body = json!({ "CiphertextBlob": BASE64.encode(&vec![9; bytes]), "KeyId": KEY });
-        let server = Recorded::start([Answer::ok(&body)]).await;
-        let vault = AwsVault::new(options(&server.url, ACCOUNT)).unwrap();
+        let server = recorded([ok(&body)]);
+        let vault = AwsVault::new(options(&server.url(), ACCOUNT)).unwrap();
         let failed = vault.wrap_key(&id(KEY), &aek(7), &context(1)).await.unwrap_err();
         assert_eq!(failed.kind(), Kind::Other, "{failed}");
     }

@@ -1,24 +1,21 @@
-//! What the tests of AWS KMS share: a server that gives recorded answers, and options for servers on this machine.
+//! What the tests of AWS KMS share: answers recorded from its published API, and options for servers on this machine.
 
 #![allow(dead_code, reason = "each file of tests uses a part")]
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use cofferdam_crypto::{AccountId, Aek, Epoch, KeyId, KeyScope, Provider, WrapAlgorithm, WrappedKey};
 use cofferdam_vault::{
     CredentialError, WrapContext,
     aws::{AwsCredentialSource, AwsCredentials, AwsOptions},
+    testing::servers::{Answer, Rogue, Speaks},
 };
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
-    task::JoinHandle,
+    net::TcpStream,
 };
 
 pub(crate) const REGION: &str = "eu-west-1";
@@ -63,117 +60,111 @@ pub(crate) fn options(url: &str, account: &str) -> AwsOptions {
     AwsOptions::new(REGION, account).credentials(Arc::new(Fixed)).endpoint(url).allow_plain_http_to_loopback()
 }
 
-/// What a server answers.
-#[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) headers: Vec<(&'static str, String)>,
-    pub(crate) body: Vec<u8>,
+/// KMS says yes.
+pub(crate) fn ok(body: &Value) -> Answer {
+    Answer::json(200, body.to_string())
 }
 
-impl Answer {
-    pub(crate) fn of(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, headers: Vec::new(), body: body.into() }
-    }
-
-    pub(crate) fn ok(body: &Value) -> Self {
-        Self::of(200, body.to_string())
-    }
-
-    /// As KMS says that something failed.
-    pub(crate) fn exception(status: u16, code: &str, message: &str) -> Self {
-        Self::of(status, json!({ "__type": code, "message": message }).to_string())
-    }
-
-    pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
-        self
-    }
-
-    pub(crate) fn decrypted(plaintext: &[u8]) -> Self {
-        Self::ok(&json!({
-            "EncryptionAlgorithm": "SYMMETRIC_DEFAULT",
-            "KeyId": KEY,
-            "Plaintext": BASE64.encode(plaintext),
-        }))
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut head =
-            format!("HTTP/1.1 {} Recorded\r\ncontent-length: {}\r\n", self.status, self.body.len());
-        for (name, value) in &self.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        head.push_str("content-type: application/x-amz-json-1.1\r\n\r\n");
-        [head.as_bytes(), &self.body].concat()
-    }
+/// KMS says that something failed.
+pub(crate) fn exception(status: u16, code: &str, message: &str) -> Answer {
+    Answer::json(status, json!({ "__type": code, "message": message }).to_string())
 }
 
-/// What a server was asked.
-#[derive(Clone, Debug)]
-pub(crate) struct Asked {
-    pub(crate) head: String,
-    pub(crate) body: Value,
+/// KMS unwrapped this.
+pub(crate) fn decrypted(plaintext: &[u8]) -> Value {
+    json!({ "EncryptionAlgorithm": "SYMMETRIC_DEFAULT", "KeyId": KEY, "Plaintext": BASE64.encode(plaintext) })
 }
 
-/// A server on this machine that gives recorded answers, the last one again and again.
+/// KMS wrapped something by this key.
+pub(crate) fn encrypted(key: &str) -> Value {
+    json!({
+        "CiphertextBlob": BASE64.encode(&[9; 184]),
+        "EncryptionAlgorithm": "SYMMETRIC_DEFAULT",
+        "KeyId": key,
+    })
+}
+
+/// A server that gives these answers by turns, and the last again and again.
+pub(crate) fn recorded(answers: impl IntoIterator<Item = Answer>) -> Rogue {
+    Rogue::in_turn(Speaks::Http, answers)
+}
+
+/// What it was asked, the bodies.
+pub(crate) fn asked(server: &Rogue) -> Vec<Value> {
+    server.requests().iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect()
+}
+
+/// What the customer does in AWS's console, on a stand-in that checks no signature: each call a request of its own.
 #[derive(Debug)]
-pub(crate) struct Recorded {
-    pub(crate) url: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
-    task: JoinHandle<()>,
+pub(crate) struct Admin {
+    address: String,
 }
 
-impl Recorded {
-    pub(crate) async fn start(answers: impl IntoIterator<Item = Answer>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let asked = Arc::<Mutex<Vec<Asked>>>::default();
-        let answers = Arc::new(Mutex::new(answers.into_iter().collect::<VecDeque<_>>()));
-        let task = tokio::spawn({
-            let asked = asked.clone();
-            async move {
-                while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(serve(stream, answers.clone(), asked.clone()));
-                }
-            }
-        });
-        Self { url, asked, task }
+impl Admin {
+    pub(crate) fn new(url: &str) -> Self {
+        Self { address: url.strip_prefix("http://").unwrap().trim_end_matches('/').into() }
     }
 
-    pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+    /// A socket of its own to the same server.
+    pub(crate) fn raw(&self) -> Raw {
+        Raw { address: self.address.clone(), stream: None }
+    }
+
+    /// A symmetric key.
+    pub(crate) async fn create_key(&self) -> KeyId {
+        let answer = self.call("CreateKey", "KeyUsage", "ENCRYPT_DECRYPT", &[]).await;
+        id(answer["KeyMetadata"]["Arn"].as_str().unwrap())
+    }
+
+    /// Calls KMS with these members, `true` as a boolean and a key named by its bare id, and must succeed.
+    pub(crate) async fn call(&self, action: &str, name: &str, value: &str, more: &[(&str, &str)]) -> Value {
+        let mut body = json!({});
+        for (name, value) in [(name, value)].iter().chain(more) {
+            body[name] = match *value {
+                "true" => json!(true),
+                key if name.ends_with("KeyId") => json!(key.rsplit('/').next()),
+                value => json!(value),
+            };
+        }
+        let (status, answer) = self.raw().post(action, &body.to_string()).await;
+        assert_eq!(status, 200, "{action}: {answer}");
+        serde_json::from_str(&answer).unwrap()
     }
 }
 
-impl Drop for Recorded {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+/// Requests over a bare socket, which is kept as long as the server keeps it.
+pub(crate) struct Raw {
+    address: String,
+    stream: Option<BufReader<TcpStream>>,
 }
 
-async fn serve(stream: TcpStream, answers: Arc<Mutex<VecDeque<Answer>>>, asked: Arc<Mutex<Vec<Asked>>>) {
-    let mut stream = BufReader::new(stream);
-    loop {
+impl Raw {
+    /// One request, and what came: the status and the body.
+    pub(crate) async fn post(&mut self, action: &str, body: &str) -> (u16, String) {
+        let address = &self.address;
+        let request = format!(
+            "POST / HTTP/1.1\r\nhost: {address}\r\nx-amz-target: TrentService.{action}\r\n\
+             content-type: application/x-amz-json-1.1\r\n\
+             authorization: AWS4-HMAC-SHA256 Credential=ADMIN/20260101/{REGION}/kms/aws4_request, \
+             SignedHeaders=host, Signature=0\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => BufReader::new(TcpStream::connect(address).await.unwrap()),
+        };
+        stream.write_all(request.as_bytes()).await.unwrap();
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
-            if matches!(stream.read_line(&mut head).await, Err(_) | Ok(0)) {
-                return;
-            }
+            assert_ne!(stream.read_line(&mut head).await.unwrap(), 0, "the server hung up: {head}");
         }
-        let length = head.lines().find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().unwrap())
-        });
-        let mut body = vec![0; length.unwrap_or(0)];
-        stream.read_exact(&mut body).await.unwrap();
-        let body = serde_json::from_slice(&body).unwrap();
-        asked.lock().unwrap().push(Asked { head, body });
-        let answer = {
-            let mut answers = answers.lock().unwrap();
-            if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }
-        };
-        // The client may have gone.
-        let _ = stream.write_all(&answer.unwrap().bytes()).await;
+        let head = head.to_ascii_lowercase();
+        let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let mut answer = vec![0; header("content-length:").unwrap().parse().unwrap()];
+        stream.read_exact(&mut answer).await.unwrap();
+        if header("connection:") != Some("close") {
+            self.stream = Some(stream);
+        }
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), String::from_utf8(answer).unwrap())
     }
 }
