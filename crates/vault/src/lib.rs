@@ -8,6 +8,8 @@
 
 #[cfg(feature = "azure")]
 pub mod azure;
+#[cfg(feature = "aws")]
+pub mod aws;
 mod budget;
 mod clock;
 #[cfg(feature = "conformance")]
