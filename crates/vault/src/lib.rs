@@ -17,6 +17,8 @@ mod reauthenticate;
 mod registry;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "transit")]
+pub mod transit;
 
 pub use budget::{BudgetError, VaultBudget};
 pub use clock::{Clock, SystemClock, Timestamp};
