@@ -4,13 +4,17 @@
 
 mod transit_support;
 
-use cofferdam_crypto::{AccountId, Epoch, KeyScope, Provider, WrapAlgorithm, WrappedKey};
-use cofferdam_vault::{KeyKind, KeyState, KeyVault, VaultErrorKind as Kind, WrapContext};
-use transit_support::{World, aek, context, id, kind, payroll};
+use cofferdam_crypto::{AccountId, Epoch, KeyId, KeyScope, Provider, WrapAlgorithm, WrappedKey};
+use cofferdam_vault::{
+    KeyKind, KeyState, KeyVault, Meaning, VaultErrorKind as Kind, WrapContext,
+    transit::{TransitLogin, TransitVault},
+};
+use transit_support::{World, aek, context, id, kind, payroll, value};
 
 #[tokio::test]
 async fn what_a_key_wraps_it_unwraps_for_the_same_account_epoch_and_provider_alone() {
     let Some(world) = World::dev() else { return };
+    world.grant_all();
     let vault = world.vault();
     let wrapped = vault.wrap_key(&payroll(), &aek(), &context()).await.unwrap();
     assert_eq!(wrapped.key_id, id("transit/keys/payroll/1"));
@@ -75,6 +79,7 @@ async fn a_changed_wrap_is_corrupt_wherever_it_was_changed() {
 #[tokio::test]
 async fn a_rotated_key_wraps_by_its_latest_version_and_unwraps_by_all() {
     let Some(world) = World::dev() else { return };
+    world.grant_all();
     let vault = world.vault();
     let first = vault.wrap_key(&payroll(), &aek(), &context()).await.unwrap();
     world.rotate("payroll");
@@ -96,20 +101,17 @@ async fn a_rotated_key_wraps_by_its_latest_version_and_unwraps_by_all() {
     for (unknown, text) in
         [("transit/keys/payroll/3", text.replace(":v2:", ":v3:")), ("transit/keys/nobody/2", text)]
     {
-        let wrapped = WrappedKey { key_id: id(unknown), bytes: text.into_bytes(), ..first_like() };
+        let wrapped =
+            WrappedKey { key_id: id(unknown), bytes: text.into_bytes(), algorithm: WrapAlgorithm::Transit };
         assert_eq!(kind(vault.unwrap_key(&wrapped, &context()).await), Some(Kind::KeyNotFound), "{unknown}");
     }
-}
-
-fn first_like() -> WrappedKey {
-    WrappedKey { key_id: payroll(), algorithm: WrapAlgorithm::Transit, bytes: Vec::new() }
 }
 
 #[tokio::test]
 async fn a_wrap_makes_no_key_even_with_a_token_that_may() {
     let Some(world) = World::dev() else { return };
-    let login = cofferdam_vault::transit::TransitLogin::Token(transit_support::value(world.bao.root_token()));
-    let vault = cofferdam_vault::transit::TransitVault::connect(world.options(), login).unwrap();
+    let login = TransitLogin::Token(value(world.bao.root_token()));
+    let vault = TransitVault::connect(world.options(), login).unwrap();
     let unknown = id("transit/keys/nobody");
     assert_eq!(kind(vault.wrap_key(&unknown, &aek(), &context()).await), Some(Kind::KeyNotFound));
     assert!(world.bao.try_run(&["read", "transit/keys/nobody"]).is_err());
@@ -190,6 +192,7 @@ async fn a_mount_that_is_gone_took_its_keys_along() {
 #[tokio::test]
 async fn a_key_of_another_kind_is_no_kek() {
     let Some(world) = World::dev() else { return };
+    world.grant_all();
     let vault = world.vault();
     for settings in [
         &["type=aes128-gcm96"][..],
@@ -213,13 +216,14 @@ async fn a_key_of_another_kind_is_no_kek() {
         let mut wrapped = vault.wrap_key(&payroll(), &aek(), &context()).await.unwrap();
         wrapped.key_id = id(&format!("{path}/1"));
         let failed = vault.unwrap_key(&wrapped, &context()).await.unwrap_err();
-        assert_eq!(failed.kind().meaning(), cofferdam_vault::Meaning::Outage, "{name}: {failed}");
+        assert_eq!(failed.kind().meaning(), Meaning::Outage, "{name}: {failed}");
     }
 }
 
 #[tokio::test]
 async fn a_key_that_can_be_exported_is_reported_and_serves() {
     let Some(world) = World::dev() else { return };
+    world.grant_all();
     let vault = world.vault();
     for (name, setting) in [("exported", "exportable=true"), ("backed-up", "allow_plaintext_backup=true")] {
         let path = format!("transit/keys/{name}");
@@ -237,7 +241,7 @@ async fn a_key_of_another_server_is_refused_before_anything_is_sent() {
     let mut wrapped = vault.wrap_key(&payroll(), &aek(), &context()).await.unwrap();
     world.bao.kill();
     for elsewhere in ["transit://globex/transit/keys/payroll/1", "local://acme/keys/payroll"] {
-        let key_id = cofferdam_crypto::KeyId::new(elsewhere).unwrap();
+        let key_id = KeyId::new(elsewhere).unwrap();
         assert!(!vault.inner().owns(&key_id) && vault.inner().owns(&payroll()));
         assert_eq!(kind(vault.wrap_key(&key_id, &aek(), &context()).await), Some(Kind::Other));
         assert_eq!(kind(vault.key_properties(&key_id).await), Some(Kind::Other));

@@ -4,7 +4,7 @@
 
 mod transit_support;
 
-use cofferdam_vault::{KeyVault, VaultErrorKind as Kind, testing::servers::Bao};
+use cofferdam_vault::{KeyVault, VaultErrorKind as Kind, testing::servers::Bao, transit::TransitVault};
 use transit_support::{World, aek, context, kind, payroll};
 
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn a_service_that_starts_while_the_vault_is_sealed_logs_in_when_it_is_not(
     let Some(world) = World::of(Bao::raft()) else { return };
     let login = world.app_role();
     world.bao.seal();
-    let vault = cofferdam_vault::transit::TransitVault::connect(world.options(), login).unwrap();
+    let vault = TransitVault::connect(world.options(), login).unwrap();
     let failed = vault.key_properties(&payroll()).await.unwrap_err();
     assert_eq!(failed.kind(), Kind::Unauthenticated);
     assert!(failed.to_string().contains("sealed"), "{failed}");

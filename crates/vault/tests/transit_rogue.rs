@@ -37,7 +37,7 @@ fn rogue(speaks: Speaks, answer: Answer) -> Rogue {
 }
 
 fn looked_up() -> Answer {
-    Answer::json(200, r#"{"data":{"ttl":3600,"renewable":true}}"#)
+    Answer::json(200, r#"{"data":{"ttl":3600,"expire_time":"2026-11-27T22:06:21Z","renewable":true}}"#)
 }
 
 async fn unwrap_by(rogue: &Rogue) -> Result<cofferdam_crypto::Aek, VaultError> {

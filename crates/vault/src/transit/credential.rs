@@ -51,8 +51,8 @@ struct Held {
 struct Lease {
     /// From when on.
     since: Timestamp,
-    /// How long; zero is for ever.
-    lasts: Duration,
+    /// How long; none is for ever.
+    lasts: Option<Duration>,
     renewable: bool,
 }
 
@@ -81,7 +81,9 @@ struct LookedUp {
 
 #[derive(Deserialize)]
 struct Looked {
+    /// In whole seconds, so zero is the last one.
     ttl: u64,
+    expire_time: Option<String>,
     #[serde(default)]
     renewable: bool,
 }
@@ -134,7 +136,8 @@ impl TransitCredential {
         let since = self.clock.now();
         let answer = self.ask("auth/token/lookup-self", Some(token), None).await?;
         let LookedUp { data } = parse(&answer, &[token.expose()])?;
-        Ok(Lease { since, lasts: Duration::from_secs(data.ttl), renewable: data.renewable })
+        let lasts = data.expire_time.map(|_| Duration::from_secs(data.ttl));
+        Ok(Lease { since, lasts, renewable: data.renewable })
     }
 
     async fn ask(
@@ -175,7 +178,7 @@ impl TransitCredential {
         if lease.renewable {
             match self.extend(&token).await {
                 // Near the most that it may live, Vault gives less and less.
-                Ok(longer) if longer.lasts >= lease.lasts / 2 => {
+                Ok(longer) if longer.lasts >= lease.lasts.map(|before| before / 2) => {
                     if let Some(held) = self.held().as_mut().filter(|held| Arc::ptr_eq(&held.token, &token)) {
                         held.lease = longer;
                     }
@@ -194,7 +197,8 @@ impl TransitCredential {
         let body = Body::json(&serde_json::Map::new(), 64)?;
         let answer = self.ask("auth/token/renew-self", Some(token), Some(body)).await?;
         let LoggedIn { auth } = parse(&answer, &[token.expose()])?;
-        Ok(Lease { since, lasts: Duration::from_secs(auth.lease_duration), renewable: auth.renewable })
+        let lasts = Some(Duration::from_secs(auth.lease_duration));
+        Ok(Lease { since, lasts, renewable: auth.renewable })
     }
 
     async fn replace(&self) -> Result<(), LoginFailed> {
@@ -208,10 +212,7 @@ impl TransitCredential {
     fn due_in(&self) -> Option<Duration> {
         let held = self.held();
         let Lease { since, lasts, .. } = held.as_ref()?.lease;
-        if lasts.is_zero() {
-            return None;
-        }
-        Some((lasts * 2 / 3).saturating_sub(self.clock.now().since(&since)).max(WAITS.0))
+        Some((lasts? * 2 / 3).saturating_sub(self.clock.now().since(&since)).max(WAITS.0))
     }
 
     fn held(&self) -> MutexGuard<'_, Option<Held>> {

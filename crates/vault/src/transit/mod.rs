@@ -131,7 +131,7 @@ impl TransitVault {
     /// What the engine says of a key, if it is of a kind that can be a KEK.
     async fn key(&self, key_id: &KeyId, path: &KeyPath<'_>) -> Result<Key, VaultError> {
         let url = format!("{}/keys/{}", path.mount, path.name);
-        let key: Key = self.ask(key_id, &url, None, |answer, token| Key::read(answer, token)).await?;
+        let key: Key = self.ask(key_id, &url, None, Key::read).await?;
         key.check_kind().map_err(|e| e.about(key_id))?;
         Ok(key)
     }

@@ -64,6 +64,11 @@ impl World {
         self.policy("cofferdam", &documented_policy());
     }
 
+    /// The same for every key of the mount.
+    pub(crate) fn grant_all(&self) {
+        self.policy("cofferdam", &documented_policy().replace("payroll", "*"));
+    }
+
     pub(crate) fn deny(&self) {
         self.bao.run(&["policy", "delete", "cofferdam"]);
     }
@@ -85,10 +90,10 @@ impl World {
         ]);
     }
 
-    /// What a command prints, as JSON.
+    /// What `read` or `write` prints, as JSON.
     pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let (command, rest) = arguments.split_first().unwrap();
-        let arguments: Vec<_> = [*command, "-format=json"].into_iter().chain(rest.iter().copied()).collect();
+        let arguments = [&[*command, "-format=json"], rest].concat();
         serde_json::from_str(&self.bao.run(&arguments)).unwrap()
     }
 
@@ -103,7 +108,8 @@ impl World {
 
     /// A token with this policy that lives so long.
     pub(crate) fn token(&self, ttl: &str, policy: &str) -> String {
-        let created = self.json(&["token", "create", &format!("-policy={policy}"), &format!("-ttl={ttl}")]);
+        let (policies, ttl) = (format!("policies={policy}"), format!("ttl={ttl}"));
+        let created = self.json(&["write", "auth/token/create", &policies, &ttl]);
         created["auth"]["client_token"].as_str().unwrap().to_owned()
     }
 
