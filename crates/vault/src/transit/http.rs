@@ -16,7 +16,7 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, pem::PemObject},
 };
-use rustls_platform_verifier::Verifier;
+use rustls_platform_verifier::BuilderVerifierExt;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -236,15 +236,10 @@ fn is_loopback(host: &str) -> bool {
 }
 
 fn tls(trust: &Trust) -> Result<ClientConfig, TransitError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?;
     Ok(match trust {
-        // Not dangerous: the verifier is the system's own.
-        Trust::System => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier::new(provider)?))
-            .with_no_client_auth(),
+        Trust::System => builder.with_platform_verifier()?.with_no_client_auth(),
         Trust::Only(pem) => builder.with_root_certificates(roots(pem)?).with_no_client_auth(),
     })
 }
