@@ -6,8 +6,12 @@
 //!
 //! Not its job: caching, retrying, deciding what a failure costs: that is `cofferdam-keyring`'s.
 
+#[cfg(feature = "azure")]
+pub mod azure;
 mod budget;
 mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod entropy;
 mod error;
 pub mod executor;
