@@ -6,6 +6,10 @@
 //!
 //! Not its job: caching, retrying, deciding what a failure costs: that is `cofferdam-keyring`'s.
 
+#[cfg(feature = "azure")]
+pub mod azure;
+#[cfg(feature = "aws")]
+pub mod aws;
 mod budget;
 mod clock;
 #[cfg(feature = "conformance")]
@@ -16,10 +20,17 @@ pub mod executor;
 mod key_vault;
 pub mod layers;
 mod local;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
 mod reauthenticate;
 mod registry;
+mod routes;
+#[cfg(feature = "serve")]
+pub mod serve;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "transit")]
+pub mod transit;
 
 pub use budget::{BudgetError, VaultBudget};
 pub use clock::{Clock, SystemClock, Timestamp};
@@ -30,8 +41,9 @@ pub use key_vault::{
     KeyKind, KeyProperties, KeyState, KeyVault, PublicKeyAnswer, UnknownKeyKind, WrapContext,
 };
 pub use local::{
-    Deletion, KeyInfo, LocalVault, LocalVaultError, LocalVaultOptions, Passphrase, PassphraseCost, Recovery,
-    VersionInfo,
+    Deletion, KeyInfo, KeyOperation, LocalVault, LocalVaultError, LocalVaultOptions, Passphrase,
+    PassphraseCost, Recovery, VersionInfo,
 };
 pub use reauthenticate::{Credential, CredentialError, KNOWN_GOOD_FOR, Reauthenticating};
 pub use registry::{Principal, VaultRegistry, is_same_vault};
+pub use routes::VaultRoutes;

@@ -8,6 +8,8 @@ mod clock;
 mod entropy;
 mod rsa;
 mod scripted;
+#[cfg(feature = "servers")]
+pub mod servers;
 
 use std::time::Duration;
 
