@@ -43,10 +43,9 @@ use cryptoki::{
 use support::{aek, context};
 use tokens::{GivenPin, Place, Token};
 
-#[test]
-#[ignore = "run by other tests, as the token's owner"]
-fn the_owner_acts_in_another_process() {
-    tokens::act();
+#[tokio::test]
+async fn what_the_owner_does_in_another_process_is_done() {
+    tokens::prove_the_owner_acts().await;
 }
 
 /// What a token has not.
