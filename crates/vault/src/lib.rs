@@ -19,6 +19,8 @@ mod key_vault;
 mod local;
 mod reauthenticate;
 mod registry;
+#[cfg(feature = "serve")]
+pub mod serve;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -31,8 +33,8 @@ pub use key_vault::{
     KeyKind, KeyProperties, KeyState, KeyVault, PublicKeyAnswer, UnknownKeyKind, WrapContext,
 };
 pub use local::{
-    Deletion, KeyInfo, LocalVault, LocalVaultError, LocalVaultOptions, Passphrase, PassphraseCost, Recovery,
-    VersionInfo,
+    Deletion, KeyInfo, KeyOperation, LocalVault, LocalVaultError, LocalVaultOptions, Passphrase,
+    PassphraseCost, Recovery, VersionInfo,
 };
 pub use reauthenticate::{Credential, CredentialError, KNOWN_GOOD_FOR, Reauthenticating};
 pub use registry::{Principal, VaultRegistry, is_same_vault};
