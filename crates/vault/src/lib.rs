@@ -8,6 +8,8 @@
 
 #[cfg(feature = "azure")]
 pub mod azure;
+#[cfg(feature = "aws")]
+pub mod aws;
 mod budget;
 mod clock;
 #[cfg(feature = "conformance")]
@@ -17,12 +19,17 @@ mod error;
 pub mod executor;
 mod key_vault;
 mod local;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
 mod reauthenticate;
 mod registry;
+mod routes;
 #[cfg(feature = "serve")]
 pub mod serve;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "transit")]
+pub mod transit;
 
 pub use budget::{BudgetError, VaultBudget};
 pub use clock::{Clock, SystemClock, Timestamp};
@@ -38,3 +45,4 @@ pub use local::{
 };
 pub use reauthenticate::{Credential, CredentialError, KNOWN_GOOD_FOR, Reauthenticating};
 pub use registry::{Principal, VaultRegistry, is_same_vault};
+pub use routes::VaultRoutes;
