@@ -8,15 +8,22 @@
 
 #[cfg(feature = "aws")]
 pub mod aws;
+#[cfg(feature = "azure")]
+pub mod azure;
 mod budget;
 mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod entropy;
 mod error;
 pub mod executor;
 mod key_vault;
 mod local;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
 mod reauthenticate;
 mod registry;
+mod routes;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -34,3 +41,4 @@ pub use local::{
 };
 pub use reauthenticate::{Credential, CredentialError, KNOWN_GOOD_FOR, Reauthenticating};
 pub use registry::{Principal, VaultRegistry, is_same_vault};
+pub use routes::VaultRoutes;

@@ -71,43 +71,55 @@ impl Account {
         Ok(current)
     }
 
+    /// Whether the account is still under the keys that these are.
+    fn is_current(&self, keys: &Arc<CurrentKey>) -> bool {
+        self.shared.key.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, keys))
+    }
+
     pub(super) async fn sealing_key(&self) -> Result<LiveKey, EngineError> {
-        let current = self.current_key().await?;
-        match current.handle.sealing_key().await {
-            Ok(key) => Ok(key),
-            Err(e) => Err(self.refused(e).await),
+        loop {
+            let current = self.current_key().await?;
+            match current.handle.sealing_key().await {
+                Ok(key) => return Ok(key),
+                // The account was moved to another key while this one was waited for.
+                Err(_) if !self.is_current(&current) => {}
+                Err(e) => return Err(self.refused(e).await),
+            }
         }
     }
 
     /// A key to seal a write under, and where the write goes. For a write-only buffer it is the service's, which
     /// [`Self::buffering_key`] makes another of.
     pub(super) async fn writing_key(&self) -> Result<(LiveKey, Outcome), EngineError> {
-        let current = self.current_key().await?;
-        let buffers = self.engine.buffer.is_on() && current.provider == Provider::Customer;
-        let mut own = std::pin::pin!(current.handle.sealing_key());
-        let mut service = None;
-        let own = tokio::select! {
-            biased;
-            own = &mut own => own,
-            // Asked for at the same time: who writes in an outage waits for one time-out, not for two.
-            key = self.service_key(), if buffers => {
-                service = Some(key);
-                own.await
+        loop {
+            let current = self.current_key().await?;
+            let buffers = self.engine.buffer.is_on() && current.provider == Provider::Customer;
+            let mut own = std::pin::pin!(current.handle.sealing_key());
+            let mut service = None;
+            let own = tokio::select! {
+                biased;
+                own = &mut own => own,
+                // Asked for at the same time: who writes in an outage waits for one time-out, not for two.
+                key = self.service_key(), if buffers => {
+                    service = Some(key);
+                    own.await
+                }
+            };
+            let refusal = match own {
+                Ok(key) => return Ok((key, Outcome::Stored)),
+                Err(_) if !self.is_current(&current) => continue,
+                Err(refusal) => refusal,
+            };
+            if !buffers || !may_buffer(&refusal) {
+                self.engine.segments.forget(self.shared.id);
+                return Err(self.refused(refusal).await);
             }
-        };
-        let refusal = match own {
-            Ok(key) => return Ok((key, Outcome::Stored)),
-            Err(refusal) => refusal,
-        };
-        if !buffers || !may_buffer(&refusal) {
-            self.engine.segments.forget(self.shared.id);
-            return Err(self.refused(refusal).await);
+            let service = match service {
+                Some(Ok(key)) if key.still_usable() => Ok(key),
+                _ => self.service_key().await,
+            };
+            return Ok((service.map_err(|e| self.key_error(e))?, Outcome::Buffered));
         }
-        let service = match service {
-            Some(Ok(key)) if key.still_usable() => Ok(key),
-            _ => self.service_key().await,
-        };
-        Ok((service.map_err(|e| self.key_error(e))?, Outcome::Buffered))
     }
 
     /// What a write is sealed under that is buffered.

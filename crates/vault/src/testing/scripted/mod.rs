@@ -309,6 +309,11 @@ impl KeyVault for ScriptedVault {
     }
 
     async fn unwrap_key(&self, wrapped: &WrappedKey, context: &WrapContext) -> Result<Aek, VaultError> {
+        let len = wrapped.bytes.len();
+        if !wrapped.algorithm.accepts_len(len) {
+            let message = format!("the wrapped key has {len} bytes, which no key wraps an AEK into");
+            return Err(VaultError::new(Kind::Corrupt, message).about(&wrapped.key_id));
+        }
         let account = Some(context.scope.account);
         let (answer, mut in_flight) = self.receive(&wrapped.key_id, account, true).await?;
         let unwrapped = self.with_kek(&wrapped.key_id, |kek| kek.unwrap(wrapped)).and_then(|unwrapped| {

@@ -1,0 +1,66 @@
+//! The local vault keeps every promise that it can be asked for.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod conformance;
+mod support;
+
+use cofferdam_crypto::rsa::RsaSize;
+use cofferdam_vault::{
+    KeyKind,
+    conformance::{Outcome, run},
+    testing::SeededEntropy,
+};
+
+use conformance::{LocalFactory, not_applicable};
+
+/// A file has no permissions of its own, no limits, no credential and no network.
+const NEVER: [&str; 11] = [
+    "denied",
+    "allowed-again",
+    "throttled",
+    "throttle-ends",
+    "asks-once",
+    "credential-expired",
+    "credential-lost",
+    "credential-regained",
+    "untrusted",
+    "trusted-again",
+    "",
+];
+
+async fn conforms(kind: KeyKind, passphrase: Option<&'static str>) {
+    let report = run(&LocalFactory::new(kind, passphrase).await, &SeededEntropy::new(1)).await;
+    println!("{report}");
+    assert!(report.is_ok(), "{report}");
+    let of_others = if kind == KeyKind::Aes256 { "public-key" } else { "not-rsa" };
+    let mut never = NEVER.map(|name| if name.is_empty() { of_others } else { name });
+    let mut found = not_applicable(&report);
+    never.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, never, "{report}");
+    let moved = Outcome::Passed { note: Some("not bound, checked by us".into()) };
+    assert_eq!(report.outcome("context-account"), Some(&moved));
+}
+
+#[tokio::test]
+async fn aes_keys_in_the_clear_conform() {
+    conforms(KeyKind::Aes256, None).await;
+}
+
+#[tokio::test]
+async fn aes_keys_under_a_passphrase_conform() {
+    conforms(KeyKind::Aes256, Some("correct horse")).await;
+}
+
+#[tokio::test]
+async fn rsa_keys_conform() {
+    conforms(KeyKind::Rsa(RsaSize::Rsa2048), None).await;
+}
