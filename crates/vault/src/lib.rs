@@ -10,6 +10,10 @@
 pub mod azure;
 #[cfg(feature = "aws")]
 pub mod aws;
+#[cfg(feature = "aws")]
+pub mod aws;
+#[cfg(feature = "azure")]
+pub mod azure;
 mod budget;
 mod clock;
 #[cfg(feature = "conformance")]
