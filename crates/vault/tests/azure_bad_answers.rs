@@ -16,6 +16,7 @@ use cofferdam_vault::{
     azure::{AzureCredential, AzureError, AzureOptions, AzureVault},
     testing::servers::{Answer, Gate, Request, Rogue, Speaks},
 };
+use data_encoding::BASE64URL_NOPAD;
 use support::{aek, context};
 use tracing::{Event, Metadata, Subscriber, field, span};
 use zeroize::Zeroizing;
@@ -355,18 +356,26 @@ impl Subscriber for Everything {
 async fn no_secret_is_told_at_trace_level() {
     let told = Arc::new(Mutex::new(String::new()));
     let _guard = tracing::subscriber::set_default(Everything(told.clone()));
-    let rogue = vault(Speaks::Https, {
-        |request| {
-            let url = format!("https://{}", request.header("host").unwrap());
-            match request.method.as_str() {
-                "GET" => Answer::json(404, r#"{"error":{"code":"KeyNotFound","message":"gone"}}"#),
-                _ => sevens(request, &url),
-            }
+    let bytes = BASE64URL_NOPAD.encode(&[0xC5; 256]);
+    let rogue = vault(Speaks::Https, move |request| {
+        let url = format!("https://{}", request.header("host").unwrap());
+        let kid = format!("{url}/keys/payroll/{VERSION}");
+        if request.method == "GET" {
+            let key = format!(r#"{{"kid":"{kid}","kty":"RSA","n":"{bytes}","e":"AQAB"}}"#);
+            Answer::json(200, format!(r#"{{"key":{key},"attributes":{{"enabled":true}}}}"#))
+        } else if request.target.contains("/wrapkey") {
+            assert!(
+                request.body.windows(SEVENS.len()).any(|part| part == SEVENS.as_bytes()),
+                "the key itself"
+            );
+            Answer::json(200, format!(r#"{{"kid":"{kid}","value":"{bytes}"}}"#))
+        } else {
+            sevens(request, &url)
         }
     });
     let vault = connect(&rogue);
     unwrap(&vault, &rogue).await.unwrap();
-    vault.wrap_key(&key(&rogue), &aek(7), &context()).await.unwrap_err();
+    vault.wrap_key(&key(&rogue), &aek(7), &context()).await.unwrap();
     let told = told.lock().unwrap();
     assert!(told.contains("azure") || told.contains("typespec"), "the SDK tells something: {told}");
     assert!(told.contains(&format!("/keys/payroll/{VERSION}")), "{told}");
