@@ -18,14 +18,19 @@ mod entropy;
 mod error;
 pub mod executor;
 mod key_vault;
+pub mod layers;
 mod local;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
 mod reauthenticate;
 mod registry;
 mod routes;
+#[cfg(feature = "serve")]
+pub mod serve;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "transit")]
+pub mod transit;
 
 pub use budget::{BudgetError, VaultBudget};
 pub use clock::{Clock, SystemClock, Timestamp};
@@ -36,8 +41,8 @@ pub use key_vault::{
     KeyKind, KeyProperties, KeyState, KeyVault, PublicKeyAnswer, UnknownKeyKind, WrapContext,
 };
 pub use local::{
-    Deletion, KeyInfo, LocalVault, LocalVaultError, LocalVaultOptions, Passphrase, PassphraseCost, Recovery,
-    VersionInfo,
+    Deletion, KeyInfo, KeyOperation, LocalVault, LocalVaultError, LocalVaultOptions, Passphrase,
+    PassphraseCost, Recovery, VersionInfo,
 };
 pub use reauthenticate::{Credential, CredentialError, KNOWN_GOOD_FOR, Reauthenticating};
 pub use registry::{Principal, VaultRegistry, is_same_vault};
