@@ -15,6 +15,8 @@ mod manage;
 mod names;
 mod protect;
 mod record;
+#[cfg(feature = "serve")]
+mod served;
 
 use std::{
     convert::Infallible,
@@ -37,6 +39,7 @@ use cofferdam_crypto::{
 pub use error::LocalVaultError;
 pub use keys::{Deletion, KeyInfo, Recovery, VersionInfo};
 pub use protect::{Passphrase, PassphraseCost};
+pub use record::KeyOperation;
 
 use crate::{
     AwsLcRsaKeys, Clock, Entropy, Executor, KeyKind, KeyProperties, KeyState, KeyVault, PublicKeyAnswer,
@@ -181,6 +184,11 @@ impl LocalVault {
     pub fn key_id(&self, name: &str) -> Result<KeyId, LocalVaultError> {
         names::check_name("key", name)?;
         KeyPath::key_id(&self.0.name, name, None)
+    }
+
+    /// Whether this is an id of a key that this vault could have: whether there is one or not.
+    pub fn owns(&self, key_id: &KeyId) -> bool {
+        KeyPath::parse(key_id, &self.0.name).is_ok()
     }
 
     /// Does work on the file where files are read and written.
