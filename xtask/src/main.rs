@@ -14,6 +14,7 @@ mod licences;
 mod prove;
 mod python;
 mod run;
+mod services;
 mod test;
 mod workspace;
 
@@ -53,6 +54,8 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Installs the real vaults that tests run against, and prints the variables that say where they are
+    Services,
     /// Lists the direct dependencies with the reason for each
     Deps,
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Test { services, only } => test::run(services, &only),
         Command::Prove { words } => prove::run(&words),
         Command::Bench { json, arguments } => bench::run(json.as_deref(), &arguments),
+        Command::Services => services::print(),
         Command::Deps => deps::print().map(|()| true),
     };
     match done {

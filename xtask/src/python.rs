@@ -1,15 +1,19 @@
-//! The independent decoder: sealed blocks, opened by Python from the format's specification alone.
+//! Python: environments with pinned packages, and the independent decoder, which opens sealed blocks from the format's
+//! specification alone.
 //!
-//! It needs the package `cryptography`. With `--services` it gets an environment of its own under the target
+//! The decoder needs the package `cryptography`. With `--services` it gets an environment of its own under the target
 //! folder, with the version pinned beside it; otherwise it runs where Python has the package already.
 
-use std::{path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
     debian,
-    run::{Outcome, call, program, succeeds},
+    run::{Outcome, call, output, program, succeeds},
     workspace::root,
 };
 
@@ -28,7 +32,7 @@ pub(crate) fn decode(target: &Path, services: bool) -> Result<Outcome> {
         }
     }
     let python = if services {
-        environment(target)?
+        environment(&target.join("decoder-python"), REQUIREMENTS)?.to_string_lossy().into_owned()
     } else if succeeds(&mut program("python3", &["-c", "import cryptography"])) {
         "python3".to_owned()
     } else {
@@ -38,25 +42,38 @@ pub(crate) fn decode(target: &Path, services: bool) -> Result<Outcome> {
     Ok(Outcome::Ok(String::new()))
 }
 
-/// A virtual environment with the pinned package; returns its interpreter.
-fn environment(target: &Path) -> Result<String> {
-    let folder = target.join("decoder-python");
-    let create = || python3(&["-m", "venv", "--clear"], &folder);
-    let interpreter = folder.join("bin").join("python").to_string_lossy().into_owned();
-    let works = || succeeds(&mut program(&interpreter, &["-m", "pip", "--version"]));
-    let made = || call(&mut create()).is_ok() && works();
+/// A virtual environment with the packages that a file of the repository lists; returns its interpreter. Nothing is asked where
+/// it has them already.
+///
+/// # Errors
+/// When it can't be made, or a package can't be had.
+pub(crate) fn environment(folder: &Path, requirements: &str) -> Result<PathBuf> {
+    let interpreter = folder.join("bin").join("python");
+    let python = |arguments: &[&str]| program(&interpreter.to_string_lossy(), arguments);
+    let works = || succeeds(&mut python(&["-m", "pip", "--version"]));
+    let wanted = fs::read(root().join(requirements)).with_context(|| requirements.to_owned())?;
+    let stamp = folder.join("installed.txt");
+    if works() && fs::read(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(interpreter);
+    }
+    let create = || call(program("python3", &["-m", "venv", "--clear"]).arg(folder));
+    let made = || create().is_ok() && works();
     if !works() && !made() {
         debian::install(&["python3", "python3-venv", "python3-pip"])?;
-        call(&mut create())?;
+        create()?;
     }
-    let pip =
-        ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", REQUIREMENTS];
-    call(&mut program(&interpreter, &pip)).with_context(|| format!("can't install {REQUIREMENTS}"))?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"];
+    call(python(&pip).args(["--requirement", requirements]))
+        .with_context(|| format!("can't install {requirements}"))?;
+    fs::write(stamp, wanted)?;
     Ok(interpreter)
 }
 
-fn python3(arguments: &[&str], folder: &Path) -> Command {
-    let mut command = program("python3", arguments);
-    command.arg(folder);
-    command
+/// Where an environment has its packages.
+///
+/// # Errors
+/// When its interpreter does not say.
+pub(crate) fn site_packages(interpreter: &Path) -> Result<PathBuf> {
+    let ask = ["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"];
+    Ok(output(&mut program(&interpreter.to_string_lossy(), &ask))?.trim().into())
 }

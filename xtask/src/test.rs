@@ -2,7 +2,10 @@
 //!
 //! Cheap checks come first. All cargo calls build with every feature on, so that they share what is built.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+};
 
 use anyhow::{Result, bail};
 use cargo_metadata::{Message, TargetKind};
@@ -10,6 +13,7 @@ use cargo_metadata::{Message, TargetKind};
 use crate::{
     arrows, debian, deps, house, licences, prove, python,
     run::{Outcome, Runner, Tally, call, call_tests, cargo, output, program, verdict},
+    services::{self, Services},
     workspace::{Workspace, root},
 };
 
@@ -46,8 +50,22 @@ pub(crate) fn run(services: bool, only: &[String]) -> Result<bool> {
         Ok(Outcome::Ok(String::new()))
     });
     runner.step("strace", |_| debian::strace(services));
-    runner
-        .step("tests", |tally| counted(&["test", "--workspace", "--all-features", "--no-fail-fast"], tally));
+    let mut installed = None;
+    runner.step("services", |_| {
+        if !services {
+            return Ok(services::skipped());
+        }
+        Ok(installed.insert(Services::install(workspace.target_dir())?).outcome())
+    });
+    runner.step("tests", |tally| {
+        let installed = match installed.take() {
+            // The step before was left out, or failed.
+            None if services => Services::install(workspace.target_dir())?,
+            installed => installed.unwrap_or_default(),
+        };
+        let mut tests = cargo(&["test", "--workspace", "--all-features", "--no-fail-fast"]);
+        counted(installed.give(&mut tests), tally)
+    });
     runner.step("schedules", |tally| {
         let before = tally.passed;
         call_tests(&mut prove::schedules(&["--profile", "schedules"]), tally)?;
@@ -66,9 +84,9 @@ fn plain(arguments: &[&str]) -> Result<Outcome> {
 }
 
 /// Runs tests; a harness that ignores one has not shown what it says.
-fn counted(arguments: &[&str], tally: &mut Tally) -> Result<Outcome> {
+fn counted(tests: &mut Command, tally: &mut Tally) -> Result<Outcome> {
     let before = *tally;
-    call_tests(&mut cargo(arguments), tally)?;
+    call_tests(tests, tally)?;
     if tally.ignored > before.ignored {
         bail!("{} tests were ignored", tally.ignored - before.ignored);
     }
@@ -83,7 +101,7 @@ fn rustcrypto(tally: &mut Tally) -> Result<Outcome> {
         bail!("aws-lc is built under --no-default-features");
     }
     call(&mut cargo(&["check", "--workspace", "--no-default-features"]))?;
-    counted(&["test", "--package", "cofferdam-crypto", "--no-default-features"], tally)
+    counted(&mut cargo(&["test", "--package", "cofferdam-crypto", "--no-default-features"]), tally)
 }
 
 /// Packages in several versions: shown, not forbidden, since most are others' to mend.

@@ -186,6 +186,11 @@ impl LocalVault {
         KeyPath::key_id(&self.0.name, name, None)
     }
 
+    /// Whether this is an id of a key that this vault could have: whether there is one or not.
+    pub fn owns(&self, key_id: &KeyId) -> bool {
+        KeyPath::parse(key_id, &self.0.name).is_ok()
+    }
+
     /// Does work on the file where files are read and written.
     async fn run<T: Send + 'static>(
         &self,
