@@ -289,6 +289,26 @@ pub(crate) enum Vault {
     Offline,
     /// Makes the vault answer again
     Online,
+    /// Serves the vault's keys by Azure Key Vault's REST API, over TLS, until it is interrupted: for development
+    #[cfg(feature = "serve")]
+    Serve(Serve),
+}
+
+#[cfg(feature = "serve")]
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Where it listens; port 0 is any that is free
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8443")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// The host name or address in its URL and its certificate [default: that of --listen]
+    #[arg(long, value_name = "HOST", value_parser = crate::values::host)]
+    pub(crate) host: Option<String>,
+    /// Lets deleted keys be purged at once, where they are made by this server: no account should be under such
+    #[arg(long)]
+    pub(crate) no_purge_protection: bool,
+    /// How long a token is good for
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1h")]
+    pub(crate) token_time: Duration,
 }
 
 #[derive(Debug, Args)]

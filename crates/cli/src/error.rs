@@ -102,6 +102,10 @@ pub(crate) enum CliError {
     /// The key that a home signs receipts with can't be read.
     #[error("{} is damaged ({what}): restore it from a copy, or delete it to begin with another key", .path.display())]
     DamagedReceiptKey { path: PathBuf, what: String },
+    /// What a home's key server is known by can't be read.
+    #[cfg(feature = "serve")]
+    #[error("{} is damaged ({what}): {why}", .path.display())]
+    DamagedServing { path: PathBuf, what: &'static str, why: String },
     /// An archive can't be read or written.
     #[error("{}: {source}", .path.display())]
     Archive { path: PathBuf, source: ArchiveError },
@@ -120,6 +124,10 @@ pub(crate) enum CliError {
     /// The customer's or the service's vault.
     #[error("{0}")]
     Vault(LocalVaultError),
+    /// The server of keys.
+    #[cfg(feature = "serve")]
+    #[error("{0}")]
+    Serve(#[from] cofferdam_vault::serve::ServeError),
     /// The engine.
     #[error("{}", told(.0))]
     Engine(#[from] EngineError),
@@ -212,6 +220,8 @@ impl CliError {
             },
             Self::NotYet { .. } => Exit::NotYet,
             Self::DamagedReceiptKey { .. } => Exit::Corrupt,
+            #[cfg(feature = "serve")]
+            Self::DamagedServing { .. } => Exit::Corrupt,
             Self::Receipt { source, .. } => match source {
                 ReceiptError::Newer { .. } | ReceiptError::OtherIssuer { .. } => Exit::Failed,
                 _ => Exit::Corrupt,

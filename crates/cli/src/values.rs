@@ -17,6 +17,24 @@ pub(crate) fn key_id(argument: &str) -> Result<KeyId, IdError> {
     KeyId::new(argument)
 }
 
+/// A host name, or an address as a URL has it.
+#[cfg(feature = "serve")]
+pub(crate) fn host(argument: &str) -> Result<String, &'static str> {
+    let address = argument.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let good = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            let label = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+            (1..=253).contains(&argument.len()) && argument.bytes().all(label)
+        }
+    };
+    if good {
+        Ok(argument.into())
+    } else {
+        Err("give a name like vault.test, or an address like 127.0.0.1 or [::1]")
+    }
+}
+
 /// An account's name.
 pub(crate) fn account_name(argument: &str) -> Result<AccountName, EngineError> {
     AccountName::new(argument)

@@ -9,6 +9,8 @@ mod inspect;
 mod operations;
 mod rotation;
 mod safe;
+#[cfg(feature = "serve")]
+mod serve;
 mod status;
 mod vault;
 mod verify;

@@ -11,6 +11,8 @@ mod config;
 mod lock;
 mod passphrase;
 mod receipt;
+#[cfg(feature = "serve")]
+mod serving;
 mod status;
 mod unasked;
 
@@ -35,6 +37,8 @@ pub(crate) use config::{AccountTimes, BufferBounds, KeyTimes, Settings};
 pub(crate) use lock::HomeLock;
 pub(crate) use passphrase::PassphraseSource;
 use receipt::open_receipt_key;
+#[cfg(feature = "serve")]
+pub(crate) use serving::Serving;
 pub(crate) use status::{AccountReport, STATUS_EVERY, StatusFile};
 
 use crate::{drain, error::CliError, operation, output::escape};
@@ -46,6 +50,8 @@ const CUSTOMER_VAULT: &str = "customer.vault";
 const STORE: &str = "blocks.store";
 const SERVICE_KEY: &str = "cofferdam";
 const RECEIPT_KEY: &str = "receipt.key";
+#[cfg(feature = "serve")]
+const SERVING: &str = "key-vault-server";
 
 /// The most bytes of one block. Longer input is for `ingest`, which cuts it.
 pub(crate) const MAX_BLOCK_LEN: u64 = 64 << 20;
@@ -231,6 +237,12 @@ impl Home {
     /// The key that its receipts are signed with. A home that has none gets one.
     pub(crate) fn receipt_key(&self) -> Result<ReceiptKey, CliError> {
         open_receipt_key(&self.path.join(RECEIPT_KEY))
+    }
+
+    /// What the server of the customer's vault is known by; made where there is none yet, or it is for another host.
+    #[cfg(feature = "serve")]
+    pub(crate) fn serving(&self, host: &str) -> Result<Serving, CliError> {
+        Serving::open(&self.path.join(SERVING), host, &SystemClock)
     }
 
     /// What may wait in its accounts' buffers.
