@@ -33,12 +33,13 @@ pub(crate) struct Served {
     tenant: String,
     /// Authority, certificate and key, in PEM.
     certificate: [String; 3],
+    good_until: Duration,
     _folder: TempDir,
 }
 
 /// A certificate that no client was told to trust.
 fn another() -> ServerCertificate {
-    ServerCertificate::generate(&["127.0.0.1".into()], &SystemClock).unwrap()
+    ServerCertificate::generate("127.0.0.1", &SystemClock).unwrap()
 }
 
 impl Served {
@@ -49,6 +50,7 @@ impl Served {
         let customer = LocalVault::create(folder.path().join("vault"), "acme", options).await.unwrap();
         let certificate = another();
         let (authority, chain, key) = certificate.pem();
+        let good_until = certificate.good_until();
         let certificate = [authority.to_owned(), chain.to_owned(), key.to_string()];
         let options = ServerOptions::default();
         let (listen, tenant) = (options.listen, options.tenant);
@@ -59,6 +61,7 @@ impl Served {
             url: String::new(),
             tenant,
             certificate,
+            good_until,
             _folder: folder,
         };
         served.up().await;
@@ -78,7 +81,8 @@ impl Served {
     /// The server is there, at the same place as ever.
     pub(crate) async fn up(&self) {
         let [authority, chain, key] = self.certificate.clone();
-        self.up_with(ServerCertificate::from_pem(authority, chain, Zeroizing::new(key))).await;
+        let key = Zeroizing::new(key);
+        self.up_with(ServerCertificate::from_pem(authority, chain, key, self.good_until)).await;
     }
 
     /// In its place is one with a certificate of somebody else.
