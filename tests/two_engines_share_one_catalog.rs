@@ -9,9 +9,7 @@ use std::{sync::Arc, time::Duration};
 use cofferdam::{
     crypto::{Epoch, Provider},
     keyring::Policy,
-    store::{
-        AccountKey, BlockStore, Engine, EngineBuilder, EngineError, LinkTo, OperationStatus, Reencrypt,
-    },
+    store::{AccountKey, BlockStore, Engine, EngineBuilder, EngineError, LinkTo, OperationStatus, Reencrypt},
 };
 use futures_util::future::join;
 use world::{NOTICED, Way, World, id, name, stored};

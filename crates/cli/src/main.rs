@@ -18,6 +18,7 @@ mod operation;
 mod output;
 mod signals;
 mod values;
+mod vaults;
 mod writer;
 
 use std::process::ExitCode;

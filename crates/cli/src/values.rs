@@ -6,6 +6,7 @@ use std::{ffi::OsString, fmt, ops::Range, str::FromStr, time::Duration};
 
 use cofferdam_crypto::{BlockId, IdError, KeyId};
 use cofferdam_store::{AccountName, ArchiveId, EngineError, OperationId, ReceiptError, ReceiptPublicKey};
+use cofferdam_vault::Principal;
 
 /// A block id of the bytes of an argument.
 pub(crate) fn block_id(argument: OsString) -> Result<BlockId, IdError> {
@@ -15,6 +16,13 @@ pub(crate) fn block_id(argument: OsString) -> Result<BlockId, IdError> {
 /// A key id.
 pub(crate) fn key_id(argument: &str) -> Result<KeyId, IdError> {
     KeyId::new(argument)
+}
+
+/// A principal, by its name.
+pub(crate) fn principal(argument: &str) -> Result<Principal, String> {
+    const MAX_LEN: usize = 256;
+    let is_name = (1..=MAX_LEN).contains(&argument.len()) && !argument.chars().any(char::is_control);
+    if is_name { Ok(Principal::new(argument)) } else { Err("give 1 to 256 bytes of text".into()) }
 }
 
 /// An account's name.

@@ -9,7 +9,7 @@ use super::operations::{finish_first, run_one};
 use crate::{
     cli::{AccountCommand, Switch},
     error::CliError,
-    home::{Home, Keys, principal},
+    home::{Home, Keys},
     output::{Output, Time},
 };
 
@@ -96,11 +96,11 @@ impl fmt::Display for Set {
 
 pub(super) async fn run(home: Home, command: AccountCommand, output: &mut Output) -> Result<(), CliError> {
     match command {
-        AccountCommand::Create { name, kek, write_only_buffer } => {
+        AccountCommand::Create { name, kek, whose, write_only_buffer } => {
             let open = home.open(Keys::Needed).await?;
             let buffer = if write_only_buffer { BufferMode::WriteOnly } else { BufferMode::ServiceManaged };
             let key = match kek.clone() {
-                Some(kek) => AccountKey::Customer { principal: principal(), kek, buffer },
+                Some(kek) => AccountKey::Customer { principal: whose.principal, kek, buffer },
                 None => AccountKey::Service,
             };
             let created = open.engine.create_account(&name, key).await;
