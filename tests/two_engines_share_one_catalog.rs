@@ -4,15 +4,14 @@
 
 mod world;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use cofferdam::{
     crypto::{Epoch, Provider},
-    keyring::Policy,
-    store::{AccountKey, BlockStore, Engine, EngineBuilder, EngineError, LinkTo, OperationStatus, Reencrypt},
+    store::{AccountKey, BlockStore, Engine, EngineError, LinkTo, OperationStatus, Reencrypt},
 };
 use futures_util::future::join;
-use world::{NOTICED, Way, World, id, name, stored};
+use world::{NOTICED, World, id, name, stored};
 
 async fn two(seed: u64) -> (World, Engine) {
     let world = World::set_up(seed, |builder| builder.shared(true)).await;
@@ -101,28 +100,6 @@ async fn a_link_ends_only_after_the_other_node_seals_under_the_customers_key() {
     let deleted = there.delete_account().await.unwrap().wait().await.unwrap();
     assert_eq!(deleted.status, OperationStatus::Succeeded);
     assert!(account.get(&id("before")).await.is_err(), "it is deleted");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_write_that_waits_for_a_key_which_is_given_up_meanwhile_goes_under_the_one_after_it() {
-    let patient = |builder: EngineBuilder| {
-        builder.shared(true).policy(Policy::default().with_call_timeout(Duration::from_secs(10)).unwrap())
-    };
-    let world = World::set_up(546, patient).await;
-    let way = Arc::new(Way::to(world.customer.clone()));
-    let other = world.twin_by(way.clone()).await;
-    let account = world.contoso().await;
-    let there = other.account(&name("contoso")).await.unwrap();
-    way.set_hanging(true);
-    let write = tokio::spawn(async move { there.put(&id("waited"), "data".into()).await });
-    tokio::task::yield_now().await;
-    let unlinked = account.unlink(Reencrypt::Yes).await.unwrap().wait().await.unwrap();
-    assert_eq!(unlinked.status, OperationStatus::Succeeded, "{unlinked:?}");
-    assert!(!write.is_finished(), "it waits for the vault");
-    stored(write.await.unwrap());
-    let at = world.store.stat(account.id(), &id("waited")).await.unwrap().unwrap();
-    assert_eq!(at.meta.provider, Provider::Service);
-    assert_eq!(account.get(&id("waited")).await.unwrap(), "data");
 }
 
 #[tokio::test(start_paused = true)]

@@ -185,13 +185,6 @@ impl World {
         self.engine_over(&self.store, self.clock.clone()).await
     }
 
-    /// The same, by a way of its own to the customer's vault.
-    pub(crate) async fn twin_by(&self, way: Arc<Way>) -> Engine {
-        let vaults = self.vaults.clone().with_customer(Self::principal(), way);
-        let parts = (vaults, &self.service_kek, &self.entropy, &self.executor);
-        (self.settings)(builder(&self.store, parts, self.clock.clone())).open().await.unwrap()
-    }
-
     /// An engine over a store of one's own.
     pub(crate) async fn engine_over<S>(&self, store: &S, clock: Arc<dyn Clock>) -> Engine
     where
@@ -367,7 +360,7 @@ struct WayState {
 }
 
 impl Way {
-    pub(crate) fn to(vault: LocalVault) -> Self {
+    fn to(vault: LocalVault) -> Self {
         Self { vault, state: Mutex::default() }
     }
 

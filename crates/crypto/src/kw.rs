@@ -19,6 +19,12 @@ use crate::Aek;
 /// The length of a wrapped AEK, in bytes.
 pub const WRAPPED_LEN: usize = Aek::LEN + aes_kw::IV_LEN;
 
+/// The least bytes of a key that [`Kek::wrap_bytes`] takes: RFC 3394 wraps two blocks of 8 bytes or more.
+const MIN_BYTES: usize = 16;
+
+/// The most bytes of a key that [`Kek::wrap_bytes`] takes.
+pub const MAX_BYTES: usize = 4096;
+
 /// A key encryption key (KEK): 256 random bits that never leave their vault.
 pub struct Kek(Box<Zeroizing<[u8; Self::LEN]>>);
 
@@ -65,9 +71,43 @@ impl Kek {
         })
     }
 
+    /// Wraps a key of any kind: what a vault that others use is asked for. 8 bytes longer, and the same bytes each time.
+    ///
+    /// # Errors
+    /// [`UnwrapError::Length`] unless it has 16 to [`MAX_BYTES`] bytes, a multiple of 8.
+    pub fn wrap_bytes(&self, key: &[u8]) -> Result<Vec<u8>, UnwrapError> {
+        check_len(key.len())?;
+        let mut wrapped = vec![0; key.len() + aes_kw::IV_LEN];
+        wiping_the_stack(|| match self.cipher().wrap_key(key, &mut wrapped) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(UnwrapError::Length { len: key.len() }),
+        })?;
+        Ok(wrapped)
+    }
+
+    /// Unwraps a key of any kind.
+    ///
+    /// # Errors
+    /// [`UnwrapError::Length`] when it is not as long as one, before the cipher; [`UnwrapError::Refused`].
+    pub fn unwrap_bytes(&self, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnwrapError> {
+        let len = wrapped.len().saturating_sub(aes_kw::IV_LEN);
+        check_len(len).map_err(|_| UnwrapError::Length { len: wrapped.len() })?;
+        let mut key = Zeroizing::new(vec![0; len]);
+        wiping_the_stack(|| match self.cipher().unwrap_key(wrapped, &mut key) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(UnwrapError::Refused),
+        })?;
+        Ok(key)
+    }
+
     fn cipher(&self) -> AesKw<Aes256> {
         AesKw::new(self.expose().into())
     }
+}
+
+fn check_len(len: usize) -> Result<(), UnwrapError> {
+    let fits = (MIN_BYTES..=MAX_BYTES).contains(&len) && len.is_multiple_of(aes_kw::IV_LEN);
+    if fits { Ok(()) } else { Err(UnwrapError::Length { len }) }
 }
 
 /// Runs `f`, then wipes what it left on the stack: the key schedule is a value there, and each move of it leaves a
@@ -92,8 +132,10 @@ impl fmt::Debug for Kek {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum UnwrapError {
-    /// It is not as long as a wrapped AEK.
-    #[error("the wrapped key has {len} bytes: a wrapped AEK has {WRAPPED_LEN}")]
+    /// It has not the length that it must have.
+    #[error(
+        "it has {len} bytes: a wrapped AEK has {WRAPPED_LEN}, other keys 16 to {MAX_BYTES} in steps of 8"
+    )]
     Length {
         /// Its length.
         len: usize,
@@ -157,6 +199,25 @@ mod tests {
             let mut bad = wrapped;
             bad[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(kek(&[1; 32]).unwrap(&bad).unwrap_err(), UnwrapError::Refused, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn keys_of_other_lengths_come_back_and_only_from_what_was_wrapped() {
+        let kek = kek(&[1; 32]);
+        for len in [16, 24, 32, 64, MAX_BYTES] {
+            let key: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            let mut wrapped = kek.wrap_bytes(&key).unwrap();
+            assert_eq!(*kek.unwrap_bytes(&wrapped).unwrap(), key);
+            wrapped[len / 2] ^= 1;
+            assert_eq!(kek.unwrap_bytes(&wrapped).unwrap_err(), UnwrapError::Refused);
+        }
+        assert_eq!(kek.wrap_bytes(aek(&[2; 32]).expose()).unwrap(), kek.wrap(&aek(&[2; 32])));
+        for len in [0, 8, 15, 17, MAX_BYTES + 8] {
+            assert_eq!(kek.wrap_bytes(&vec![0; len]).unwrap_err(), UnwrapError::Length { len });
+        }
+        for len in [0, 8, 16, 23, 25, MAX_BYTES + 16] {
+            assert_eq!(kek.unwrap_bytes(&vec![0xa6; len]).unwrap_err(), UnwrapError::Length { len });
         }
     }
 

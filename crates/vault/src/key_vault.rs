@@ -199,10 +199,13 @@ pub struct KeyProperties {
     pub soft_delete: bool,
     /// Whether nobody can purge a deleted key early (purge protection).
     pub purge_protection: bool,
+    /// Whether the vault gives the key itself away, to who may export it or back it up in the clear. Then a revocation
+    /// reaches nobody who did: for a service to warn of, no reason to refuse the customer's own choice.
+    pub exportable: bool,
 }
 
 impl KeyProperties {
-    /// The properties of an enabled key that is not recoverable and never expires.
+    /// The properties of an enabled key that is not recoverable, never expires and never leaves its vault.
     pub fn new(key_id: KeyId, latest: KeyId, kind: KeyKind) -> Self {
         Self {
             key_id,
@@ -213,6 +216,7 @@ impl KeyProperties {
             expires_at: None,
             soft_delete: false,
             purge_protection: false,
+            exportable: false,
         }
     }
 

@@ -8,6 +8,8 @@
 
 #[cfg(feature = "azure")]
 pub mod azure;
+#[cfg(feature = "aws")]
+pub mod aws;
 mod budget;
 mod clock;
 #[cfg(feature = "conformance")]
@@ -22,8 +24,12 @@ pub mod pkcs11;
 mod reauthenticate;
 mod registry;
 mod routes;
+#[cfg(feature = "serve")]
+pub mod serve;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "transit")]
+pub mod transit;
 
 pub use budget::{BudgetError, VaultBudget};
 pub use clock::{Clock, SystemClock, Timestamp};
@@ -34,8 +40,8 @@ pub use key_vault::{
     KeyKind, KeyProperties, KeyState, KeyVault, PublicKeyAnswer, UnknownKeyKind, WrapContext,
 };
 pub use local::{
-    Deletion, KeyInfo, LocalVault, LocalVaultError, LocalVaultOptions, Passphrase, PassphraseCost, Recovery,
-    VersionInfo,
+    Deletion, KeyInfo, KeyOperation, LocalVault, LocalVaultError, LocalVaultOptions, Passphrase,
+    PassphraseCost, Recovery, VersionInfo,
 };
 pub use reauthenticate::{Credential, CredentialError, KNOWN_GOOD_FOR, Reauthenticating};
 pub use registry::{Principal, VaultRegistry, is_same_vault};

@@ -176,9 +176,9 @@ async fn each_wrong_passphrase_has_its_error() {
 #[tokio::test]
 async fn a_newer_version_is_named() {
     let (fixture, vault, wrapped) = furnished(None).await;
-    forge(&fixture.path(), "\"version\": 1", "\"version\": 3");
+    forge(&fixture.path(), "\"version\": 1", "\"version\": 4");
     let opened = LocalVault::open(fixture.path(), fixture.options(None)).await.unwrap_err();
-    assert!(matches!(opened, E::NewerVersion { found: 3, supported: 2, .. }), "{opened:?}");
+    assert!(matches!(opened, E::NewerVersion { found: 4, supported: 3, .. }), "{opened:?}");
     assert!(opened.to_string().contains("use a newer program"), "{opened}");
     assert_outage(&vault, &wrapped, "newer").await;
 }

@@ -14,10 +14,7 @@ use aws_lc_rs::{
 use zeroize::Zeroizing;
 
 use super::{RsaError, RsaPublicKey, RsaSize};
-use crate::{
-    Aek,
-    planted::{Bug, is_planted},
-};
+use crate::planted::{Bug, is_planted};
 
 fn oaep() -> &'static OaepAlgorithm {
     if is_planted(Bug::OaepSha1) {
@@ -67,11 +64,11 @@ impl Private {
     }
 }
 
-pub(super) fn wrap(public: &RsaPublicKey, aek: &Aek) -> Result<Vec<u8>, RsaError> {
+pub(super) fn wrap(public: &RsaPublicKey, plaintext: &[u8]) -> Result<Vec<u8>, RsaError> {
     let key = PublicEncryptingKey::from_der(public.spki()).map_err(|_| RsaError::PublicKey)?;
     let failed = |_| RsaError::Failed { what: "wrap a key under an RSA key" };
     let key = OaepPublicEncryptingKey::new(key).map_err(failed)?;
     let mut wrapped = vec![0; public.modulus_len()];
-    let len = key.encrypt(oaep(), aek.expose(), &mut wrapped, None).map_err(failed)?.len();
+    let len = key.encrypt(oaep(), plaintext, &mut wrapped, None).map_err(failed)?.len();
     if len == wrapped.len() { Ok(wrapped) } else { Err(RsaError::Length { len, expected: wrapped.len() }) }
 }

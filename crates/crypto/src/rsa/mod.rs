@@ -14,6 +14,7 @@
 
 #[cfg(feature = "aws-lc")]
 mod aws_lc;
+mod components;
 #[cfg(all(test, feature = "aws-lc"))]
 mod known_answers;
 mod public;
@@ -27,9 +28,9 @@ use zeroize::Zeroizing;
 
 #[cfg(feature = "aws-lc")]
 use self::aws_lc as imp;
-pub use self::public::RsaPublicKey;
 #[cfg(not(feature = "aws-lc"))]
 use self::without as imp;
+pub use self::{components::RsaComponents, public::RsaPublicKey};
 use crate::{
     Aek,
     planted::{Bug, is_planted},
@@ -95,6 +96,14 @@ impl RsaKek {
         Self::of(imp::Private::from_pkcs8(der)?)
     }
 
+    /// The key of these numbers.
+    ///
+    /// # Errors
+    /// As [`from_pkcs8`](Self::from_pkcs8).
+    pub fn from_components(numbers: &RsaComponents<'_>) -> Result<Self, RsaError> {
+        Self::from_pkcs8(&numbers.to_pkcs8()?)
+    }
+
     fn of(private: imp::Private) -> Result<Self, RsaError> {
         let public = RsaPublicKey::from_spki(&private.spki()?)?;
         Ok(Self { private, public })
@@ -119,6 +128,30 @@ impl RsaKek {
     /// [`RsaError::Length`] before the private half is used; [`RsaError::Refused`] when it was not wrapped for this KEK,
     /// or not so; [`RsaError::NotAnAek`] when what was wrapped has not an AEK's length.
     pub fn unwrap(&self, wrapped: &[u8]) -> Result<Aek, RsaError> {
+        let mut room = Zeroizing::new(Vec::new());
+        let key = self.decrypt(wrapped, &mut room)?;
+        if key.len() != Aek::LEN {
+            return Err(RsaError::NotAnAek { len: key.len() });
+        }
+        Aek::try_from_fn(|aek| {
+            aek.copy_from_slice(key);
+            Ok(())
+        })
+    }
+
+    /// Unwraps a key of any kind: what a vault that others use is asked for.
+    ///
+    /// # Errors
+    /// [`RsaError::Length`], [`RsaError::Refused`].
+    pub fn unwrap_bytes(&self, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, RsaError> {
+        let mut room = Zeroizing::new(Vec::new());
+        let len = self.decrypt(wrapped, &mut room)?.len();
+        room.truncate(len);
+        Ok(room)
+    }
+
+    /// What was wrapped, at the start of `room`.
+    fn decrypt<'a>(&self, wrapped: &[u8], room: &'a mut Vec<u8>) -> Result<&'a [u8], RsaError> {
         let expected = self.public.modulus_len();
         let wrapped = match wrapped.len().checked_sub(expected) {
             // As who takes it for a number does.
@@ -128,15 +161,8 @@ impl RsaKek {
         if wrapped.len() != expected {
             return Err(RsaError::Length { len: wrapped.len(), expected });
         }
-        let mut room = Zeroizing::new(vec![0; expected]);
-        let key = self.private.decrypt(wrapped, &mut room)?;
-        if key.len() != Aek::LEN {
-            return Err(RsaError::NotAnAek { len: key.len() });
-        }
-        Aek::try_from_fn(|aek| {
-            aek.copy_from_slice(key);
-            Ok(())
-        })
+        *room = vec![0; expected];
+        self.private.decrypt(wrapped, room)
     }
 }
 
@@ -175,6 +201,14 @@ pub enum RsaError {
         len: usize,
         /// The modulus's length.
         expected: usize,
+    },
+    /// It is longer than what this key wraps.
+    #[error("a key of {len} bytes was to be wrapped: OAEP under this RSA key takes {max} at most")]
+    TooLong {
+        /// Its length.
+        len: usize,
+        /// The most.
+        max: usize,
     },
     /// It does not decrypt: it was wrapped for another key or otherwise, or it is damaged.
     #[error("the wrapped key was not wrapped for this RSA key by OAEP with SHA-256, or is damaged")]

@@ -94,11 +94,41 @@ impl RsaPublicKey {
     /// # Errors
     /// [`RsaError::NeedsAwsLc`], [`RsaError::Failed`].
     pub fn wrap(&self, aek: &Aek) -> Result<Vec<u8>, RsaError> {
-        imp::wrap(self, aek)
+        imp::wrap(self, aek.expose())
+    }
+
+    /// Wraps a key of any kind: what a vault that others use is asked for. As long as the modulus, and other bytes
+    /// each time.
+    ///
+    /// # Errors
+    /// [`RsaError::TooLong`] above [`max_wrapped_len`](Self::max_wrapped_len) bytes; those of [`wrap`](Self::wrap).
+    pub fn wrap_bytes(&self, key: &[u8]) -> Result<Vec<u8>, RsaError> {
+        let max = self.max_wrapped_len();
+        if key.len() > max {
+            return Err(RsaError::TooLong { len: key.len(), max });
+        }
+        imp::wrap(self, key)
+    }
+
+    /// The most bytes that OAEP takes under this key (RFC 8017, 7.1.1): the modulus without two hashes and two bytes.
+    pub fn max_wrapped_len(&self) -> usize {
+        self.modulus_len() - 2 * 32 - 2
+    }
+
+    /// Its modulus and its public exponent, big-endian without leading zeros, as a JSON Web Key has them.
+    ///
+    /// # Errors
+    /// None but by a defect: [`RsaError::PublicKey`].
+    pub fn components(&self) -> Result<(Vec<u8>, Vec<u8>), RsaError> {
+        let bad = |_| RsaError::PublicKey;
+        let info = SubjectPublicKeyInfoRef::from_der(&self.spki).map_err(bad)?;
+        let bits = info.subject_public_key.as_bytes().ok_or(RsaError::PublicKey)?;
+        let key = RsaPublicKeyRef::from_der(bits).map_err(bad)?;
+        Ok((key.modulus.as_bytes().to_vec(), key.public_exponent.as_bytes().to_vec()))
     }
 }
 
-const RSA_ENCRYPTION: AlgorithmIdentifierRef<'static> =
+pub(super) const RSA_ENCRYPTION: AlgorithmIdentifierRef<'static> =
     AlgorithmIdentifierRef { oid: pkcs1::ALGORITHM_OID, parameters: Some(AnyRef::NULL) };
 
 fn check(key: &RsaPublicKeyRef<'_>) -> Result<RsaSize, RsaError> {

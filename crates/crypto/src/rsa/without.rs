@@ -3,7 +3,6 @@
 use zeroize::Zeroizing;
 
 use super::{RsaError, RsaPublicKey, RsaSize};
-use crate::Aek;
 
 /// There is none.
 pub(super) enum Private {}
@@ -30,7 +29,7 @@ impl Private {
     }
 }
 
-pub(super) fn wrap(_: &RsaPublicKey, _: &Aek) -> Result<Vec<u8>, RsaError> {
+pub(super) fn wrap(_: &RsaPublicKey, _: &[u8]) -> Result<Vec<u8>, RsaError> {
     Err(RsaError::NeedsAwsLc)
 }
 
@@ -39,7 +38,7 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
-    use crate::rsa::RsaKek;
+    use crate::{Aek, rsa::RsaKek};
 
     #[test]
     fn public_halves_are_read_and_nothing_is_wrapped() {

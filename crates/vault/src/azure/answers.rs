@@ -74,7 +74,7 @@ pub(super) fn classify(
     match (status, words.codes()) {
         (401, _) => (Kind::Unauthenticated, "the vault does not take the service's token"),
         (403, (_, "KeyDisabled")) => (Kind::KeyDisabled, "the key is disabled: the customer enables it"),
-        (403, (_, "KeyExpired" | "KeyNotYetValid")) => {
+        (403, (_, "KeyExpired" | "KeyNotYetValid" | "KeyNotYetValidOrExpired")) => {
             (Kind::KeyDisabled, "the key is outside its dates: the customer changes them")
         }
         // The vault's network rules, which go by the address that we come from: docs/vault-azure.md says why.

@@ -30,7 +30,7 @@ use async_trait::async_trait;
 pub use azure_core;
 use azure_core::{
     Bytes, Error,
-    cloud::CloudConfiguration,
+    cloud::{CloudConfiguration, CustomConfiguration},
     http::{ClientOptions, HttpClient, RequestContent, RetryOptions, Transport},
 };
 pub use azure_identity;
@@ -87,13 +87,7 @@ impl AzureVault {
 
     fn over(options: AzureOptions, transport: Arc<dyn HttpClient>) -> Result<Self, AzureError> {
         let url = VaultUrl::parse(&options.vault_url, &options.hosts)?;
-        let cloud = match url.cloud() {
-            Cloud::Public => Some(CloudConfiguration::AzurePublic),
-            Cloud::China => Some(CloudConfiguration::AzureChina),
-            Cloud::Government => Some(CloudConfiguration::AzureGovernment),
-            // By AZURE_AUTHORITY_HOST.
-            Cloud::Other => None,
-        };
+        let cloud = cloud(url.cloud(), options.authority_host);
         let client_options = ClientOptions {
             retry: RetryOptions::none(),
             transport: Some(Transport::new(transport)),
@@ -183,6 +177,21 @@ impl fmt::Debug for AzureVault {
             .field("url", &self.url.as_str())
             .field("credential", &self.tokens)
             .finish_non_exhaustive()
+    }
+}
+
+/// Where tokens come from; none is by AZURE_AUTHORITY_HOST.
+fn cloud(cloud: Cloud, authority_host: Option<String>) -> Option<CloudConfiguration> {
+    match (authority_host, cloud) {
+        (Some(host), _) => {
+            let mut custom = CustomConfiguration::default();
+            custom.authority_host = host;
+            Some(custom.into())
+        }
+        (None, Cloud::Public) => Some(CloudConfiguration::AzurePublic),
+        (None, Cloud::China) => Some(CloudConfiguration::AzureChina),
+        (None, Cloud::Government) => Some(CloudConfiguration::AzureGovernment),
+        (None, Cloud::Other) => None,
     }
 }
 

@@ -13,6 +13,7 @@ pub struct AzureOptions {
     pub(super) vault_url: String,
     pub(super) credential: AzureCredential,
     pub(super) hosts: Hosts,
+    pub(super) authority_host: Option<String>,
     pub(super) roots: Option<Vec<u8>>,
     pub(super) connect_timeout: Duration,
     pub(super) call_timeout: Duration,
@@ -29,6 +30,7 @@ impl AzureOptions {
             vault_url: vault_url.into(),
             credential,
             hosts: Hosts::Azure,
+            authority_host: None,
             roots: None,
             connect_timeout: Self::TIMEOUT,
             call_timeout: Self::TIMEOUT,
@@ -49,6 +51,14 @@ impl AzureOptions {
     #[must_use]
     pub fn test_server(mut self) -> Self {
         self.hosts = Hosts::Any;
+        self
+    }
+
+    /// The same with tokens from this address, for credentials that ask Entra ID or what stands in its place. By default that
+    /// of the vault's cloud; for one that is not known, what AZURE_AUTHORITY_HOST says.
+    #[must_use]
+    pub fn authority_host(mut self, url: impl Into<String>) -> Self {
+        self.authority_host = Some(url.into());
         self
     }
 

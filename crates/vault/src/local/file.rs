@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use super::{
     LocalVaultError,
     protect::{FileKeys, Passphrase, TAG_LEN},
-    record::{Document, Protection, decode_hex},
+    record::{DetailsRecord, Document, Protection, VersionRecord, decode_hex},
 };
 
 /// The most bytes that are read: some 30,000 key versions, or 2,500 of RSA with 4,096 bits.
@@ -182,7 +182,8 @@ fn encode(
 ) -> Result<Zeroizing<Vec<u8>>, LocalVaultError> {
     // With room for all of it, so that no copy of a key is left behind when it grows.
     let versions = document.keys.iter().flat_map(|key| &key.versions);
-    let room = versions.map(|version| 768 + version.key.hex_len()).sum::<usize>();
+    let details = |version: &VersionRecord| version.details.as_ref().map_or(0, DetailsRecord::written_len);
+    let room = versions.map(|version| 768 + version.key.hex_len() + details(version)).sum::<usize>();
     let room = 1024 + 256 * document.keys.len() + room;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     serde_json::to_writer_pretty(&mut *bytes, document)

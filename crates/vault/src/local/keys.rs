@@ -210,6 +210,7 @@ impl Document {
     pub(super) fn set(
         &mut self,
         path: &KeyPath,
+        now: Millis,
         change: impl Fn(&mut VersionRecord),
     ) -> Result<(), LocalVaultError> {
         let key_id = self.id_of(path)?;
@@ -218,12 +219,17 @@ impl Document {
         if versions.is_empty() {
             return Err(LocalVaultError::KeyDeleted { key_id });
         }
-        versions.into_iter().for_each(change);
+        for version in versions {
+            change(version);
+            if let Some(details) = &mut version.details {
+                details.updated_ms = now;
+            }
+        }
         Ok(())
     }
 
     pub(super) fn delete(&mut self, path: &KeyPath, now: Millis) -> Result<Deletion, LocalVaultError> {
-        self.set(path, |version| version.deleted_ms = Some(now))?;
+        self.set(path, now, |version| version.deleted_ms = Some(now))?;
         let key_id = self.id_of(path)?;
         let recovery = named(&mut self.keys, path, &key_id)?.0;
         match recovery {
@@ -327,6 +333,7 @@ pub(super) fn version_record(version: String, now: Millis, key: KeyMaterial) -> 
         not_before_ms: None,
         expires_ms: None,
         deleted_ms: None,
+        details: None,
         key,
     }
 }

@@ -106,7 +106,10 @@ impl LocalVault {
     /// # Errors
     /// [`LocalVaultError::KeyNotFound`], [`LocalVaultError::KeyDeleted`].
     pub async fn disable(&self, key_id: &KeyId) -> Result<(), LocalVaultError> {
-        self.change_key(key_id, |document, path, _| document.set(path, |v| v.enabled = false)).await
+        self.change_key(key_id, |document, path, inner| {
+            document.set(path, inner.now(), |v| v.enabled = false)
+        })
+        .await
     }
 
     /// Enables a version, or every version of a key.
@@ -114,7 +117,8 @@ impl LocalVault {
     /// # Errors
     /// [`LocalVaultError::KeyNotFound`], [`LocalVaultError::KeyDeleted`].
     pub async fn enable(&self, key_id: &KeyId) -> Result<(), LocalVaultError> {
-        self.change_key(key_id, |document, path, _| document.set(path, |v| v.enabled = true)).await
+        self.change_key(key_id, |document, path, inner| document.set(path, inner.now(), |v| v.enabled = true))
+            .await
     }
 
     /// Sets from when a version, or every version of a key, can't be used; None is never. Time since the Unix epoch.
@@ -123,7 +127,10 @@ impl LocalVault {
     /// [`LocalVaultError::KeyNotFound`], [`LocalVaultError::KeyDeleted`].
     pub async fn set_expiry(&self, key_id: &KeyId, at: Option<Duration>) -> Result<(), LocalVaultError> {
         let at = at.map(Into::into);
-        self.change_key(key_id, move |document, path, _| document.set(path, |v| v.expires_ms = at)).await
+        self.change_key(key_id, move |document, path, inner| {
+            document.set(path, inner.now(), |v| v.expires_ms = at)
+        })
+        .await
     }
 
     /// Sets from when a version, or every version of a key, can be used; None is at once. Time since the Unix epoch.
@@ -132,7 +139,10 @@ impl LocalVault {
     /// [`LocalVaultError::KeyNotFound`], [`LocalVaultError::KeyDeleted`].
     pub async fn set_not_before(&self, key_id: &KeyId, at: Option<Duration>) -> Result<(), LocalVaultError> {
         let at = at.map(Into::into);
-        self.change_key(key_id, move |document, path, _| document.set(path, |v| v.not_before_ms = at)).await
+        self.change_key(key_id, move |document, path, inner| {
+            document.set(path, inner.now(), |v| v.not_before_ms = at)
+        })
+        .await
     }
 
     /// Deletes a version, or every version of a key that is not deleted yet.
@@ -242,10 +252,10 @@ impl Inner {
         Ok(Self::new(path, &document, keys, options))
     }
 
-    fn change<T>(
+    pub(super) fn change<T, E: From<LocalVaultError>>(
         &self,
-        change: impl FnOnce(&Self, &mut Document) -> Result<T, LocalVaultError>,
-    ) -> Result<T, LocalVaultError> {
+        change: impl FnOnce(&Self, &mut Document) -> Result<T, E>,
+    ) -> Result<T, E> {
         let lock = Lock::acquire(&self.path, self.lock_wait)?;
         let mut document = self.load()?;
         let answer = change(self, &mut document)?;
@@ -257,7 +267,7 @@ impl Inner {
     }
 
     /// A new KEK. Without the lock: finding primes may take seconds.
-    fn draw(&self, kind: KeyKind) -> Result<NewKek, LocalVaultError> {
+    pub(super) fn draw(&self, kind: KeyKind) -> Result<NewKek, LocalVaultError> {
         match kind {
             KeyKind::Aes256 => Ok(NewKek::Aes(Kek::try_from_fn(|key| self.entropy.fill(key))?)),
             KeyKind::Rsa(size) => Ok(NewKek::Rsa(self.rsa_keys.draw(size)?)),
@@ -266,7 +276,7 @@ impl Inner {
     }
 
     /// The record of a new KEK under a new version's name.
-    fn version_of(&self, kek: NewKek, name: &str) -> Result<VersionRecord, LocalVaultError> {
+    pub(super) fn version_of(&self, kek: NewKek, name: &str) -> Result<VersionRecord, LocalVaultError> {
         let mut version = [0; VERSION_LEN / 2];
         self.entropy.fill(&mut version)?;
         let version = HEXLOWER.encode(&version);
@@ -291,7 +301,7 @@ impl Inner {
 }
 
 /// A KEK that is not in the file yet.
-enum NewKek {
+pub(super) enum NewKek {
     Aes(Kek),
     Rsa(RsaKek),
 }

@@ -15,6 +15,8 @@ mod manage;
 mod names;
 mod protect;
 mod record;
+#[cfg(feature = "serve")]
+mod served;
 
 use std::{
     convert::Infallible,
@@ -37,6 +39,7 @@ use cofferdam_crypto::{
 pub use error::LocalVaultError;
 pub use keys::{Deletion, KeyInfo, Recovery, VersionInfo};
 pub use protect::{Passphrase, PassphraseCost};
+pub use record::KeyOperation;
 
 use crate::{
     AwsLcRsaKeys, Clock, Entropy, Executor, KeyKind, KeyProperties, KeyState, KeyVault, PublicKeyAnswer,

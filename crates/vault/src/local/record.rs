@@ -3,7 +3,7 @@
 //! Guarantees: a document that [`Document::check`] accepts has no two keys or versions of one name and no name that
 //! a key id can't hold. Not its job: authentication (`file`), what a state means (`keys`).
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt, time::Duration};
 
 use cofferdam_crypto::{kw::Kek, rsa::RsaPublicKey};
 use data_encoding::HEXLOWER;
@@ -49,6 +49,37 @@ pub(super) struct KeyRecord {
     pub(super) versions: Vec<VersionRecord>,
 }
 
+/// What a key may be used for: the operations of a JSON Web Key that Key Vault knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum KeyOperation {
+    /// Encrypt data.
+    Encrypt,
+    /// Decrypt data.
+    Decrypt,
+    /// Sign.
+    Sign,
+    /// Verify a signature.
+    Verify,
+    /// Wrap a key.
+    WrapKey,
+    /// Unwrap a key.
+    UnwrapKey,
+}
+
+impl KeyOperation {
+    /// What a key is for unless it is said otherwise, as Key Vault has it.
+    pub fn defaults(kind: KeyKind) -> Vec<Self> {
+        match kind {
+            KeyKind::Rsa(_) => {
+                vec![Self::Encrypt, Self::Decrypt, Self::Sign, Self::Verify, Self::WrapKey, Self::UnwrapKey]
+            }
+            _ => vec![Self::Encrypt, Self::Decrypt, Self::WrapKey, Self::UnwrapKey],
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum RecoveryRecord {
@@ -66,7 +97,19 @@ pub(super) struct VersionRecord {
     pub(super) not_before_ms: Option<Millis>,
     pub(super) expires_ms: Option<Millis>,
     pub(super) deleted_ms: Option<Millis>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) details: Option<DetailsRecord>,
     pub(super) key: KeyMaterial,
+}
+
+/// What is kept of a version that was made or changed by another vault's API.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DetailsRecord {
+    pub(super) updated_ms: Millis,
+    pub(super) hsm: bool,
+    pub(super) operations: Vec<KeyOperation>,
+    pub(super) tags: BTreeMap<String, String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,6 +119,14 @@ pub(super) enum KeyMaterial {
     Sealed { nonce: Hex<NONCE_LEN>, ciphertext: Hex<SEALED_LEN> },
     RsaClear { public: RsaPublicKey, pkcs8: ClearPkcs8 },
     RsaSealed { public: RsaPublicKey, nonce: Hex<NONCE_LEN>, ciphertext: HexVec },
+}
+
+impl DetailsRecord {
+    /// About how many characters it is written as, at most: a character may be escaped by six.
+    pub(super) fn written_len(&self) -> usize {
+        let tags = self.tags.iter().map(|(name, value)| 6 * (name.len() + value.len()) + 64);
+        512 + tags.sum::<usize>()
+    }
 }
 
 impl KeyMaterial {
@@ -110,17 +161,21 @@ impl KeyRecord {
 impl Document {
     pub(super) const FORMAT: &'static str = "cofferdam local vault";
     /// The latest that is read.
-    pub(super) const VERSION: u32 = 2;
-    /// What a vault without RSA keys is written as, so that programs which know no other go on reading it.
+    pub(super) const VERSION: u32 = 3;
+    /// What a vault without details is written as.
+    const VERSION_WITHOUT_DETAILS: u32 = 2;
+    /// What a vault without RSA keys either is written as, so that programs which know no other go on reading it.
     pub(super) const VERSION_WITHOUT_RSA: u32 = 1;
 
     /// The least version that can say all of this.
     pub(super) fn least_version(&self) -> u32 {
-        let mut versions = self.keys.iter().flat_map(|key| &key.versions);
-        match versions.any(|version| version.key.kind() != KeyKind::Aes256) {
-            true => Self::VERSION,
-            false => Self::VERSION_WITHOUT_RSA,
-        }
+        let needs = |version: &VersionRecord| match (&version.details, version.key.kind()) {
+            (Some(_), _) => Self::VERSION,
+            (None, KeyKind::Aes256) => Self::VERSION_WITHOUT_RSA,
+            (None, _) => Self::VERSION_WITHOUT_DETAILS,
+        };
+        let versions = self.keys.iter().flat_map(|key| &key.versions);
+        versions.map(needs).max().unwrap_or(Self::VERSION_WITHOUT_RSA)
     }
 
     /// What an authenticated file can still have wrong: a defect, or the work of who knows the passphrase.

@@ -267,9 +267,7 @@ impl Answer {
             | R::TokenNotPresent
             | R::TokenNotRecognized
             | R::SlotIdInvalid
-            | R::CryptokiNotInitialized
-            // Where a vendor tells of a lost connection in its own words.
-            | R::VendorDefined(_) => (Kind::Unavailable, Loss::Token),
+            | R::CryptokiNotInitialized => (Kind::Unavailable, Loss::Token),
             R::EncryptedDataInvalid
             | R::EncryptedDataLenRange
             | R::WrappedKeyInvalid
@@ -285,8 +283,11 @@ impl Answer {
             {
                 (Kind::Corrupt, Loss::Nothing)
             }
-            R::GeneralError | R::DeviceError if connects => (Kind::Unavailable, Loss::Token),
-            R::GeneralError | R::DeviceError => (Kind::Unavailable, Loss::Session),
+            // The last is how a vendor tells of a lost connection in its own words.
+            R::GeneralError | R::DeviceError | R::VendorDefined(_) if connects => {
+                (Kind::Unavailable, Loss::Token)
+            }
+            R::GeneralError | R::DeviceError | R::VendorDefined(_) => (Kind::Unavailable, Loss::Session),
             R::FunctionFailed | R::FunctionCanceled | R::Cancel | R::HostMemory | R::DeviceMemory => {
                 (Kind::Unavailable, Loss::Nothing)
             }

@@ -131,8 +131,8 @@ fn describe(
     };
     let said = connection.session.get_attributes(handle, &[&common, own].concat())?;
     let (mut key_type, mut value_len, mut modulus, mut exponent) = (None, 0, None, None);
-    // What a token does not say is taken for the worse.
-    let (mut sensitive, mut extractable, mut can_wrap, mut can_unwrap) = (false, true, false, false);
+    // Of what a token does not say, the worse is taken where that is no denial.
+    let (mut sensitive, mut extractable, mut can_wrap, mut can_unwrap) = (false, true, None, None);
     let (mut not_before, mut expires_at) = (None, None);
     for attribute in said {
         match attribute {
@@ -142,10 +142,10 @@ fn describe(
             Attribute::PublicExponent(bytes) => exponent = Some(bytes),
             Attribute::Sensitive(is) => sensitive = is,
             Attribute::Extractable(is) => extractable = is,
-            Attribute::Wrap(can) => can_wrap = can,
-            Attribute::Unwrap(can) => can_unwrap = can,
+            Attribute::Wrap(can) => can_wrap = Some(can),
+            Attribute::Unwrap(can) => can_unwrap = Some(can),
             // Whoever has the public half wraps: the two go together.
-            Attribute::Decrypt(can) => (can_wrap, can_unwrap) = (can, can),
+            Attribute::Decrypt(can) => (can_wrap, can_unwrap) = (Some(can), Some(can)),
             Attribute::StartDate(date) => not_before = date::start(&date)?,
             Attribute::EndDate(date) => expires_at = date::end(&date)?,
             _ => {}
@@ -170,6 +170,11 @@ fn describe(
         let why = if extractable { "CKA_EXTRACTABLE" } else { "not CKA_SENSITIVE" };
         return Err(fault(KeyFault::Exposed { why }));
     }
+    let (Some(can_wrap), Some(can_unwrap)) = (can_wrap, can_unwrap) else {
+        return Err(Pkcs11Error::Malformed {
+            why: "a key without CKA_WRAP, CKA_UNWRAP or CKA_DECRYPT".into(),
+        });
+    };
     let kek = Kek { key_id, kind, public, not_before, expires_at, handle, can_wrap, can_unwrap };
     kek.check_oaep(connection)?;
     Ok(kek)

@@ -44,16 +44,21 @@ impl Pkcs11Vault {
     /// RSA key as one is used here.
     pub async fn create_key(&self, label: &str, kind: KeyKind) -> Result<KeyId, Pkcs11Error> {
         let new = uri(label, class(kind)?)?;
-        let random = self.draw()?;
-        let clock = self.0.token.clock.clone();
+        let id = id(millis(self.0.token.clock.now().wall), self.draw()?);
         self.run(Access::Write, move |connection| {
             for class in Class::ALL {
-                if !keys::objects(connection, &KeyUri { class, ..new.clone() })?.is_empty() {
-                    let key_id = new.key_id(connection.token_label())?;
-                    return Err(Pkcs11Error::key(&key_id, KeyFault::Exists));
+                for (found, _) in keys::objects(connection, &KeyUri { class, ..new.clone() })? {
+                    let named = KeyUri { id: Some(found), class, ..new.clone() };
+                    // Ours is there when the session was lost after it was made.
+                    if named.id.as_ref() != Some(&id) {
+                        let key_id = new.key_id(connection.token_label())?;
+                        return Err(Pkcs11Error::key(&key_id, KeyFault::Exists));
+                    }
+                    let key_id = named.key_id(connection.token_label())?;
+                    return keys::find(connection, &key_id, &named).map(|kek| kek.key_id);
                 }
             }
-            generate(connection, &new, kind, id(millis(clock.now().wall), random))
+            generate(connection, &new, kind, id.clone())
         })
         .await
     }

@@ -5,6 +5,7 @@
 
 use std::{
     env,
+    ops::Deref,
     path::PathBuf,
     process::Command,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -50,12 +51,26 @@ impl PinSource for GivenPin {
 
 /// A token for one test; others wait.
 pub(crate) struct Token {
+    place: Place,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Deref for Token {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
+}
+
+/// Where a token is and what opens it.
+#[derive(Clone)]
+pub(crate) struct Place {
     pub(crate) module: PathBuf,
     pub(crate) label: &'static str,
     pub(crate) pin: &'static str,
     pub(crate) so_pin: &'static str,
     pub(crate) clock: Arc<ManualClock>,
-    _alone: MutexGuard<'static, ()>,
 }
 
 static ALONE: Mutex<()> = Mutex::new(());
@@ -69,7 +84,8 @@ macro_rules! token {
         let alone = alone();
         let of = $of?;
         let (module, label, pin, so_pin) = (of.module().into(), of.token(), of.pin(), of.so_pin());
-        Some(Token { module, label, pin, so_pin, clock: Arc::default(), _alone: alone })
+        let place = Place { module, label, pin, so_pin, clock: Arc::default() };
+        Some(Token { place, _alone: alone })
     }};
 }
 
@@ -88,7 +104,9 @@ impl Token {
     pub(crate) fn each() -> impl Iterator<Item = Self> {
         [Self::softhsm as fn() -> Option<Self>, Self::kryoptic].into_iter().filter_map(|start| start())
     }
+}
 
+impl Place {
     pub(crate) fn is_softhsm(&self) -> bool {
         self.label.contains("softhsm")
     }
@@ -109,7 +127,7 @@ impl Token {
         raw(&self.module)
     }
 
-    /// A session of this process's that is logged in.
+    /// A session of this process's that is logged in; closed when dropped.
     pub(crate) fn session(&self) -> Session {
         session(&self.module, self.label, self.pin)
     }
