@@ -228,6 +228,8 @@ fn goes_through_its_life(
     let archive = home.home.folder.path().join("archive");
     let archive = archive.to_str().unwrap();
     home.run(["export", "b", archive]).succeeds();
+    home.run(["account", "delete", "b"]).succeeds();
+    home.run(["account", "purge", "b", "--yes"]).succeeds();
     let imported = home.json(&["import", archive, "--name", "c", "--kek", key]).remove(0);
     assert_eq!(imported["unwrapped_by"], named.as_str(), "{imported}");
     reads("c");
