@@ -41,11 +41,13 @@ enum Credential {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 enum UserAssigned {
-    ClientId(String),
-    ObjectId(String),
-    ResourceId(String),
+    #[serde(rename = "client-id")]
+    Client(String),
+    #[serde(rename = "object-id")]
+    Object(String),
+    #[serde(rename = "resource-id")]
+    Resource(String),
 }
 
 #[derive(Debug, Deserialize)]
@@ -86,9 +88,9 @@ fn credential(credential: Credential, folder: &Path) -> AzureCredential {
     match credential {
         Credential::ManagedIdentity => AzureCredential::managed_identity(ManagedIdentity::System),
         Credential::UserAssignedIdentity(of) => AzureCredential::managed_identity(match of {
-            UserAssigned::ClientId(id) => ManagedIdentity::ClientId(id),
-            UserAssigned::ObjectId(id) => ManagedIdentity::ObjectId(id),
-            UserAssigned::ResourceId(id) => ManagedIdentity::ResourceId(id),
+            UserAssigned::Client(id) => ManagedIdentity::ClientId(id),
+            UserAssigned::Object(id) => ManagedIdentity::ObjectId(id),
+            UserAssigned::Resource(id) => ManagedIdentity::ResourceId(id),
         }),
         Credential::WorkloadIdentity => AzureCredential::workload_identity(),
         Credential::DeveloperTools => AzureCredential::developer_tools(),
