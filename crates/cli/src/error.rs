@@ -60,6 +60,9 @@ pub(crate) enum CliError {
     /// The passphrase's file has none.
     #[error("{} holds no passphrase: {why}", .path.display())]
     PassphraseFile { path: PathBuf, why: &'static str },
+    /// The file of vaults is wrong. It is never repeated what stands in it in place of a secret.
+    #[error("{}: {what}", .path.display())]
+    VaultConfig { path: PathBuf, what: String },
     /// A setting of `init` is out of its range.
     #[error("{0}")]
     Policy(#[from] PolicyError),
@@ -206,7 +209,7 @@ impl CliError {
     /// What the shell gets.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::NoHome | Self::Usage(_) | Self::Policy(_) => Exit::Usage,
+            Self::NoHome | Self::Usage(_) | Self::Policy(_) | Self::VaultConfig { .. } => Exit::Usage,
             Self::DamagedSettings { .. } | Self::Damage { .. } => Exit::Corrupt,
             Self::Header { source, .. } => match source {
                 HeaderError::Format { .. } | HeaderError::NotASealedBlock => Exit::Failed,

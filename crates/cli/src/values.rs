@@ -6,6 +6,7 @@ use std::{ffi::OsString, fmt, ops::Range, str::FromStr, time::Duration};
 
 use cofferdam_crypto::{BlockId, IdError, KeyId};
 use cofferdam_store::{AccountName, ArchiveId, EngineError, OperationId, ReceiptError, ReceiptPublicKey};
+use cofferdam_vault::Principal;
 
 /// A block id of the bytes of an argument.
 pub(crate) fn block_id(argument: OsString) -> Result<BlockId, IdError> {
@@ -33,6 +34,13 @@ pub(crate) fn host(argument: &str) -> Result<String, &'static str> {
     } else {
         Err("give a name like vault.test, or an address like 127.0.0.1 or [::1]")
     }
+}
+
+/// A principal, by its name.
+pub(crate) fn principal(argument: &str) -> Result<Principal, String> {
+    const MAX_LEN: usize = 256;
+    let is_name = (1..=MAX_LEN).contains(&argument.len()) && !argument.chars().any(char::is_control);
+    if is_name { Ok(Principal::new(argument)) } else { Err("give 1 to 256 bytes of text".into()) }
 }
 
 /// An account's name.
