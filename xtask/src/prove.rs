@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     run::{Tally, call_tests, cargo},
+    services::Services,
     workspace::{self, Workspace},
 };
 
@@ -27,6 +28,8 @@ struct Proof {
 enum Built {
     /// With the whole workspace.
     Whole,
+    /// The same, and with the servers that it runs against installed.
+    Served,
     /// With the defects that are planted on purpose, in a folder of its own.
     Planted,
     /// For a scheduler that goes through schedules, in a folder of its own.
@@ -35,6 +38,10 @@ enum Built {
 
 const fn proof(package: &'static str, target: &'static str, shows: &'static str) -> Proof {
     Proof { package, target, shows, built: Built::Whole }
+}
+
+const fn served(package: &'static str, target: &'static str, shows: &'static str) -> Proof {
+    Proof { package, target, shows, built: Built::Served }
 }
 
 const fn planted(package: &'static str, target: &'static str, shows: &'static str) -> Proof {
@@ -221,6 +228,22 @@ const PROOFS: &[Proof] = &[
         "re-encryption leaves nothing under the old epoch, and loses nothing",
     ),
     planted("cofferdam", "planted_defects_of_operations_show", "planted defects of operations show"),
+    proof("cofferdam-vault", "conformance_local", "the local vault keeps every promise of a vault"),
+    served("cofferdam-vault", "conformance_pkcs11", "a vault in a token keeps every promise of a vault"),
+    served("cofferdam-vault", "conformance_azure", "the Azure vault keeps every promise of a vault"),
+    served("cofferdam-vault", "conformance_aws", "the AWS vault keeps every promise of a vault"),
+    served("cofferdam-vault", "conformance_transit", "the Transit vault keeps every promise of a vault"),
+    proof("cofferdam-vault", "conformance_broken", "a vault that breaks a promise is found by the kit"),
+    served(
+        "cofferdam-vault",
+        "serve_microsoft_clients",
+        "Microsoft's own clients drive the Key Vault-compatible server",
+    ),
+    proof(
+        "cofferdam-vault",
+        "serve_published_api",
+        "the server answers by the published API, field by field",
+    ),
 ];
 
 /// Runs the proofs whose title or target contains one of `words`, all when there are none; whether they held.
@@ -312,6 +335,11 @@ impl Proof {
         let test = ["test", "--workspace", "--release", "--all-features", "--test", self.target];
         let mut command = match self.built {
             Built::Whole => cargo(&test),
+            Built::Served => {
+                let mut command = cargo(&test);
+                Services::install(&workspace::root().join("target"))?.give(&mut command);
+                command
+            }
             // Alone: what holds defects on purpose shares nothing with what does not.
             Built::Planted => {
                 let mut command =
