@@ -6,10 +6,10 @@
 //!
 //! Not its job: caching, retrying, deciding what a failure costs: that is `cofferdam-keyring`'s.
 
-#[cfg(feature = "azure")]
-pub mod azure;
 #[cfg(feature = "aws")]
 pub mod aws;
+#[cfg(feature = "azure")]
+pub mod azure;
 mod budget;
 mod clock;
 #[cfg(feature = "conformance")]
