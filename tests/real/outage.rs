@@ -10,6 +10,7 @@ use std::{
 };
 
 use cofferdam::{
+    crypto::Provider,
     keyring::{KeyEvent, KeyState, Policy, What},
     store::{Account, EngineError, Outcome, PutReceipt},
 };
@@ -92,27 +93,38 @@ impl Writer {
     }
 }
 
-/// The states that the account's key went through.
-struct States(JoinHandle<Vec<KeyState>>);
+/// The states that the account's key goes through, while somebody listens.
+struct States {
+    seen: Arc<Mutex<Vec<KeyState>>>,
+    task: JoinHandle<()>,
+}
 
 impl States {
     fn of(account: &Account, mut events: Receiver<KeyEvent>) -> Self {
-        let account = account.id();
-        Self(tokio::spawn(async move {
-            let mut states = Vec::new();
+        let (account, seen) = (account.id(), Arc::<Mutex<Vec<KeyState>>>::default());
+        let states = seen.clone();
+        let task = tokio::spawn(async move {
             loop {
                 match events.recv().await {
-                    Ok(KeyEvent { account: of, provider, what: What::Changed { to, .. }, .. })
-                        if of == account && provider == cofferdam::crypto::Provider::Customer =>
-                    {
-                        states.push(to);
+                    Ok(KeyEvent { account: of, provider: Provider::Customer, what, .. }) if of == account => {
+                        if let What::Changed { to, .. } = what {
+                            states.lock().unwrap_or_else(PoisonError::into_inner).push(to);
+                        }
                     }
                     Ok(_) => {}
                     Err(RecvError::Lagged(missed)) => panic!("{missed} events were missed"),
-                    Err(RecvError::Closed) => return states,
+                    Err(RecvError::Closed) => return,
                 }
             }
-        }))
+        });
+        Self { seen, task }
+    }
+
+    /// All until now.
+    fn seen(self) -> Vec<KeyState> {
+        assert!(!self.task.is_finished(), "events were missed");
+        self.task.abort();
+        std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -190,14 +202,13 @@ where
     let left = account.status().await.unwrap().buffer.blocks;
 
     let warm = lost(&account, written.acknowledged.iter().copied()).await;
+    let states = states.seen();
     real.restart().await;
     let account = real.engine.account(&super::name(customer.name)).await.unwrap();
     let cold = lost(&account, written.acknowledged.iter().copied()).await;
     let listed = account.status().await.unwrap().blocks;
-    // Its last sender went with the engine that was closed.
-    let states = tokio::time::timeout(PATIENCE, states.0).await.unwrap().unwrap();
 
-    println!("{}: {:?}", customer.name, outage_policy_in_words());
+    println!("{}: {}", customer.name, policy_in_words());
     println!("| at | what | stored | buffered |\n| --- | --- | --- | --- |");
     for (at, what, stored, buffered) in &story {
         println!("| {at:.1?} | {what} | {stored} | {buffered} |");
@@ -223,7 +234,7 @@ where
     real.engine.close().await.unwrap();
 }
 
-fn outage_policy_in_words() -> String {
+fn policy_in_words() -> String {
     let policy = policy();
     format!(
         "refresh {:?}, grace {:?}, time-out {:?}, retries up to {:?}",
