@@ -138,7 +138,7 @@ async fn with_nobody_else_there_drains_go_at_full_speed() {
     // The two accounts learn that the vault is back a poll apart at most: that gap, however long, is no rest. Each rests
     // once, as long as five commits take, for the writes before the vault's return.
     let gaps: Vec<_> = drains.windows(2).map(|two| two[1].start - two[0].end).collect();
-    let rests = gaps.iter().filter(|gap| (COMMIT * 5..COMMIT * 50).contains(gap)).count();
+    let rests = gaps.iter().filter(|gap| (COMMIT * 5..COMMIT * 50).contains(*gap)).count();
     assert!(last - first >= COMMIT * 50);
     assert!(rests <= 3 && gaps.iter().filter(|gap| !gap.is_zero()).count() <= 3, "{gaps:?}");
     stored(accounts[0].put(&id("later"), "content".into()).await);

@@ -1,13 +1,17 @@
 //! Every package in the tree is allowed by `deny.toml`: its licence, its name, its source.
 //!
 //! `deny.toml` is the one list; cargo-deny reads it too and also asks the advisory database, which is not
-//! this check's job.
+//! this check's job. In the tree is what is built for some target: cargo's metadata also list what a feature that is not on
+//! would bring.
 
 use std::fs;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::workspace::{Package, Workspace, root};
+use crate::{
+    run::{cargo, output},
+    workspace::{Package, Workspace, root},
+};
 
 /// What `deny.toml` allows.
 #[derive(Debug, Default)]
@@ -24,8 +28,18 @@ struct Policy {
 pub(crate) fn check(workspace: &Workspace) -> Result<(Vec<String>, usize)> {
     let text = fs::read_to_string(root().join("deny.toml")).context("deny.toml")?;
     let policy = Policy::parse(&text).context("deny.toml")?;
-    let packages = workspace.packages();
+    let edges = ["--target", "all", "--edges", "normal,build,dev", "--prefix", "none"];
+    let tree = output(cargo(&["tree", "--workspace", "--all-features"]).args(edges))?;
+    let mut packages = workspace.packages();
+    packages.retain(|package| built(&tree, package));
     Ok((packages.iter().flat_map(|package| policy.faults(package)).collect(), packages.len()))
+}
+
+/// Whether a tree has this package.
+fn built(tree: &str, package: &Package) -> bool {
+    let line = format!("{} v{}", package.name, package.version);
+    tree.lines()
+        .any(|found| found.strip_prefix(&line).is_some_and(|rest| rest.is_empty() || rest.starts_with(' ')))
 }
 
 impl Policy {
@@ -138,6 +152,14 @@ allow-registry = ["https://github.com/rust-lang/crates.io-index"]
             licence: licence.map(str::to_owned),
             source: source.map(str::to_owned),
         }
+    }
+
+    #[test]
+    fn only_what_the_tree_has_is_looked_at() {
+        let tree = "cofferdam v0.1.0 (/somewhere)\nring-like v1.0.0\nring v1.0.1\n\nserde v1.0.0 (*)\n";
+        let has = |name| built(tree, &package(name, None, None));
+        assert!(has("ring-like") && has("serde"));
+        assert!(!has("ring") && !has("serde_json") && !has("like"));
     }
 
     #[test]

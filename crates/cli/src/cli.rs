@@ -10,11 +10,11 @@ use clap::{
 };
 use cofferdam_crypto::{BlockId, KeyId};
 use cofferdam_store::AccountName;
-use cofferdam_vault::KeyKind;
+use cofferdam_vault::{KeyKind, Principal};
 
 use crate::{
-    home::{AccountTimes, BufferBounds, KeyTimes, Settings},
-    values::{ByteRange, Size, account_name, block_id, duration, key_id},
+    home::{self, AccountTimes, BufferBounds, KeyTimes, Settings},
+    values::{ByteRange, Size, account_name, block_id, duration, key_id, principal},
 };
 
 pub(crate) use keys::{
@@ -24,7 +24,8 @@ pub(crate) use keys::{
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 anything else, 2 usage, 3 key revoked, 4 key unavailable, 5 corrupt or tampered, 6 not found, 7 not yet.
-The passphrase of a home's vaults comes from COFFERDAM_PASSPHRASE or --passphrase-file, never from an argument.
+The passphrase of a home's vaults comes from COFFERDAM_PASSPHRASE or --passphrase-file, never from an argument; other vaults and their
+secrets are named by --vault-config, see docs/vaults.md.
 Try `cofferdam demo` first.";
 
 /// Keeps data encrypted under keys that its owner holds and can take away.
@@ -40,6 +41,9 @@ pub(crate) struct Cli {
     /// Reads the passphrase of the home's vaults from this file
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) passphrase_file: Option<PathBuf>,
+    /// Reads which vaults there are, and who may use which, from this file; else there is the home's own alone
+    #[arg(long, global = true, value_name = "FILE", env = "COFFERDAM_VAULT_CONFIG")]
+    pub(crate) vault_config: Option<PathBuf>,
     /// Leaves drains and operations to the next command, instead of waiting for them
     #[arg(long, global = true)]
     pub(crate) no_wait: bool,
@@ -289,6 +293,26 @@ pub(crate) enum Vault {
     Offline,
     /// Makes the vault answer again
     Online,
+    /// Serves the vault's keys by Azure Key Vault's REST API, over TLS, until it is interrupted: for development
+    #[cfg(feature = "serve")]
+    Serve(Serve),
+}
+
+#[cfg(feature = "serve")]
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Where it listens; port 0 is any that is free
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8443")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// The host name or address in its URL and its certificate [default: that of --listen]
+    #[arg(long, value_name = "HOST", value_parser = crate::values::host)]
+    pub(crate) host: Option<String>,
+    /// Lets deleted keys be purged at once, where they are made by this server: no account should be under such
+    #[arg(long)]
+    pub(crate) no_purge_protection: bool,
+    /// How long a token is good for
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1h")]
+    pub(crate) token_time: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -308,6 +332,8 @@ pub(crate) enum AccountCommand {
         /// The customer's key; without it the service's is used
         #[arg(long, value_name = "KEYID", value_parser = key_id)]
         kek: Option<KeyId>,
+        #[command(flatten)]
+        whose: Whose,
         /// While the key is unavailable, seals writes so that only the customer's vault can open them: needs an RSA key
         #[arg(long, requires = "kek")]
         write_only_buffer: bool,
@@ -354,6 +380,14 @@ pub(crate) enum AccountCommand {
         #[arg(value_enum)]
         switch: Switch,
     },
+}
+
+/// Whose vaults a key is in.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Whose {
+    /// The principal whose vaults have the key, as --vault-config names it
+    #[arg(long, value_name = "NAME", default_value = home::PRINCIPAL, value_parser = principal)]
+    pub(crate) principal: Principal,
 }
 
 #[derive(Debug, Args)]

@@ -60,6 +60,9 @@ pub(crate) enum CliError {
     /// The passphrase's file has none.
     #[error("{} holds no passphrase: {why}", .path.display())]
     PassphraseFile { path: PathBuf, why: &'static str },
+    /// The file of vaults is wrong. It is never repeated what stands in it in place of a secret.
+    #[error("{}: {what}", .path.display())]
+    VaultConfig { path: PathBuf, what: String },
     /// A setting of `init` is out of its range.
     #[error("{0}")]
     Policy(#[from] PolicyError),
@@ -102,6 +105,10 @@ pub(crate) enum CliError {
     /// The key that a home signs receipts with can't be read.
     #[error("{} is damaged ({what}): restore it from a copy, or delete it to begin with another key", .path.display())]
     DamagedReceiptKey { path: PathBuf, what: String },
+    /// What a home's key server is known by can't be read.
+    #[cfg(feature = "serve")]
+    #[error("{} is damaged ({what}): {why}", .path.display())]
+    DamagedServing { path: PathBuf, what: &'static str, why: String },
     /// An archive can't be read or written.
     #[error("{}: {source}", .path.display())]
     Archive { path: PathBuf, source: ArchiveError },
@@ -120,6 +127,10 @@ pub(crate) enum CliError {
     /// The customer's or the service's vault.
     #[error("{0}")]
     Vault(LocalVaultError),
+    /// The server of keys.
+    #[cfg(feature = "serve")]
+    #[error("{0}")]
+    Serve(#[from] cofferdam_vault::serve::ServeError),
     /// The engine.
     #[error("{}", told(.0))]
     Engine(#[from] EngineError),
@@ -198,7 +209,7 @@ impl CliError {
     /// What the shell gets.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::NoHome | Self::Usage(_) | Self::Policy(_) => Exit::Usage,
+            Self::NoHome | Self::Usage(_) | Self::Policy(_) | Self::VaultConfig { .. } => Exit::Usage,
             Self::DamagedSettings { .. } | Self::Damage { .. } => Exit::Corrupt,
             Self::Header { source, .. } => match source {
                 HeaderError::Format { .. } | HeaderError::NotASealedBlock => Exit::Failed,
@@ -212,6 +223,8 @@ impl CliError {
             },
             Self::NotYet { .. } => Exit::NotYet,
             Self::DamagedReceiptKey { .. } => Exit::Corrupt,
+            #[cfg(feature = "serve")]
+            Self::DamagedServing { .. } => Exit::Corrupt,
             Self::Receipt { source, .. } => match source {
                 ReceiptError::Newer { .. } | ReceiptError::OtherIssuer { .. } => Exit::Failed,
                 _ => Exit::Corrupt,

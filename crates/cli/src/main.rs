@@ -18,9 +18,10 @@ mod operation;
 mod output;
 mod signals;
 mod values;
+mod vaults;
 mod writer;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, error::ErrorKind};
 
@@ -28,16 +29,25 @@ use cli::Cli;
 use error::{CliError, Exit, error_json};
 use output::note;
 
+/// How long calls of vaults that nobody waits for any longer may take to end.
+const LAST_CALLS: Duration = Duration::from_secs(5);
+
 fn main() -> ExitCode {
     let json = std::env::args_os().any(|argument| argument == "--json");
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return refuse(&e, json),
     };
+    let foreign = cli.vault_config.is_some();
     let done = runtime().and_then(|runtime| {
         let done = runtime.block_on(commands::run(cli));
-        // A thread that waits for standard input would never let it end.
-        runtime.shutdown_background();
+        if foreign {
+            // The library of an HSM clears up when the process ends, which no thread that is in it survives.
+            runtime.shutdown_timeout(LAST_CALLS);
+        } else {
+            // A thread that waits for standard input would never let it end.
+            runtime.shutdown_background();
+        }
         done
     });
     let exit = match done {

@@ -6,6 +6,7 @@ use std::{ffi::OsString, fmt, ops::Range, str::FromStr, time::Duration};
 
 use cofferdam_crypto::{BlockId, IdError, KeyId};
 use cofferdam_store::{AccountName, ArchiveId, EngineError, OperationId, ReceiptError, ReceiptPublicKey};
+use cofferdam_vault::Principal;
 
 /// A block id of the bytes of an argument.
 pub(crate) fn block_id(argument: OsString) -> Result<BlockId, IdError> {
@@ -15,6 +16,31 @@ pub(crate) fn block_id(argument: OsString) -> Result<BlockId, IdError> {
 /// A key id.
 pub(crate) fn key_id(argument: &str) -> Result<KeyId, IdError> {
     KeyId::new(argument)
+}
+
+/// A host name, or an address as a URL has it.
+#[cfg(feature = "serve")]
+pub(crate) fn host(argument: &str) -> Result<String, &'static str> {
+    let address = argument.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let good = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            let label = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+            (1..=253).contains(&argument.len()) && argument.bytes().all(label)
+        }
+    };
+    if good {
+        Ok(argument.into())
+    } else {
+        Err("give a name like vault.test, or an address like 127.0.0.1 or [::1]")
+    }
+}
+
+/// A principal, by its name.
+pub(crate) fn principal(argument: &str) -> Result<Principal, String> {
+    const MAX_LEN: usize = 256;
+    let is_name = (1..=MAX_LEN).contains(&argument.len()) && !argument.chars().any(char::is_control);
+    if is_name { Ok(Principal::new(argument)) } else { Err("give 1 to 256 bytes of text".into()) }
 }
 
 /// An account's name.

@@ -18,6 +18,7 @@ mod entropy;
 mod error;
 pub mod executor;
 mod key_vault;
+pub mod layers;
 mod local;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;

@@ -51,8 +51,15 @@ impl World {
 async fn a_disabled_key_is_a_denial_until_it_is_enabled() {
     let Some(world) = world().await else { return };
     let wrapped = world.vault.wrap_key(&world.key, &aek(7), &context(1)).await.unwrap();
+    world
+        .admin
+        .call("CreateAlias", "AliasName", "alias/payroll", &[("TargetKeyId", world.key.as_str())])
+        .await;
+    let alias = id(&format!("arn:aws:kms:eu-west-1:{ACCOUNT}:alias/payroll"));
     world.on_key("DisableKey").await;
     assert_eq!(world.kinds(&wrapped).await, [Some(Kind::KeyDisabled); 2]);
+    let by_alias = world.vault.wrap_key(&alias, &aek(8), &context(1)).await.unwrap_err();
+    assert_eq!(by_alias.kind(), Kind::KeyDisabled);
     assert_eq!(world.state().await, KeyState::Disabled);
     world.on_key("EnableKey").await;
     assert_eq!(world.kinds(&wrapped).await, [None; 2]);

@@ -10,12 +10,24 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use cofferdam_crypto::{Aek, KeyId, WrapAlgorithm, WrappedKey};
 use cofferdam_vault::{
     KeyVault, Reauthenticating, VaultError, VaultErrorKind as Kind,
-    azure::{AzureCredential, AzureError, AzureOptions, AzureVault},
+    azure::{
+        AzureCredential, AzureError, AzureOptions, AzureVault,
+        azure_core::{
+            self,
+            credentials::{AccessToken, Secret, TokenCredential, TokenRequestOptions},
+            http::{self, ClientOptions, Url},
+        },
+        azure_identity::{
+            ClientAssertionCredentialOptions, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
+        },
+    },
     testing::servers::{Answer, Gate, Request, Rogue, Speaks},
 };
+use data_encoding::BASE64URL_NOPAD;
 use support::{aek, context};
 use tracing::{Event, Metadata, Subscriber, field, span};
 use zeroize::Zeroizing;
@@ -312,6 +324,73 @@ async fn however_many_callers_meet_an_expired_token_all_go_on_with_one_new_one()
     assert!(*refused.lock().unwrap() > 1);
 }
 
+#[tokio::test]
+async fn a_workload_identity_proves_itself_by_its_file() {
+    let rogue = good();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "canary-of-the-assertion").unwrap();
+    let credential = AzureCredential::new("workload identity", move |client_options| {
+        Ok(WorkloadIdentityCredential::new(Some(WorkloadIdentityCredentialOptions {
+            credential_options: ClientAssertionCredentialOptions { client_options },
+            client_id: Some("client".into()),
+            tenant_id: Some("tenant".into()),
+            token_file_path: Some(file.clone()),
+        }))?)
+    });
+    let options = AzureOptions::new(rogue.url(), credential).test_server().authority_host(rogue.url());
+    let vault = AzureVault::connect(options.roots_pem(rogue.authority().unwrap())).unwrap();
+    assert_eq!(unwrap(&vault, &rogue).await.unwrap().expose(), &[7; 32]);
+    let asked = rogue.requests();
+    let proof = String::from_utf8(asked[1].body.clone()).unwrap();
+    assert!(proof.contains("client_assertion=canary-of-the-assertion"), "{proof}");
+}
+
+/// A credential that asks at this URL, as managed identities ask the machine's host.
+#[derive(Debug)]
+struct AsksAt(Url, ClientOptions);
+
+#[async_trait]
+impl TokenCredential for AsksAt {
+    async fn get_token(
+        &self,
+        _: &[&str],
+        _: Option<TokenRequestOptions<'_>>,
+    ) -> azure_core::Result<AccessToken> {
+        let transport = self.1.transport.clone().expect("the options carry one");
+        let mut request = http::Request::new(self.0.clone(), http::Method::Get);
+        request.insert_header("metadata", "true");
+        let answer = transport.send(&http::Context::default(), &mut request).await?;
+        let token = answer.into_body().collect_string().await?;
+        Ok(AccessToken::new(
+            Secret::new(token),
+            azure_core::time::OffsetDateTime::now_utc() + azure_core::time::Duration::HOUR,
+        ))
+    }
+}
+
+#[tokio::test]
+async fn a_token_comes_in_the_clear_from_the_machine_itself_and_from_nowhere_else() {
+    let rogue = good();
+    let machine = Rogue::always(Speaks::Http, Answer::json(200, TOKEN));
+    for (url, known) in [(machine.url(), true), ("http://tokens.example".to_owned(), false)] {
+        let url = Url::parse(&url).unwrap();
+        let credential =
+            AzureCredential::new("machine", move |options| Ok(Arc::new(AsksAt(url.clone(), options))));
+        let options = AzureOptions::new(rogue.url(), credential).test_server();
+        let vault = AzureVault::connect(options.roots_pem(rogue.authority().unwrap())).unwrap();
+        match unwrap(&vault, &rogue).await {
+            Ok(aek) => assert!(known && aek.expose() == &[7; 32]),
+            Err(e) => {
+                assert!(!known, "{e}");
+                assert_eq!(e.kind(), Kind::Unauthenticated);
+                assert!(e.to_string().contains("in the clear"), "{e}");
+            }
+        }
+    }
+    assert_eq!(machine.asked(), 1);
+}
+
 /// Writes down everything that anybody tells at any level.
 #[derive(Default)]
 struct Everything(Arc<Mutex<String>>);
@@ -355,18 +434,26 @@ impl Subscriber for Everything {
 async fn no_secret_is_told_at_trace_level() {
     let told = Arc::new(Mutex::new(String::new()));
     let _guard = tracing::subscriber::set_default(Everything(told.clone()));
-    let rogue = vault(Speaks::Https, {
-        |request| {
-            let url = format!("https://{}", request.header("host").unwrap());
-            match request.method.as_str() {
-                "GET" => Answer::json(404, r#"{"error":{"code":"KeyNotFound","message":"gone"}}"#),
-                _ => sevens(request, &url),
-            }
+    let bytes = BASE64URL_NOPAD.encode(&[0xC5; 256]);
+    let rogue = vault(Speaks::Https, move |request| {
+        let url = format!("https://{}", request.header("host").unwrap());
+        let kid = format!("{url}/keys/payroll/{VERSION}");
+        if request.method == "GET" {
+            let key = format!(r#"{{"kid":"{kid}","kty":"RSA","n":"{bytes}","e":"AQAB"}}"#);
+            Answer::json(200, format!(r#"{{"key":{key},"attributes":{{"enabled":true}}}}"#))
+        } else if request.target.contains("/wrapkey") {
+            assert!(
+                request.body.windows(SEVENS.len()).any(|part| part == SEVENS.as_bytes()),
+                "the key itself"
+            );
+            Answer::json(200, format!(r#"{{"kid":"{kid}","value":"{bytes}"}}"#))
+        } else {
+            sevens(request, &url)
         }
     });
     let vault = connect(&rogue);
     unwrap(&vault, &rogue).await.unwrap();
-    vault.wrap_key(&key(&rogue), &aek(7), &context()).await.unwrap_err();
+    vault.wrap_key(&key(&rogue), &aek(7), &context()).await.unwrap();
     let told = told.lock().unwrap();
     assert!(told.contains("azure") || told.contains("typespec"), "the SDK tells something: {told}");
     assert!(told.contains(&format!("/keys/payroll/{VERSION}")), "{told}");

@@ -30,7 +30,7 @@ use cofferdam_vault::{
     testing::{PublishedRsaKeys, SeededEntropy},
 };
 
-use conformance::{LocalFactory, ScriptedFactory};
+use conformance::{Around, LocalFactory, ScriptedFactory};
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -343,144 +343,23 @@ impl KeyVault for Broken {
 }
 
 /// Another factory's world, whose vault has a defect.
-struct BrokenFactory {
-    base: Box<dyn Factory>,
-    defect: Option<Defect>,
-    kept: Arc<Kept>,
-}
-
-impl BrokenFactory {
-    async fn new(base: Base, defect: Option<Defect>) -> Self {
-        let base: Box<dyn Factory> = match base {
-            Base::Local => Box::new(LocalFactory::new(KeyKind::Aes256, None).await),
-            Base::Rsa => Box::new(LocalFactory::new(KeyKind::Rsa(RsaSize::Rsa2048), None).await),
-            Base::Scripted => {
-                Box::new(ScriptedFactory::new(KeyKind::Aes256).renewing(defect != Some(ExpiredIsDenied)))
-            }
-        };
-        Self { base, defect, kept: Arc::default() }
-    }
-}
-
-#[async_trait]
-impl Factory for BrokenFactory {
-    fn subject(&self) -> Subject {
-        let subject = self.base.subject();
-        if self.defect == Some(ClaimsToBind) { subject.binds_context() } else { subject }
-    }
-
-    async fn vault(&self) -> Hook<Arc<dyn KeyVault>> {
-        let (inner, kept) = (self.base.vault().await?, self.kept.clone());
-        Ok(Arc::new(Broken { inner, defect: self.defect, kept }))
-    }
-
-    async fn patience(&self) {
-        tokio::time::sleep(Duration::from_secs(5)).await;
-    }
-
-    fn excuse(&self, check: &str) -> Option<Cow<'static, str>> {
-        self.base.excuse(check)
-    }
-
-    async fn new_key(&self) -> Hook<KeyId> {
-        self.base.new_key().await
-    }
-
-    async fn unversioned(&self, key: &KeyId) -> Hook<KeyId> {
-        self.base.unversioned(key).await
-    }
-
-    async fn new_version(&self, key: &KeyId) -> Hook<KeyId> {
-        self.base.new_version(key).await
-    }
-
-    async fn unknown_version(&self, key: &KeyId) -> Hook<KeyId> {
-        self.base.unknown_version(key).await
-    }
-
-    async fn disable(&self, key: &KeyId) -> Hook {
-        self.base.disable(key).await
-    }
-
-    async fn enable(&self, key: &KeyId) -> Hook {
-        self.base.enable(key).await
-    }
-
-    async fn delete(&self, key: &KeyId) -> Hook {
-        self.base.delete(key).await
-    }
-
-    async fn recover(&self, key: &KeyId) -> Hook {
-        self.base.recover(key).await
-    }
-
-    async fn expire(&self, key: &KeyId) -> Hook {
-        self.base.expire(key).await
-    }
-
-    async fn defer(&self, key: &KeyId) -> Hook {
-        self.base.defer(key).await
-    }
-
-    async fn deny(&self, key: &KeyId) -> Hook {
-        self.base.deny(key).await
-    }
-
-    async fn allow(&self, key: &KeyId) -> Hook {
-        self.base.allow(key).await
-    }
-
-    async fn unknown_key(&self) -> Hook<KeyId> {
-        self.base.unknown_key().await
-    }
-
-    async fn foreign_keys(&self) -> Hook<Vec<KeyId>> {
-        self.base.foreign_keys().await
-    }
-
-    async fn outage(&self) -> Hook {
-        self.base.outage().await
-    }
-
-    async fn restore(&self) -> Hook {
-        self.base.restore().await
-    }
-
-    async fn throttle(&self) -> Hook<Option<Duration>> {
-        self.base.throttle().await
-    }
-
-    async fn unthrottle(&self) -> Hook {
-        self.base.unthrottle().await
-    }
-
-    async fn expire_credential(&self) -> Hook {
-        self.base.expire_credential().await
-    }
-
-    async fn lose_credential(&self) -> Hook {
-        self.base.lose_credential().await
-    }
-
-    async fn regain_credential(&self) -> Hook {
-        self.base.regain_credential().await
-    }
-
-    async fn untrust(&self) -> Hook {
-        self.base.untrust().await
-    }
-
-    async fn trust(&self) -> Hook {
-        self.base.trust().await
-    }
-
-    async fn sent(&self) -> Hook<u64> {
-        self.base.sent().await
-    }
+async fn broken(base: Base, defect: Option<Defect>) -> Around {
+    let around = match base {
+        Base::Local => Around::new(LocalFactory::new(KeyKind::Aes256, None).await),
+        Base::Rsa => Around::new(LocalFactory::new(KeyKind::Rsa(RsaSize::Rsa2048), None).await),
+        Base::Scripted => {
+            Around::new(ScriptedFactory::new(KeyKind::Aes256).renewing(defect != Some(ExpiredIsDenied)))
+        }
+    };
+    let kept = Arc::<Kept>::default();
+    let around = around
+        .patience(Duration::from_secs(5))
+        .vault(move |inner| Arc::new(Broken { inner, defect, kept: kept.clone() }));
+    if defect == Some(ClaimsToBind) { around.subject(Subject::binds_context) } else { around }
 }
 
 async fn found(base: Base, defect: Option<Defect>, check: &str) -> (Outcome, Report) {
-    let factory = BrokenFactory::new(base, defect).await;
+    let factory = broken(base, defect).await;
     // Errors are looked through at the end: something has to fail before.
     let is_wanted = |name: &str| name == check || check == "no-secret-in-errors" && name == "disabled";
     let report = run_some(&factory, &SeededEntropy::new(3), is_wanted).await;
@@ -505,7 +384,7 @@ async fn every_defect_is_found_by_the_check_that_is_named_for_it() {
 #[tokio::test(start_paused = true)]
 async fn a_vault_that_breaks_everything_gets_its_report_all_the_same() {
     for defect in [Panics, PanicsOnTamper, PanicsInDebug, NeverAnswers, StuckAfterADrop] {
-        let factory = BrokenFactory::new(Base::Local, Some(defect)).await;
+        let factory = broken(Base::Local, Some(defect)).await;
         let report = run(&factory, &SeededEntropy::new(3)).await;
         assert_eq!(report.checks().len(), checks().count());
         assert!(!report.is_ok() && report.failed().count() > 0, "{defect:?}");
@@ -596,8 +475,7 @@ async fn without_random_bytes_every_check_fails_and_says_so() {
 
 #[tokio::test]
 async fn what_was_done_to_the_vault_as_a_whole_is_undone_where_the_check_fails() {
-    let base = LocalFactory::new(KeyKind::Aes256, None).await;
-    let factory = BrokenFactory { base: Box::new(base), defect: Some(OutageIsADenial), kept: Arc::default() };
+    let factory = broken(Base::Local, Some(OutageIsADenial)).await;
     let report =
         run_some(&factory, &SeededEntropy::new(3), |name| ["outage", "round-trip"].contains(&name)).await;
     assert!(matches!(report.outcome("outage"), Some(Outcome::Failed { .. })), "{report}");

@@ -515,13 +515,21 @@ proptest! {
     }
 }
 
+/// The kinds that a local vault makes.
+const OWN: [KeyKind; 4] = [
+    KeyKind::Aes256,
+    KeyKind::Rsa(RsaSize::Rsa2048),
+    KeyKind::Rsa(RsaSize::Rsa3072),
+    KeyKind::Rsa(RsaSize::Rsa4096),
+];
+
 proptest! {
     // An RSA key costs a thousand times as much to use.
     #![proptest_config(ProptestConfig::with_cases(scale(32, 500)))]
 
     #[test]
     fn any_life_of_keys_of_all_kinds_answers_as_the_model_says(
-        ops in proptest::collection::vec(op(&KeyKind::ALL), 1..30), protected in any::<bool>(),
+        ops in proptest::collection::vec(op(&OWN), 1..30), protected in any::<bool>(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(run(ops, protected.then_some("correct horse")));

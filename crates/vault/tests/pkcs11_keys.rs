@@ -18,10 +18,9 @@ use tokens::Token;
 const AES: KeyKind = KeyKind::Aes256;
 const RSA_2048: KeyKind = KeyKind::Rsa(RsaSize::Rsa2048);
 
-#[test]
-#[ignore = "run by other tests, as the token's owner"]
-fn the_owner_acts_in_another_process() {
-    tokens::act();
+#[tokio::test]
+async fn what_the_owner_does_in_another_process_is_done() {
+    tokens::prove_the_owner_acts().await;
 }
 
 #[tokio::test]

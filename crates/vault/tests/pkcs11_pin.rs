@@ -4,7 +4,10 @@
 mod support;
 mod tokens;
 
-use std::sync::Arc;
+use std::{
+    fmt::{Debug, Write as _},
+    sync::{Arc, Mutex},
+};
 
 use cofferdam_crypto::KeyId;
 use cofferdam_vault::{
@@ -12,8 +15,14 @@ use cofferdam_vault::{
     pkcs11::{PinFile, Pkcs11Options, Pkcs11Vault},
 };
 use cryptoki::{session::UserType, slot::Slot, types::AuthPin};
+use data_encoding::HEXLOWER;
 use support::{aek, context, kind};
 use tokens::{GivenPin, Token};
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+    span,
+};
 
 const WRONG: &str = "00000000";
 
@@ -150,5 +159,66 @@ async fn a_pin_file_that_is_missing_is_an_outage_until_it_is_there() {
         assert_eq!(kind(vault.wrap_key(&key, &aek(7), &context()).await), None);
         std::fs::remove_file(&path).unwrap();
         assert_eq!(kind(vault.wrap_key(&key, &aek(7), &context()).await), None, "it is logged in");
+    }
+}
+
+/// Everything that is traced, at every level, as one text.
+#[derive(Clone, Default)]
+struct Traced(Arc<Mutex<String>>);
+
+impl Visit for Traced {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        writeln!(self.0.lock().unwrap(), "{field}={value:?}").unwrap();
+    }
+}
+
+impl Subscriber for Traced {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
+        span.record(&mut self.clone());
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, values: &span::Record<'_>) {
+        values.record(&mut self.clone());
+    }
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[tokio::test]
+async fn neither_a_pin_nor_a_key_is_traced() {
+    for token in Token::each() {
+        let traced = Traced::default();
+        let _guard = tracing::subscriber::set_default(traced.clone());
+        let key = key(&token, "traced").await;
+        let given = GivenPin::new(WRONG);
+        let vault = Pkcs11Vault::open(options(&token, &given)).await.unwrap();
+        let mut said = format!("{:?}", vault.wrap_key(&key, &aek(0xa7), &context()).await.unwrap_err());
+        given.give(token.pin);
+        let mut wrapped = vault.wrap_key(&key, &aek(0xa7), &context()).await.unwrap();
+        token.session().logout().unwrap();
+        vault.unwrap_key(&wrapped, &context()).await.unwrap();
+        wrapped.bytes[0] ^= 1;
+        said.push_str(&format!("{:?}", vault.unwrap_key(&wrapped, &context()).await.unwrap_err()));
+        said.push_str(&traced.0.lock().unwrap());
+        for told in ["refused the PIN", "logged in", "lost a session", token.label] {
+            assert!(said.contains(told), "{told} is not in: {said}");
+        }
+        let bytes = format!("{:?}", [0xa7_u8; 4]);
+        let hex = HEXLOWER.encode(&[0xa7; 4]);
+        for secret in [WRONG, token.pin, token.so_pin, &hex, bytes.trim_matches(['[', ']'])] {
+            assert!(!said.contains(secret), "{secret} is in: {said}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cofferdam_crypto::{WrapAlgorithm, WrappedKey};
 use cofferdam_vault::{
-    KeyVault, VaultError, VaultErrorKind as Kind,
+    Credential, KeyVault, VaultError, VaultErrorKind as Kind,
     testing::servers::{Answer, Gate, Request, Rogue, Speaks},
     transit::{TransitLogin, TransitOptions, TransitVault, Trust},
 };
@@ -253,4 +253,26 @@ async fn words_that_repeat_a_secret_are_not_passed_on() {
     assert!(text.contains("repeat a secret"), "{text}");
     let plaintext = data_encoding::BASE64.encode(aek().expose());
     assert!(!text.contains(TOKEN) && !text.contains(&plaintext), "{text}");
+}
+
+#[tokio::test]
+async fn a_token_is_kept_alive_as_long_as_its_vault_whatever_time_it_is_said_to_have() {
+    let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    for ttl in [0, 1, u64::MAX] {
+        let lookup =
+            format!(r#"{{"data":{{"ttl":{ttl},"expire_time":"2026-11-27T22:06:21Z","renewable":false}}}}"#);
+        let rogue = Rogue::start(Speaks::Https, move |_| Answer::json(200, lookup.clone()));
+        let vault = vault(&rogue);
+        let keeper = alive();
+        assert!(vault.inner().credential().renew().await.is_ok());
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((keeper, alive()), (1, 1), "{ttl}");
+        drop(vault);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(alive(), 0, "{ttl}");
+    }
 }

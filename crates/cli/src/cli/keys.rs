@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use cofferdam_crypto::KeyId;
 use cofferdam_store::{AccountName, ArchiveId, BufferMode, OperationId, ReceiptPublicKey};
+use cofferdam_vault::Principal;
 
-use crate::values::{account_name, archive_id, key_id, operation_id, receipt_public_key};
+use super::Whose;
+use crate::values::{account_name, archive_id, key_id, operation_id, principal, receipt_public_key};
 
 const WAITS_HELP: &str = "\
 It waits until that is done, with a progress bar on a terminal. An interrupt ends the waiting: what was begun goes on at the next
@@ -24,6 +26,9 @@ pub(crate) struct RotateKek {
     /// The version that it replaces, where the account has several KEKs
     #[arg(long, value_name = "KEYID", value_parser = key_id)]
     pub(crate) replacing: Option<KeyId>,
+    /// The principal whose vaults have the key, as --vault-config names it; else that of the key that is replaced
+    #[arg(long, value_name = "NAME", value_parser = principal)]
+    pub(crate) principal: Option<Principal>,
 }
 
 #[derive(Debug, Args)]
@@ -46,6 +51,8 @@ pub(crate) struct AddKek {
     /// The KEK: with a version, or without for the latest
     #[arg(value_name = "KEYID", value_parser = key_id)]
     pub(crate) kek: KeyId,
+    #[command(flatten)]
+    pub(crate) whose: Whose,
 }
 
 #[derive(Debug, Args)]
@@ -68,6 +75,8 @@ pub(crate) struct Link {
     /// The KEK: with a version, or without for the latest
     #[arg(value_name = "KEYID", value_parser = key_id)]
     pub(crate) kek: KeyId,
+    #[command(flatten)]
+    pub(crate) whose: Whose,
     /// What writes are sealed under while the key is unavailable; write-only needs an RSA key
     #[arg(long, value_name = "MODE", value_enum, default_value_t)]
     pub(crate) buffer: Buffer,
@@ -184,4 +193,6 @@ pub(crate) struct Import {
     /// The KEK that it goes under; else the one that unwrapped it
     #[arg(long, value_name = "KEYID", value_parser = key_id)]
     pub(crate) kek: Option<KeyId>,
+    #[command(flatten)]
+    pub(crate) whose: Whose,
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use cofferdam_crypto::KeyId;
 use cofferdam_store::{AccountKey, AccountName, BufferMode, DeletedAccount};
 use serde::Serialize;
 
@@ -9,7 +10,7 @@ use super::operations::{finish_first, run_one};
 use crate::{
     cli::{AccountCommand, Switch},
     error::CliError,
-    home::{Home, Keys, principal},
+    home::{Home, Keys, OpenHome},
     output::{Output, Time},
 };
 
@@ -42,6 +43,9 @@ impl fmt::Display for Created {
 #[derive(Serialize)]
 struct Name {
     account: String,
+    /// The versions that its keys are wrapped under, as its record says; none under the service's key.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    key_ids: Vec<KeyId>,
     /// When it was deleted, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     deleted: Option<Time>,
@@ -51,13 +55,17 @@ struct Name {
 }
 
 impl Name {
-    fn live(name: &AccountName) -> Self {
-        Self { account: name.to_string(), deleted: None, recoverable_until: None }
+    async fn live(open: &OpenHome, name: &AccountName) -> Self {
+        let keks = async { open.engine.account(name).await?.keks().await }.await;
+        // A damaged record does not keep the others from being listed.
+        let key_ids = keks.unwrap_or_default().into_iter().map(|kek| kek.key_id).collect();
+        Self { account: name.to_string(), key_ids, deleted: None, recoverable_until: None }
     }
 
     fn deleted(of: &DeletedAccount) -> Self {
         Self {
             account: of.name.to_string(),
+            key_ids: Vec::new(),
             deleted: Some(Time(of.at)),
             recoverable_until: Some(Time(of.until)),
         }
@@ -96,11 +104,11 @@ impl fmt::Display for Set {
 
 pub(super) async fn run(home: Home, command: AccountCommand, output: &mut Output) -> Result<(), CliError> {
     match command {
-        AccountCommand::Create { name, kek, write_only_buffer } => {
+        AccountCommand::Create { name, kek, whose, write_only_buffer } => {
             let open = home.open(Keys::Needed).await?;
             let buffer = if write_only_buffer { BufferMode::WriteOnly } else { BufferMode::ServiceManaged };
             let key = match kek.clone() {
-                Some(kek) => AccountKey::Customer { principal: principal(), kek, buffer },
+                Some(kek) => AccountKey::Customer { principal: whose.principal, kek, buffer },
                 None => AccountKey::Service,
             };
             let created = open.engine.create_account(&name, key).await;
@@ -116,7 +124,10 @@ pub(super) async fn run(home: Home, command: AccountCommand, output: &mut Output
         }
         AccountCommand::List { deleted } => {
             let open = home.open(Keys::Unused).await?;
-            let mut all: Vec<Name> = open.accounts().await?.iter().map(Name::live).collect();
+            let mut all = Vec::new();
+            for name in open.accounts().await? {
+                all.push(Name::live(&open, &name).await);
+            }
             if deleted {
                 all.extend(open.deleted_accounts().await?.iter().map(Name::deleted));
                 all.sort_by(|one, other| one.account.cmp(&other.account));

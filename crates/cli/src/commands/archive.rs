@@ -1,7 +1,7 @@
 //! `export`, `import` and `archives`: an account in one file.
 //!
 //! Guarantees: an archive's file appears whole or not at all; an account that is imported is there whole or not at all. No
-//! vault is asked but the home's own two. Not its job: what is in the file (`cofferdam-store`).
+//! vault is asked but those of the home's service and of its principals. Not its job: what is in the file (`cofferdam-store`).
 
 use std::{
     fmt, io,
@@ -28,7 +28,7 @@ use crate::{
     cli::{Archives, Export, Import},
     error::CliError,
     files::Replacement,
-    home::{Home, Keys, OpenHome, principal},
+    home::{Home, Keys, OpenHome},
     output::{Output, Time, escape, size},
     signals::Interrupt,
 };
@@ -143,17 +143,20 @@ async fn write(account: &Account, file: &Path, stop: &Stop) -> Result<ArchiveRep
 }
 
 pub(super) async fn import(home: Home, args: Import, output: &mut Output) -> Result<(), CliError> {
-    let Import { file, name, kek } = args;
+    let Import { file, name, kek, whose } = args;
     let interrupt = Interrupt::listen()?;
     let input = File::open(&file).await.map_err(|e| CliError::reading(&file, e))?;
     let len = input.metadata().await.map_err(|e| CliError::reading(&file, e))?.len();
     let open = home.open(Keys::Needed).await?;
-    let mut options = ImportOptions::new().allow(principal(), principal()).allow_own_service();
+    let mut options = ImportOptions::new().allow_own_service();
+    for principal in &open.principals {
+        options = options.allow(principal.clone(), principal.clone());
+    }
     if let Some(name) = name {
         options = options.named(name);
     }
     if let Some(kek) = kek {
-        options = options.under(principal(), kek);
+        options = options.under(whose.principal, kek);
     }
     let imported = async {
         // What was left may be the purge of the same account.

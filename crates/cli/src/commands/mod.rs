@@ -9,6 +9,8 @@ mod inspect;
 mod operations;
 mod rotation;
 mod safe;
+#[cfg(feature = "serve")]
+mod serve;
 mod status;
 mod vault;
 mod verify;
@@ -29,7 +31,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
     let passphrase = PassphraseSource::new(cli.passphrase_file);
     let path = cli.home.as_deref();
     let drains = if cli.no_wait { Drains::Leave } else { Drains::Finish };
-    let home = || Home::find(path, passphrase.clone(), drains);
+    let home = || Home::find(path, passphrase.clone(), cli.vault_config.clone(), drains);
     match cli.command {
         Command::Demo(args) => demo::run(args, passphrase, out).await,
         Command::Init(args) => init::run(path, &args, passphrase, out).await,

@@ -8,13 +8,14 @@ use super::operations::run_one;
 use crate::{
     cli::{AddKek, Link, RemoveKek, RotateAek, RotateKek, Unlink},
     error::CliError,
-    home::{Home, principal},
+    home::Home,
     output::Output,
 };
 
 pub(super) async fn rotate_kek(home: Home, args: RotateKek, output: &mut Output) -> Result<(), CliError> {
-    let RotateKek { account, kek, replacing } = args;
-    on(home, &account, output, async |account: &Account| account.rotate_kek(None, kek, replacing).await).await
+    let RotateKek { account, kek, replacing, principal } = args;
+    on(home, &account, output, async |account: &Account| account.rotate_kek(principal, kek, replacing).await)
+        .await
 }
 
 pub(super) async fn rotate_aek(home: Home, args: RotateAek, output: &mut Output) -> Result<(), CliError> {
@@ -23,8 +24,8 @@ pub(super) async fn rotate_aek(home: Home, args: RotateAek, output: &mut Output)
 }
 
 pub(super) async fn add_kek(home: Home, args: AddKek, output: &mut Output) -> Result<(), CliError> {
-    let AddKek { account, kek } = args;
-    on(home, &account, output, async |account: &Account| account.add_kek(principal(), kek).await).await
+    let AddKek { account, kek, whose } = args;
+    on(home, &account, output, async |account: &Account| account.add_kek(whose.principal, kek).await).await
 }
 
 pub(super) async fn remove_kek(home: Home, args: RemoveKek, output: &mut Output) -> Result<(), CliError> {
@@ -33,8 +34,8 @@ pub(super) async fn remove_kek(home: Home, args: RemoveKek, output: &mut Output)
 }
 
 pub(super) async fn link(home: Home, args: Link, output: &mut Output) -> Result<(), CliError> {
-    let Link { account, kek, buffer, reencrypt: anew } = args;
-    let to = LinkTo { principal: principal(), kek, buffer: buffer.into() };
+    let Link { account, kek, whose, buffer, reencrypt: anew } = args;
+    let to = LinkTo { principal: whose.principal, kek, buffer: buffer.into() };
     on(home, &account, output, async |account: &Account| account.link(to, reencrypt(anew)).await).await
 }
 

@@ -107,6 +107,8 @@ pub(super) async fn run(home: &Home, command: Vault, output: &mut Output) -> Res
             vault.set_offline(false).await?;
             output.emit(&Switched { vault: "online" })
         }
+        #[cfg(feature = "serve")]
+        Vault::Serve(args) => super::serve::run(home, vault, args, output).await,
     }
 }
 

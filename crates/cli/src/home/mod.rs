@@ -11,6 +11,8 @@ mod config;
 mod lock;
 mod passphrase;
 mod receipt;
+#[cfg(feature = "serve")]
+mod serving;
 mod status;
 mod unasked;
 
@@ -35,9 +37,11 @@ pub(crate) use config::{AccountTimes, BufferBounds, KeyTimes, Settings};
 pub(crate) use lock::HomeLock;
 pub(crate) use passphrase::PassphraseSource;
 use receipt::open_receipt_key;
+#[cfg(feature = "serve")]
+pub(crate) use serving::Serving;
 pub(crate) use status::{AccountReport, STATUS_EVERY, StatusFile};
 
-use crate::{drain, error::CliError, operation, output::escape};
+use crate::{drain, error::CliError, operation, output::escape, vaults::VaultConfig};
 use unasked::UnaskedVault;
 
 const CONFIG: &str = "cofferdam.json";
@@ -46,6 +50,8 @@ const CUSTOMER_VAULT: &str = "customer.vault";
 const STORE: &str = "blocks.store";
 const SERVICE_KEY: &str = "cofferdam";
 const RECEIPT_KEY: &str = "receipt.key";
+#[cfg(feature = "serve")]
+const SERVING: &str = "key-vault-server";
 
 /// The most bytes of one block. Longer input is for `ingest`, which cuts it.
 pub(crate) const MAX_BLOCK_LEN: u64 = 64 << 20;
@@ -63,6 +69,8 @@ pub(crate) struct Home {
     path: PathBuf,
     config: Config,
     passphrase: PassphraseSource,
+    /// Which vaults there are, if not the home's own alone.
+    vault_config: Option<PathBuf>,
     drains: Drains,
 }
 
@@ -80,6 +88,8 @@ pub(crate) struct OpenHome {
     pub(crate) engine: Engine,
     pub(crate) store: EmbeddedStore,
     pub(crate) home: Home,
+    /// Who has vaults here.
+    pub(crate) principals: Vec<Principal>,
     keys: Keys,
     /// What happened to buffers since it was opened.
     events: Receiver<BufferEvent>,
@@ -115,7 +125,10 @@ impl Home {
         }
         let _lock = HomeLock::acquire(path)?;
         match Self::fill(path, settings, &passphrase).await {
-            Ok(config) => Ok(Self { path: path.into(), config, passphrase, drains: Drains::Finish }),
+            Ok(config) => {
+                let (path, drains) = (path.into(), Drains::Finish);
+                Ok(Self { path, config, passphrase, vault_config: None, drains })
+            }
             Err(e) => {
                 // What was made is of no use; that it can't be removed is said by the next init.
                 if was_there {
@@ -154,6 +167,7 @@ impl Home {
     pub(crate) fn find(
         path: Option<&Path>,
         passphrase: PassphraseSource,
+        vault_config: Option<PathBuf>,
         drains: Drains,
     ) -> Result<Self, CliError> {
         let path = path.ok_or(CliError::NoHome)?;
@@ -169,7 +183,7 @@ impl Home {
             }
             Err(e) => return Err(CliError::reading(&path.join(CONFIG), e)),
         };
-        Ok(Self { path: path.into(), config, passphrase, drains })
+        Ok(Self { path: path.into(), config, passphrase, vault_config, drains })
     }
 
     /// Takes the home's lock, or says who has it.
@@ -193,14 +207,14 @@ impl Home {
 
     /// Opens the store under a lock that is held already.
     pub(crate) async fn open_locked(self, lock: HomeLock, keys: Keys) -> Result<OpenHome, CliError> {
-        let (service, customer): (Arc<dyn KeyVault>, Arc<dyn KeyVault>) = match keys {
-            Keys::Needed => (
-                Arc::new(self.open_vault(SERVICE_VAULT).await?),
-                Arc::new(self.open_vault(CUSTOMER_VAULT).await?),
-            ),
-            Keys::Unused => (Arc::new(UnaskedVault), Arc::new(UnaskedVault)),
+        let (service, customers): (Arc<dyn KeyVault>, _) = match keys {
+            Keys::Needed => (Arc::new(self.open_vault(SERVICE_VAULT).await?), self.customers().await?),
+            Keys::Unused => (Arc::new(UnaskedVault), vec![(principal(), Arc::new(UnaskedVault) as _)]),
         };
-        let vaults = VaultRegistry::new(service).with_customer(principal(), customer);
+        let principals = customers.iter().map(|(principal, _)| principal.clone()).collect();
+        let vaults = customers.into_iter().fold(VaultRegistry::new(service), |vaults, (principal, vault)| {
+            vaults.with_customer(principal, vault)
+        });
         let receipt_key = match keys {
             Keys::Needed => Some(self.receipt_key()?),
             Keys::Unused => None,
@@ -216,12 +230,21 @@ impl Home {
         // A writer that was killed left it; nobody else writes now.
         StatusFile::remove(&self.path);
         let events = engine.buffer_events();
-        Ok(OpenHome { engine, store, home: self, keys, events, _lock: lock })
+        Ok(OpenHome { engine, store, home: self, principals, keys, events, _lock: lock })
     }
 
     /// The customer's vault, without the home's lock.
     pub(crate) async fn customer_vault(&self) -> Result<LocalVault, CliError> {
         self.open_vault(CUSTOMER_VAULT).await
+    }
+
+    /// The vaults of all principals: those that the file of vaults lists, or the home's own.
+    async fn customers(&self) -> Result<Vec<(Principal, Arc<dyn KeyVault>)>, CliError> {
+        match &self.vault_config {
+            None => Ok(vec![(principal(), Arc::new(self.customer_vault().await?))]),
+            // It is judged before anything is opened.
+            Some(path) => VaultConfig::read(path)?.open(&self.customer_vault().await?).await,
+        }
     }
 
     async fn open_vault(&self, name: &str) -> Result<LocalVault, CliError> {
@@ -231,6 +254,12 @@ impl Home {
     /// The key that its receipts are signed with. A home that has none gets one.
     pub(crate) fn receipt_key(&self) -> Result<ReceiptKey, CliError> {
         open_receipt_key(&self.path.join(RECEIPT_KEY))
+    }
+
+    /// What the server of the customer's vault is known by; made where there is none yet, or it is for another host.
+    #[cfg(feature = "serve")]
+    pub(crate) fn serving(&self, host: &str) -> Result<Serving, CliError> {
+        Serving::open(&self.path.join(SERVING), host, &SystemClock)
     }
 
     /// What may wait in its accounts' buffers.
@@ -314,9 +343,12 @@ impl OpenHome {
     }
 }
 
-/// Whose the accounts of a home are: there is one customer.
+/// Whose the accounts of a home are, unless something else is said.
+pub(crate) const PRINCIPAL: &str = "customer";
+
+/// The same.
 pub(crate) fn principal() -> Principal {
-    Principal::new("customer")
+    Principal::new(PRINCIPAL)
 }
 
 fn vault_options(passphrase: &PassphraseSource) -> Result<LocalVaultOptions, CliError> {

@@ -91,7 +91,8 @@ impl Intercept for Guard {
         "cofferdam"
     }
 
-    /// The SDK logs a request at level trace when it is sent: of a body that is a stream it shows nothing.
+    /// The SDK logs a request at level trace when it is sent, and keeps a body that is in memory for another attempt: of one
+    /// that is a stream it does neither. (Today's makes a stream of it anyway, to count bytes, and keeps the body.)
     fn modify_before_transmit(
         &self,
         context: &mut BeforeTransmitInterceptorContextMut<'_>,

@@ -638,6 +638,28 @@ async fn a_token_service_that_is_down_is_an_outage_once_the_token_is_over() {
 }
 
 #[tokio::test]
+async fn who_queues_behind_a_token_service_that_fails_need_not_wait_for_it_in_turn() {
+    let world = World::new();
+    *world.tokens.down.lock().unwrap() = true;
+    let asked = || world.tokens.asked.load(Ordering::Relaxed);
+    let ask = async || {
+        let error = world.vault.inner().unwrap_key(&wrapped(), &context()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unauthenticated, "{error}");
+    };
+    for _ in 0..5 {
+        ask().await;
+    }
+    assert_eq!(asked(), 1);
+    world.clock.advance(Duration::from_secs(1));
+    ask().await;
+    assert_eq!(asked(), 2, "and is asked again a moment later");
+    *world.tokens.down.lock().unwrap() = false;
+    world.answer(200, operated(EXACT, UNWRAPPED));
+    world.unwrap(&wrapped()).await.unwrap();
+    assert_eq!(asked(), 3, "a renewal asks whatever failed just now");
+}
+
+#[tokio::test]
 async fn the_age_of_a_shared_credentials_token_is_not_known() {
     let world = World::at(VAULT, |tokens| AzureCredential::shared(tokens));
     world.answer(200, operated(EXACT, UNWRAPPED));

@@ -3,9 +3,47 @@
 //!
 //! A vault's tests implement [`Factory`], whose hooks make keys and put the vault into each state, and [`run`] the checks:
 //!
-//! ```ignore
-//! let report = conformance::run(&MyFactory::start().await?, &SystemEntropy).await;
+//! ```
+//! use std::sync::Arc;
+//!
+//! use cofferdam_crypto::KeyId;
+//! use cofferdam_vault::{
+//!     KeyKind, KeyVault, LocalVault, SystemEntropy,
+//!     conformance::{self, Factory, Hook, Subject},
+//! };
+//!
+//! struct Mine(LocalVault);
+//!
+//! #[async_trait::async_trait]
+//! impl Factory for Mine {
+//!     fn subject(&self) -> Subject {
+//!         Subject::new("my vault", KeyKind::Aes256).recoverable()
+//!     }
+//!
+//!     async fn vault(&self) -> Hook<Arc<dyn KeyVault>> {
+//!         Ok(Arc::new(self.0.clone()))
+//!     }
+//!
+//!     async fn new_key(&self) -> Hook<KeyId> {
+//!         let name = format!("key-{}", self.0.list().await?.len());
+//!         Ok(self.0.create_key(&name).await?)
+//!     }
+//!
+//!     async fn disable(&self, key: &KeyId) -> Hook {
+//!         Ok(self.0.disable(key).await?)
+//!     }
+//!     // And so on: what has no hook is told as not applicable.
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let vault = LocalVault::create(folder.path().join("vault"), "mine", Default::default()).await?;
+//! let report = conformance::run(&Mine(vault), &SystemEntropy).await;
 //! assert!(report.is_ok(), "{report}");
+//! # assert_eq!(report.counts().failed, 0);
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! Guarantees: [`run`] never panics and ends with a [`Report`] of every check, in one order; a panic of the vault or of a hook

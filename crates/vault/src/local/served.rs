@@ -260,7 +260,8 @@ impl VersionRecord {
         match (self.state(now), operation) {
             (KeyState::Enabled, _)
             | (KeyState::Expired | KeyState::NotYetActive, KeyOperation::UnwrapKey) => {}
-            (KeyState::Expired | KeyState::NotYetActive, _) => return Err(BackendError::OutsideDates),
+            (KeyState::Expired, _) => return Err(BackendError::Expired),
+            (KeyState::NotYetActive, _) => return Err(BackendError::NotYetValid),
             (KeyState::Deleted, _) => return Err(BackendError::Deleted),
             (KeyState::Disabled, _) => return Err(BackendError::Disabled),
         }

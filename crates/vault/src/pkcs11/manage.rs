@@ -47,16 +47,15 @@ impl Pkcs11Vault {
         let id = id(millis(self.0.token.clock.now().wall), self.draw()?);
         self.run(Access::Write, move |connection| {
             for class in Class::ALL {
-                for (found, _) in keys::objects(connection, &KeyUri { class, ..new.clone() })? {
-                    let named = KeyUri { id: Some(found), class, ..new.clone() };
-                    // Ours is there when the session was lost after it was made.
-                    if named.id.as_ref() != Some(&id) {
-                        let key_id = new.key_id(connection.token_label())?;
-                        return Err(Pkcs11Error::key(&key_id, KeyFault::Exists));
-                    }
-                    let key_id = named.key_id(connection.token_label())?;
-                    return keys::find(connection, &key_id, &named).map(|kek| kek.key_id);
+                let there = keys::objects(connection, &KeyUri { class, ..new.clone() })?;
+                let Some((found, _)) = there.into_iter().next() else { continue };
+                // It is ours when the session was lost after it was made.
+                if found == id {
+                    let uri = KeyUri { id: Some(found), ..new.clone() };
+                    return uri.key_id(connection.token_label());
                 }
+                let key_id = new.key_id(connection.token_label())?;
+                return Err(Pkcs11Error::key(&key_id, KeyFault::Exists));
             }
             generate(connection, &new, kind, id.clone())
         })

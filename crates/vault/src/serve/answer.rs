@@ -181,9 +181,13 @@ impl Failure {
                 "KeyDisabled",
                 format!("Operation {operation} is not allowed on a disabled key."),
             ),
-            BackendError::OutsideDates => Self::forbidden(
-                "KeyNotYetValidOrExpired",
-                format!("Operation {operation} is not allowed on an expired or not yet valid key."),
+            BackendError::Expired => Self::forbidden(
+                "KeyExpired",
+                format!("Operation {operation} is not allowed on an expired key."),
+            ),
+            BackendError::NotYetValid => Self::forbidden(
+                "KeyNotYetValid",
+                format!("Operation {operation} is not allowed on a key that is not yet valid."),
             ),
             BackendError::NotPermitted => Self::forbidden(
                 "KeyOperationForbidden",

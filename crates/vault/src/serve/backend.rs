@@ -229,9 +229,12 @@ pub enum BackendError {
     /// The version is disabled.
     #[error("the key is disabled: enable it")]
     Disabled,
-    /// The version's time has not come, or is over.
-    #[error("the key is not yet valid, or it has expired: change its dates")]
-    OutsideDates,
+    /// The version's time is over.
+    #[error("the key has expired: set a later expiry")]
+    Expired,
+    /// The version's time has not come.
+    #[error("the key is not yet valid: wait, or set an earlier time")]
+    NotYetValid,
     /// The version is not for that.
     #[error("the key is not for that operation: change its operations")]
     NotPermitted,

@@ -26,18 +26,20 @@ pub struct ServerCertificate {
     authority_pem: String,
     certificate_pem: String,
     key_pem: Zeroizing<String>,
+    good_until: Duration,
 }
 
 impl ServerCertificate {
-    /// A new one for these host names and addresses, from a day ago for 396 days. The clock must be the one that its
-    /// clients go by: the machine's.
+    /// A new one for this host name or address and for loopback, from a day ago for 396 days. The clock must be the one
+    /// that its clients go by: the machine's.
     ///
     /// # Errors
-    /// [`ServeError::Certificate`] when a name is none, or a key can't be made.
-    pub fn generate(hosts: &[String], clock: &dyn Clock) -> Result<Self, ServeError> {
+    /// [`ServeError::Certificate`] when the name is none, or a key can't be made.
+    pub fn generate(host: &str, clock: &dyn Clock) -> Result<Self, ServeError> {
         let failed = |e: rcgen::Error| ServeError::Certificate { what: e.to_string() };
         let now = clock.now().wall;
-        let from = date_time_ymd(1970, 1, 1) + now.saturating_sub(EARLY);
+        let early = now.saturating_sub(EARLY);
+        let from = date_time_ymd(1970, 1, 1) + early;
         let named = |name: &str| {
             let mut names = DistinguishedName::new();
             names.push(DnType::CommonName, name);
@@ -53,7 +55,7 @@ impl ServerCertificate {
         let authority_pem = authority.self_signed(&authority_key).map_err(failed)?.pem();
         let issuer = Issuer::new(authority, authority_key);
 
-        let mut server = CertificateParams::new(hosts.to_vec()).map_err(failed)?;
+        let mut server = CertificateParams::new(hosts(host)).map_err(failed)?;
         server.distinguished_name = named("cofferdam vault serve");
         server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -61,12 +63,23 @@ impl ServerCertificate {
         (server.not_before, server.not_after) = (from, from + LIFETIME);
         let key = KeyPair::generate().map_err(failed)?;
         let certificate_pem = server.signed_by(&key, &issuer).map_err(failed)?.pem();
-        Ok(Self { authority_pem, certificate_pem, key_pem: Zeroizing::new(key.serialize_pem()) })
+        let key_pem = Zeroizing::new(key.serialize_pem());
+        Ok(Self { authority_pem, certificate_pem, key_pem, good_until: early + LIFETIME })
     }
 
-    /// One that was kept: as [`pem`](Self::pem) wrote it.
-    pub fn from_pem(authority_pem: String, certificate_pem: String, key_pem: Zeroizing<String>) -> Self {
-        Self { authority_pem, certificate_pem, key_pem }
+    /// One that was kept: what [`pem`](Self::pem) and [`good_until`](Self::good_until) told.
+    pub fn from_pem(
+        authority_pem: String,
+        certificate_pem: String,
+        key_pem: Zeroizing<String>,
+        good_until: Duration,
+    ) -> Self {
+        Self { authority_pem, certificate_pem, key_pem, good_until }
+    }
+
+    /// When it ends, as time since the Unix epoch.
+    pub fn good_until(&self) -> Duration {
+        self.good_until
     }
 
     /// The authority, the certificate, and its private key.
@@ -81,6 +94,16 @@ impl ServerCertificate {
         let key = PrivatePkcs8KeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(failed)?;
         Ok((vec![certificate], key.into()))
     }
+}
+
+/// The names that it is for.
+fn hosts(host: &str) -> Vec<String> {
+    let mut hosts: Vec<String> = ["127.0.0.1", "::1", "localhost"].map(Into::into).into();
+    let host = host.trim_matches(['[', ']']);
+    if !hosts.iter().any(|known| known == host) {
+        hosts.push(host.to_owned());
+    }
+    hosts
 }
 
 impl fmt::Debug for ServerCertificate {

@@ -120,7 +120,7 @@ impl KeyVaultServer {
         });
         let certificate = match options.certificate {
             Some(certificate) => certificate,
-            None => ServerCertificate::generate(&hosts(&host), &SystemClock)?,
+            None => ServerCertificate::generate(&host, &SystemClock)?,
         };
         let tls = RustlsConfig::from_config(Arc::new(tls(&certificate)?));
         let handle = Handle::new();
@@ -278,16 +278,6 @@ impl fmt::Debug for KeyVaultServer {
 const MAX_HEAD: usize = 32 * 1024;
 /// The most requests at once on a connection.
 const MAX_STREAMS: u32 = 32;
-
-/// The names that the certificate is for.
-fn hosts(host: &str) -> Vec<String> {
-    let mut hosts: Vec<String> = ["127.0.0.1", "::1", "localhost"].map(Into::into).into();
-    let host = host.trim_matches(['[', ']']);
-    if !hosts.iter().any(|known| known == host) {
-        hosts.push(host.to_owned());
-    }
-    hosts
-}
 
 fn tls(certificate: &ServerCertificate) -> Result<rustls::ServerConfig, ServeError> {
     let (chain, key) = certificate.parts()?;

@@ -212,7 +212,8 @@ impl TransitCredential {
     fn due_in(&self) -> Option<Duration> {
         let held = self.held();
         let Lease { since, lasts, .. } = held.as_ref()?.lease;
-        Some((lasts? * 2 / 3).saturating_sub(self.clock.now().since(&since)).max(WAITS.0))
+        // Divided first, as a server may say any number.
+        Some((lasts? / 3 * 2).saturating_sub(self.clock.now().since(&since)).max(WAITS.0))
     }
 
     fn held(&self) -> MutexGuard<'_, Option<Held>> {

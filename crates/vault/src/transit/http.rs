@@ -5,7 +5,7 @@
 //! read. What is sent and what is answered is wiped by us, where it is ours.
 //!
 //! What remains: hyper's, rustls's and the system's own buffers of the connection hold what passed until they are used
-//! again or freed; they are never paged through a log.
+//! again or freed.
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
@@ -95,7 +95,7 @@ impl Http {
         let mut url = self.base.clone();
         url.set_path(&format!("/v1/{}", request.path));
         let method = if request.body.is_some() { Method::POST } else { Method::GET };
-        // Without it Vault would refuse what a page in a browser could have been made to send.
+        // Agents and proxies of Vault's may insist on it: no page in a browser can be made to send it.
         let mut http = self.client.request(method, url).header("x-vault-request", "true");
         if !request.namespace.is_empty() {
             http = http.header(HEADER_NAMESPACE, request.namespace);

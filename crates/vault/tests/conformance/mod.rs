@@ -2,9 +2,11 @@
 
 #![allow(dead_code, unused_imports, reason = "each file of tests uses a part")]
 
+mod around;
 mod local;
 mod scripted;
 
+pub(crate) use around::Around;
 pub(crate) use local::LocalFactory;
 pub(crate) use scripted::ScriptedFactory;
 

@@ -13,7 +13,7 @@ use std::{
 
 use cofferdam_crypto::KeyId;
 use cofferdam_vault::{
-    Inline, KeyKind,
+    Inline, KeyKind, KeyState, KeyVault, VaultErrorKind,
     pkcs11::{Pin, PinError, PinSource, Pkcs11Options, Pkcs11Vault},
     testing::{ManualClock, servers},
 };
@@ -135,10 +135,11 @@ impl Place {
     /// Has another process do something to the key, as its owner would: its own session, its own login.
     pub(crate) fn owner(&self, does: &str, key: &KeyId) {
         let mut owner = Command::new(env::current_exe().unwrap());
-        owner.args(["--exact", "the_owner_acts_in_another_process", "--ignored"]);
+        owner.args(["--exact", "what_the_owner_does_in_another_process_is_done"]);
         owner.env("ACT_MODULE", &self.module).env("ACT_TOKEN", self.label).env("ACT_PIN", self.pin);
         let output = owner.env("ACT", does).env("ACT_KEY", key.as_str()).output().unwrap();
-        assert!(output.status.success(), "{does}: {}", String::from_utf8_lossy(&output.stdout));
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{does}: {said}");
     }
 }
 
@@ -183,8 +184,28 @@ pub(crate) fn parts(key: &KeyId) -> (String, Option<Vec<u8>>, KeyKind) {
     (value("object=").unwrap(), id, kind.parse().unwrap())
 }
 
-/// What [`Token::owner`] has done.
-pub(crate) fn act() {
+/// A test that does what [`Place::owner`] wants where it is run for that, and otherwise proves that it is done.
+pub(crate) async fn prove_the_owner_acts() {
+    if env::var_os("ACT").is_some() {
+        return act();
+    }
+    for token in Token::each() {
+        let vault = token.vault().await;
+        let key = vault.create_key("acted-on", KeyKind::Aes256).await.unwrap();
+        let state = async || vault.key_properties(&key).await.map(|p| p.state).map_err(|e| e.kind());
+        for (does, then) in [
+            ("disable", Ok(KeyState::Disabled)),
+            ("enable", Ok(KeyState::Enabled)),
+            ("forbid wrapping", Ok(KeyState::Disabled)),
+            ("delete", Err(VaultErrorKind::KeyNotFound)),
+        ] {
+            token.owner(does, &key);
+            assert_eq!(state().await, then, "{does}");
+        }
+    }
+}
+
+fn act() {
     let var = |name: &str| env::var(name).unwrap();
     let session = session(var("ACT_MODULE").as_ref(), &var("ACT_TOKEN"), &var("ACT_PIN"));
     let (label, id, kind) = parts(&KeyId::new(var("ACT_KEY")).unwrap());

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each file of tests uses a part")]
 
+pub(crate) mod front;
+
 use std::{convert::Infallible, time::Duration};
 
 use cofferdam_crypto::{AccountId, Aek, Epoch, KeyId, KeyScope, Provider};
