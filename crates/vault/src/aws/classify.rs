@@ -20,13 +20,13 @@ use crate::{VaultError, VaultErrorKind as Kind};
 /// The most of somebody else's words that a message takes up, in characters.
 const MAX_WORDS: usize = 400;
 
-/// What a failed call to KMS means.
-pub(super) fn failure<E>(failed: &SdkError<E, HttpResponse>, key_id: &KeyId) -> VaultError
+/// What a failed call to KMS means, in which these secrets were sent.
+pub(super) fn failure<E>(failed: &SdkError<E, HttpResponse>, key_id: &KeyId, secrets: &[&str]) -> VaultError
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
     let (kind, message) = match failed {
-        SdkError::ServiceError(said) => answered(said.err().meta(), said.raw()),
+        SdkError::ServiceError(said) => answered(said.err().meta(), said.raw(), secrets),
         SdkError::ResponseError(said) => unread(failed, said.raw()),
         SdkError::TimeoutError(_) => {
             (Kind::Unavailable, "AWS KMS did not answer in time: see whether it can be reached".into())
@@ -37,7 +37,7 @@ where
     VaultError::new(kind, message).about(key_id)
 }
 
-fn answered(said: &ErrorMetadata, raw: &HttpResponse) -> (Kind, String) {
+fn answered(said: &ErrorMetadata, raw: &HttpResponse, secrets: &[&str]) -> (Kind, String) {
     let status = raw.status().as_u16();
     let Some(code) = said.code() else {
         return (of_status(status, raw), status_text(status));
@@ -48,8 +48,11 @@ fn answered(said: &ErrorMetadata, raw: &HttpResponse) -> (Kind, String) {
         Kind::Throttled { .. } => Kind::Throttled { retry_after: retry_after(raw) },
         kind => kind,
     };
-    let code = words_of(code);
-    let words = words_of(words);
+    let repeats = |text: &str| secrets.iter().any(|secret| !secret.is_empty() && text.contains(secret));
+    let (code, words) = match repeats(code) || repeats(words) {
+        true => ("an error".into(), "whose words are left out: they repeat a secret".into()),
+        false => (words_of(code), words_of(words)),
+    };
     let advice = match kind {
         Kind::AccessDenied => {
             ": allow this service kms:Encrypt, kms:Decrypt and kms:DescribeKey in the key's policy"

@@ -17,6 +17,7 @@ use aws_credential_types::provider::{
     ProvideCredentials, Result as ProvideResult, error::CredentialsError, future,
 };
 use aws_sdk_kms::config::{Credentials, Region, SharedHttpClient};
+use zeroize::Zeroizing;
 
 use super::transport::SdkClock;
 use crate::{Clock, Credential, CredentialError, Timestamp};
@@ -103,6 +104,12 @@ impl Held {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The session token in use, which is sent with each request.
+    pub(super) fn session_token(&self) -> Option<Zeroizing<String>> {
+        let current = self.current();
+        Some(Zeroizing::new(current.as_ref()?.0.session_token()?.to_owned()))
+    }
+
     fn usable(&self) -> Option<Credentials> {
         let now = UNIX_EPOCH + self.clock.now().wall;
         let current = self.current();
@@ -132,7 +139,8 @@ impl Held {
 
 impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AwsCredentials({:?})", self.source)
+        // Not its source, which is a user's: AWS's SDK logs this at level trace.
+        f.write_str("AwsCredentials(..)")
     }
 }
 

@@ -6,7 +6,8 @@
 //! - A key of another partition, account or region is refused before anything is sent. Multi-region keys are the same
 //!   key in the regions that the options list, spelled alike everywhere.
 //! - Every answer has one meaning, by the table of `docs/vault-aws.md`; nothing is retried, cached or redirected.
-//! - No key and no credential is logged, at any level.
+//! - No key and no credential is logged, at any level, by us; by AWS's SDK alone where whoever answers repeats them in an
+//!   error's message, at level trace of `aws_smithy_runtime`.
 //!
 //! What remains of an AEK in memory that is not wiped: AWS's SDK copies it into the request, as base64, and reads it from
 //! the answer; TLS and the sockets' buffers hold it encrypted and in the clear. All is freed when the call ends.
@@ -20,16 +21,18 @@ mod describe;
 mod options;
 mod transport;
 
-use std::{collections::HashMap, convert::Infallible, fmt, sync::Arc};
+use std::{collections::HashMap, convert::Infallible, error::Error, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use aws_sdk_kms::{
     Client,
-    config::Region,
+    config::{Region, http::HttpResponse},
+    error::{ProvideErrorMetadata, SdkError},
     primitives::Blob,
     types::EncryptionAlgorithmSpec::{self, SymmetricDefault},
 };
 use cofferdam_crypto::{Aek, KeyId, KeyScope, WrapAlgorithm, WrappedKey};
+use data_encoding::BASE64_NOPAD;
 use zeroize::Zeroizing;
 
 pub use credentials::{AwsCredentialSource, AwsCredentials};
@@ -93,6 +96,15 @@ impl AwsVault {
     /// Whether this is a key of these accounts, in this region or of the same multi-region keys; not whether there is one.
     pub fn owns(&self, key_id: &KeyId) -> bool {
         self.territory.parse(key_id).is_ok()
+    }
+
+    /// What a failed call means, in which this secret was sent.
+    fn failed<E>(&self, failed: &SdkError<E, HttpResponse>, key_id: &KeyId, sent: &str) -> VaultError
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        let session = self.credential.session_token();
+        classify::failure(failed, key_id, &[sent, session.as_ref().map_or("", |token| token)])
     }
 
     /// The key as KMS of this region knows it.
@@ -166,6 +178,7 @@ impl KeyVault for AwsVault {
         context: &WrapContext,
     ) -> Result<WrappedKey, VaultError> {
         let arn = self.parse(key_id)?;
+        let sent = Zeroizing::new(BASE64_NOPAD.encode(aek.expose()));
         let asked = self
             .client
             .encrypt()
@@ -173,7 +186,7 @@ impl KeyVault for AwsVault {
             .plaintext(Blob::new(&aek.expose()[..]))
             .set_encryption_context(Some(encryption_context(&context.scope)))
             .encryption_algorithm(SymmetricDefault);
-        let answer = asked.send().await.map_err(|e| classify::failure(&e, key_id))?;
+        let answer = asked.send().await.map_err(|e| self.failed(&e, key_id, &sent))?;
         let used = self.used(key_id, &arn, answer.key_id())?;
         let bytes = answer.ciphertext_blob.map(Blob::into_inner).unwrap_or_default();
         let algorithm = WrapAlgorithm::AwsKms;
@@ -208,7 +221,7 @@ impl KeyVault for AwsVault {
             .ciphertext_blob(Blob::new(&wrapped.bytes[..]))
             .set_encryption_context(Some(encryption_context(&context.scope)))
             .encryption_algorithm(SymmetricDefault);
-        let mut answer = asked.send().await.map_err(|e| classify::failure(&e, key_id))?;
+        let mut answer = asked.send().await.map_err(|e| self.failed(&e, key_id, ""))?;
         let plaintext = Zeroizing::new(answer.plaintext.take().map(Blob::into_inner).unwrap_or_default());
         self.used(key_id, &arn, answer.key_id())?;
         let Ok(bytes) = <&[u8; Aek::LEN]>::try_from(&plaintext[..]) else {
@@ -225,7 +238,7 @@ impl KeyVault for AwsVault {
     async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
         let arn = self.parse(key_id)?;
         let asked = self.client.describe_key().key_id(arn.to_string());
-        let answer = asked.send().await.map_err(|e| classify::failure(&e, key_id))?;
+        let answer = asked.send().await.map_err(|e| self.failed(&e, key_id, ""))?;
         let said = answer.key_metadata();
         let exact = self.used(key_id, &arn, said.and_then(|said| said.arn()))?;
         match said {

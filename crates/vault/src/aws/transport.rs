@@ -26,6 +26,7 @@ use aws_smithy_http_client::{
     Builder,
     tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
+use aws_smithy_runtime_api::client::orchestrator::SensitiveOutput;
 use aws_smithy_types::body::SdkBody;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use thiserror::Error;
@@ -108,8 +109,10 @@ impl Intercept for Guard {
         &self,
         context: &mut BeforeDeserializationInterceptorContextMut<'_>,
         _: &RuntimeComponents,
-        _: &mut ConfigBag,
+        bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        // The SDK logs what it read, at level trace, but for what is marked: of its own only what an unwrap answers.
+        bag.interceptor_state().store_put(SensitiveOutput);
         let body = context.response_mut().body_mut();
         let unbounded = mem::replace(body, SdkBody::taken());
         *body = SdkBody::from_body_1_x(Limited::new(unbounded, MAX_ANSWER).map_err(Unread::new));

@@ -111,12 +111,12 @@ fn is_of_network(code: &str) -> bool {
     matches!(code, "ForbiddenByFirewall" | "ForbiddenByConnection" | "ForbiddenByNsp")
 }
 
-/// What a call that failed means.
-pub(super) fn failed(asked: Asked, error: azure_core::Error, now: Duration) -> VaultError {
+/// What a call that failed means, in which these secrets were sent.
+pub(super) fn failed(asked: Asked, error: azure_core::Error, now: Duration, secrets: &[&str]) -> VaultError {
     match error.kind() {
         ErrorKind::HttpResponse { status, raw_response, .. } => {
             let status = u16::from(*status);
-            refused(asked, status, raw_response.as_deref(), now)
+            refused(asked, status, raw_response.as_deref(), now, secrets)
         }
         ErrorKind::Credential => {
             let message = format!("there is no token for the vault: {}", said(&error));
@@ -132,13 +132,24 @@ pub(super) fn failed(asked: Asked, error: azure_core::Error, now: Duration) -> V
     }
 }
 
-fn refused(asked: Asked, status: u16, answer: Option<&RawResponse>, now: Duration) -> VaultError {
+fn refused(
+    asked: Asked,
+    status: u16,
+    answer: Option<&RawResponse>,
+    now: Duration,
+    secrets: &[&str],
+) -> VaultError {
     let body: &[u8] = answer.map_or(&[], |answer| answer.body());
     let retry_after = answer.and_then(|answer| retry_after(answer.headers(), now));
     let (kind, meaning) = classify(asked, status, body, retry_after);
     let words = ErrorWords::read(body);
     let (outer, inner) = words.codes();
     let mut message = format!("{meaning}; it answered {status}");
+    let text = String::from_utf8_lossy(body);
+    if secrets.iter().any(|secret| !secret.is_empty() && text.contains(secret)) {
+        message.push_str("; its words are left out, they repeat a secret");
+        return VaultError::new(kind, message);
+    }
     for word in [outer, inner, words.message.as_deref().unwrap_or_default()] {
         if !word.is_empty() {
             message.push_str(", ");

@@ -196,6 +196,11 @@ impl Tokens {
         (now.wall < held.renew_at || failed_lately).then(|| held.handed_out())
     }
 
+    /// The token that was sent last.
+    pub(super) fn in_use(&self) -> Option<Secret> {
+        self.state().held.as_ref().map(|held| held.token.clone())
+    }
+
     /// How the last attempt failed, if that was just now.
     fn failed(&self) -> Option<azure_core::Error> {
         let now = self.clock.now();

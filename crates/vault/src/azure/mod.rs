@@ -120,15 +120,18 @@ impl AzureVault {
         self.url.parts(key_id.as_str()).is_ok()
     }
 
-    fn failed(&self, asked: Asked, error: Error, key_id: &KeyId) -> VaultError {
-        answers::failed(asked, error, self.clock.now().wall).about(key_id)
+    /// What a failed call means, in which this secret was sent.
+    fn failed(&self, asked: Asked, error: Error, key_id: &KeyId, sent: &str) -> VaultError {
+        let token = self.tokens.in_use();
+        let secrets = [sent, token.as_ref().map_or("", |token| token.secret())];
+        answers::failed(asked, error, self.clock.now().wall, &secrets).about(key_id)
     }
 
     /// What the vault says of the version named, or of the latest.
     async fn get(&self, path: &KeyPath, about: &KeyId) -> Result<Described, VaultError> {
         let options = KeyClientGetKeyOptions { key_version: path.version.clone(), ..Default::default() };
         let answer = self.client.get_key(&path.name, Some(options)).await;
-        let answer = answer.map_err(|e| self.failed(Asked::Get, e, about))?;
+        let answer = answer.map_err(|e| self.failed(Asked::Get, e, about, ""))?;
         // Without its error: that could repeat what was answered.
         let key = answer.into_model().map_err(|_| odd(about, "its answer is no key"))?;
         self.describe(path, about, key.key.as_ref(), key.attributes.as_ref())
@@ -137,7 +140,7 @@ impl AzureVault {
     /// What the vault says of a key that it has deleted and could recover.
     async fn get_deleted(&self, path: &KeyPath, about: &KeyId) -> Result<Described, VaultError> {
         let answer = self.client.get_deleted_key(&path.name, None).await;
-        let answer = answer.map_err(|e| self.failed(Asked::Get, e, about))?;
+        let answer = answer.map_err(|e| self.failed(Asked::Get, e, about, ""))?;
         let key = answer.into_model().map_err(|_| odd(about, "its answer is no deleted key"))?;
         self.describe(path, about, key.key.as_ref(), key.attributes.as_ref())
     }
@@ -258,8 +261,9 @@ impl KeyVault for AzureVault {
         let algorithm = key.kind.algorithm();
         let name = azure_name(algorithm).ok_or_else(|| odd(key_id, "its key is of no kind of Azure's"))?;
         let options = KeyClientWrapKeyOptions { key_version: path.version.clone(), ..Default::default() };
+        let sent = Zeroizing::new(BASE64URL_NOPAD.encode(aek.expose()));
         let answer = self.client.wrap_key(&path.name, body(name, aek.expose()), Some(options)).await;
-        let answer = answer.map_err(|e| self.failed(Asked::Wrap, e, &key.key_id))?;
+        let answer = answer.map_err(|e| self.failed(Asked::Wrap, e, &key.key_id, &sent))?;
         self.operated(answer, &path, &key.key_id, |key_id, value| {
             let bytes = BASE64URL_NOPAD.decode(value.as_bytes()).ok();
             let expected = key.public.as_ref().map(|public| public.modulus_len());
@@ -286,7 +290,7 @@ impl KeyVault for AzureVault {
             return Err(corrupt(key_id, "the wrapped key does not name the version that wrapped it"));
         };
         let answer = self.client.unwrap_key(&path.name, version, body(name, &wrapped.bytes), None).await;
-        let answer = answer.map_err(|e| self.failed(Asked::Unwrap, e, key_id))?;
+        let answer = answer.map_err(|e| self.failed(Asked::Unwrap, e, key_id, ""))?;
         self.operated(answer, &path, key_id, |_, value| {
             let value = value.as_bytes();
             if BASE64URL_NOPAD.decode_len(value.len()).ok() != Some(Aek::LEN) {
