@@ -17,6 +17,8 @@ pub mod conformance;
 mod entropy;
 mod error;
 pub mod executor;
+#[cfg(any(feature = "azure", feature = "transit"))]
+mod https;
 mod key_vault;
 pub mod layers;
 mod local;

@@ -1,16 +1,14 @@
 //! What carries requests to the vault and to the token service, under Microsoft's client.
 //!
 //! Guarantees: TLS by rustls over aws-lc; no redirect is followed, nothing is sent twice; a body is read up to
-//! [`MAX_BODY`] and no further; plain http goes only to the token service of the machine itself (managed identity), past any
+//! [`MAX_BODY`] and no further (`https`); plain http goes only to the token service of the machine itself (managed identity), past any
 //! proxy. Bodies are wiped when they are dropped.
 //!
 //! HTTP/1.1, one request a connection at a time: a connection that stalls must not hold up everybody's keys.
 
 use std::{
-    error::Error as StdError,
     fmt,
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -23,19 +21,13 @@ use azure_core::{
     },
 };
 use reqwest::{Client, header};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
-use rustls_platform_verifier::BuilderVerifierExt;
 use thiserror::Error;
-use zeroize::Zeroizing;
 
 use super::{AzureError, AzureOptions};
-use crate::VaultErrorKind as Kind;
-
-/// The most of a body that is read, in bytes.
-pub(super) const MAX_BODY: usize = 1 << 20;
+use crate::{
+    VaultErrorKind as Kind,
+    https::{MAX_BODY, SetUpError, Unread, is_tls, read, tls},
+};
 
 /// A client of both the vault and the token service.
 #[derive(Clone)]
@@ -48,7 +40,10 @@ pub(super) struct Wire {
 
 impl Wire {
     pub(super) fn new(options: &AzureOptions) -> Result<Self, AzureError> {
-        let tls = tls(options.roots.as_deref())?;
+        let tls = tls(options.roots.as_deref()).map_err(|e| match e {
+            SetUpError::Roots(why) => AzureError::Roots(why.into()),
+            SetUpError::Rustls(e) => AzureError::Client(Box::new(e)),
+        })?;
         let client = |direct: bool| {
             let builder = Client::builder()
                 .tls_backend_preconfigured(tls.clone())
@@ -80,7 +75,10 @@ impl Wire {
         let answer = sent.body(body).send().await?;
         let status = StatusCode::from(answer.status().as_u16());
         let headers = headers(answer.headers());
-        let body = read(answer, status).await?;
+        let body = read(answer).await.map_err(|e| match e {
+            Unread::TooLong => WireError::TooLong { status },
+            Unread::Broken(e) => e.into(),
+        })?;
         Ok(AsyncRawResponse::from_bytes(status, headers, Bytes::from_owner(body)))
     }
 }
@@ -141,22 +139,6 @@ impl From<reqwest::Error> for WireError {
     }
 }
 
-/// Whether TLS is what failed, by the sources of the error.
-fn is_tls(error: &(dyn StdError + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.is::<rustls::Error>() {
-            return true;
-        }
-        // An io::Error tells its source's source for its own.
-        next = match error.downcast_ref::<std::io::Error>() {
-            Some(io) => io.get_ref().map(|inner| inner as &(dyn StdError + 'static)),
-            None => error.source(),
-        };
-    }
-    false
-}
-
 /// Whether it is this machine, or its host at a link-local address: where a managed identity's tokens come from.
 fn is_near(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
@@ -197,53 +179,6 @@ fn headers(answered: &header::HeaderMap) -> Headers {
     headers
 }
 
-async fn read(mut answer: reqwest::Response, status: StatusCode) -> Result<Zeroizing<Vec<u8>>, WireError> {
-    const MOST: u64 = MAX_BODY as u64;
-    if answer.content_length().is_some_and(|len| len > MOST) {
-        return Err(WireError::TooLong { status });
-    }
-    let mut body = Zeroizing::new(Vec::with_capacity(4096));
-    while let Some(chunk) = answer.chunk().await? {
-        let needed = body.len() + chunk.len();
-        if needed > MAX_BODY {
-            return Err(WireError::TooLong { status });
-        }
-        if needed > body.capacity() {
-            // Not by growing in place, which would leave a copy behind.
-            let mut larger = Zeroizing::new(Vec::with_capacity(needed.next_power_of_two()));
-            larger.extend_from_slice(&body);
-            body = larger;
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-fn tls(roots: Option<&[u8]>) -> Result<ClientConfig, AzureError> {
-    let client = |e: rustls::Error| AzureError::Client(Box::new(e));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(client)?;
-    let builder = match roots {
-        None => builder.with_platform_verifier().map_err(client)?,
-        Some(pem) => builder.with_root_certificates(trusted(pem)?),
-    };
-    Ok(builder.with_no_client_auth())
-}
-
-fn trusted(pem: &[u8]) -> Result<RootCertStore, AzureError> {
-    let mut store = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|e| AzureError::Roots(Box::new(e)))?;
-        store.add(certificate).map_err(|e| AzureError::Roots(Box::new(e)))?;
-    }
-    match store.is_empty() {
-        true => Err(AzureError::Roots("there is no certificate in it".into())),
-        false => Ok(store),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,30 +201,6 @@ mod tests {
             "http://[2001:db8::1]/",
         ] {
             assert!(!is_near(&Url::parse(far).unwrap()), "{far}");
-        }
-    }
-
-    #[test]
-    fn a_tls_failure_is_known_by_its_source_however_deep() {
-        #[derive(Debug, Error)]
-        #[error("wraps")]
-        struct Wraps(#[source] std::io::Error);
-        let tls = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
-        assert!(is_tls(&tls()));
-        assert!(is_tls(&Wraps(std::io::Error::other(tls()))));
-        assert!(is_tls(&std::io::Error::other(Wraps(std::io::Error::other(tls())))));
-        assert!(!is_tls(&Wraps(std::io::Error::other("certificate unknown, TLS failed"))));
-    }
-
-    #[test]
-    fn authorities_are_certificates_in_pem() {
-        for bad in [
-            "",
-            "x",
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-            "-----BEGIN CERTIFICATE-----\n!!\n",
-        ] {
-            assert!(matches!(trusted(bad.as_bytes()), Err(AzureError::Roots(_))), "{bad:?}");
         }
     }
 }

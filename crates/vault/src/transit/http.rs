@@ -7,24 +7,18 @@
 //! What remains: hyper's, rustls's and the system's own buffers of the connection hold what passed until they are used
 //! again or freed.
 
-use std::{error::Error, fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use reqwest::{Method, Url, header, redirect};
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, pem::PemObject},
-};
-use rustls_platform_verifier::BuilderVerifierExt;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::{Secret, TransitError, TransitOptions, Trust};
-use crate::{VaultError, VaultErrorKind as Kind};
-
-/// The most of an answer that is read.
-const MAX_BODY: usize = 1 << 20;
+use crate::{
+    VaultError, VaultErrorKind as Kind,
+    https::{self, MAX_BODY, SetUpError, Unread},
+};
 
 const HEADER_TOKEN: &str = "x-vault-token";
 const HEADER_NAMESPACE: &str = "x-vault-namespace";
@@ -70,8 +64,16 @@ impl Body {
 impl Http {
     pub(super) fn new(options: &TransitOptions) -> Result<Self, TransitError> {
         let base = base(options)?;
+        let roots = match &options.trust {
+            Trust::System => None,
+            Trust::Only(pem) => Some(pem.as_slice()),
+        };
+        let tls = https::tls(roots).map_err(|e| match e {
+            SetUpError::Roots(why) => TransitError::BadCertificates { why },
+            SetUpError::Rustls(e) => e.into(),
+        })?;
         let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(&options.trust)?)
+            .tls_backend_preconfigured(tls)
             .http1_only()
             .redirect(redirect::Policy::none())
             .retry(reqwest::retry::never())
@@ -135,34 +137,22 @@ fn secret_header(token: &Secret) -> Result<header::HeaderValue, VaultError> {
     Ok(value)
 }
 
-async fn read(mut response: reqwest::Response) -> Result<Answer, VaultError> {
+async fn read(response: reqwest::Response) -> Result<Answer, VaultError> {
     let status = response.status().as_u16();
-    let too_long = || {
-        let kind = if status >= 500 { Kind::Unavailable } else { Kind::Other };
-        let message =
-            format!("the vault's answer ({status}) has more than {MAX_BODY} bytes: see who answers there");
-        VaultError::new(kind, message)
-    };
     let retry_after = response
         .headers()
         .get(header::RETRY_AFTER)
         .and_then(|value| value.to_str().ok()?.trim().parse().ok())
         .map(Duration::from_secs);
-    let announced = response.content_length().unwrap_or(0);
-    let announced = usize::try_from(announced).ok().filter(|&n| n <= MAX_BODY).ok_or_else(too_long)?;
-    let mut body = Zeroizing::new(Vec::with_capacity(announced.max(4 << 10)));
-    while let Some(chunk) = response.chunk().await.map_err(failed)? {
-        if body.len() + chunk.len() > MAX_BODY {
-            return Err(too_long());
+    let body = https::read(response).await.map_err(|e| match e {
+        Unread::Broken(e) => failed(e),
+        Unread::TooLong => {
+            let kind = if status >= 500 { Kind::Unavailable } else { Kind::Other };
+            let message =
+                format!("the vault's answer ({status}) has more than {MAX_BODY} bytes: see who answers there");
+            VaultError::new(kind, message)
         }
-        if body.capacity() - body.len() < chunk.len() {
-            // By hand: a vector that grows leaves what it held behind.
-            let mut larger = Zeroizing::new(Vec::with_capacity((body.len() + chunk.len()) * 2));
-            larger.extend_from_slice(&body);
-            body = larger;
-        }
-        body.extend_from_slice(&chunk);
-    }
+    })?;
     Ok(Answer { status, retry_after, body })
 }
 
@@ -170,7 +160,7 @@ async fn read(mut response: reqwest::Response) -> Result<Answer, VaultError> {
 fn failed(error: reqwest::Error) -> VaultError {
     // Its path names the key, which the error does already.
     let error = error.without_url();
-    let (kind, message) = if is_tls(&error) {
+    let (kind, message) = if https::is_tls(&error) {
         (
             Kind::Untrusted,
             "TLS with the vault failed: see whether its certificate is its own, in date, and trusted",
@@ -188,22 +178,6 @@ fn failed(error: reqwest::Error) -> VaultError {
         (Kind::Unavailable, "the connection to the vault broke off before its answer was whole")
     };
     VaultError::new(kind, message).caused_by(error)
-}
-
-/// Whether TLS failed, by what is at the bottom of the error and not by its text.
-fn is_tls(error: &reqwest::Error) -> bool {
-    let mut next: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = next {
-        if error.is::<rustls::Error>() {
-            return true;
-        }
-        // An I/O error that wraps another passes over it as a source.
-        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    false
 }
 
 fn base(options: &TransitOptions) -> Result<Url, TransitError> {
@@ -233,23 +207,4 @@ fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     // A name could be led elsewhere.
     bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-fn tls(trust: &Trust) -> Result<ClientConfig, TransitError> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()?;
-    Ok(match trust {
-        Trust::System => builder.with_platform_verifier()?.with_no_client_auth(),
-        Trust::Only(pem) => builder.with_root_certificates(roots(pem)?).with_no_client_auth(),
-    })
-}
-
-fn roots(pem: &[u8]) -> Result<RootCertStore, TransitError> {
-    let bad = |why: String| TransitError::BadCertificates { why };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|e| bad(e.to_string()))?;
-        roots.add(certificate).map_err(|e| bad(e.to_string()))?;
-    }
-    if roots.is_empty() { Err(bad("there is none in it".into())) } else { Ok(roots) }
 }
