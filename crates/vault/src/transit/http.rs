@@ -148,8 +148,9 @@ async fn read(response: reqwest::Response) -> Result<Answer, VaultError> {
         Unread::Broken(e) => failed(e),
         Unread::TooLong => {
             let kind = if status >= 500 { Kind::Unavailable } else { Kind::Other };
-            let message =
-                format!("the vault's answer ({status}) has more than {MAX_BODY} bytes: see who answers there");
+            let message = format!(
+                "the vault's answer ({status}) has more than {MAX_BODY} bytes: see who answers there"
+            );
             VaultError::new(kind, message)
         }
     })?;
