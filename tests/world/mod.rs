@@ -485,6 +485,6 @@ pub(crate) async fn key_state(account: &Account) -> KeyState {
 pub(crate) fn holds(path: &Path, needle: &[u8]) -> bool {
     std::fs::read_dir(path).unwrap().any(|entry| {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-        bytes.windows(needle.len()).any(|window| window == needle)
+        memchr::memmem::find(&bytes, needle).is_some()
     })
 }

@@ -137,13 +137,18 @@ async fn a_new_version_is_of_its_keys_kind() {
     for passphrase in PASSPHRASES {
         let fixture = Fixture::new(passphrase);
         let vault = fixture.create().await;
-        for (kind, name) in KeyKind::ALL.into_iter().zip(["a", "b", "c", "d"]) {
+        let own = &KeyKind::ALL[..4];
+        for (&kind, name) in own.iter().zip(["a", "b", "c", "d"]) {
             create(&vault, name, kind).await;
             let next = vault.new_version(name).await.unwrap();
             assert_eq!(vault.key_properties(&next).await.unwrap().kind, kind);
         }
         let kinds: Vec<_> = vault.list().await.unwrap().into_iter().map(|key| key.kind).collect();
-        assert_eq!(kinds, KeyKind::ALL);
+        assert_eq!(kinds, own);
+        for foreign in &KeyKind::ALL[4..] {
+            let refused = vault.create_key_of("e", *foreign, Recovery::default()).await.unwrap_err();
+            assert!(matches!(refused, E::KindOfOthers { .. }), "{refused}");
+        }
     }
 }
 
