@@ -6,13 +6,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
-use cofferdam_crypto::{Aek, KeyId, KeyScope, WrappedKey};
+use cofferdam_crypto::{KeyId, KeyScope};
 
 use super::{Operation, Question};
-use crate::{
-    Clock, KeyProperties, KeyVault, PublicKeyAnswer, Timestamp, VaultError, VaultErrorKind, WrapContext,
-};
+use crate::{Clock, KeyVault, Timestamp, VaultError, VaultErrorKind};
 
 /// Takes records of calls.
 pub trait AuditSink: fmt::Debug + Send + Sync {
@@ -144,26 +141,4 @@ impl Drop for Told<'_> {
     }
 }
 
-#[async_trait]
-impl<V: KeyVault> KeyVault for Audit<V> {
-    async fn wrap_key(
-        &self,
-        key_id: &KeyId,
-        aek: &Aek,
-        context: &WrapContext,
-    ) -> Result<WrappedKey, VaultError> {
-        self.call(Question::wrap(key_id, context), self.vault.wrap_key(key_id, aek, context)).await
-    }
-
-    async fn unwrap_key(&self, wrapped: &WrappedKey, context: &WrapContext) -> Result<Aek, VaultError> {
-        self.call(Question::unwrap(wrapped, context), self.vault.unwrap_key(wrapped, context)).await
-    }
-
-    async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
-        self.call(Question::properties(key_id), self.vault.key_properties(key_id)).await
-    }
-
-    async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
-        self.call(Question::public_key(key_id), self.vault.public_key(key_id)).await
-    }
-}
+layer!(Audit);

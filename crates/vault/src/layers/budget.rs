@@ -10,15 +10,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use async_trait::async_trait;
-use cofferdam_crypto::{Aek, KeyId, WrappedKey};
 use tokio::{
     sync,
     time::{Instant, sleep_until},
 };
 
 use super::{Question, metrics};
-use crate::{KeyProperties, KeyVault, PublicKeyAnswer, VaultBudget, VaultError, WrapContext};
+use crate::{KeyVault, VaultBudget, VaultError};
 
 /// How often one vault may be called. Clones share it.
 #[derive(Clone, Debug)]
@@ -102,26 +100,4 @@ impl<V: KeyVault> Budget<V> {
     }
 }
 
-#[async_trait]
-impl<V: KeyVault> KeyVault for Budget<V> {
-    async fn wrap_key(
-        &self,
-        key_id: &KeyId,
-        aek: &Aek,
-        context: &WrapContext,
-    ) -> Result<WrappedKey, VaultError> {
-        self.call(Question::wrap(key_id, context), self.vault.wrap_key(key_id, aek, context)).await
-    }
-
-    async fn unwrap_key(&self, wrapped: &WrappedKey, context: &WrapContext) -> Result<Aek, VaultError> {
-        self.call(Question::unwrap(wrapped, context), self.vault.unwrap_key(wrapped, context)).await
-    }
-
-    async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
-        self.call(Question::properties(key_id), self.vault.key_properties(key_id)).await
-    }
-
-    async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
-        self.call(Question::public_key(key_id), self.vault.public_key(key_id)).await
-    }
-}
+layer!(Budget);

@@ -8,11 +8,9 @@
 use std::{sync::Arc, time::Duration};
 
 use ::metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
-use async_trait::async_trait;
-use cofferdam_crypto::{Aek, KeyId, WrappedKey};
 
 use super::{Operation, Question};
-use crate::{Clock, KeyProperties, KeyVault, PublicKeyAnswer, Timestamp, VaultError, WrapContext};
+use crate::{Clock, KeyVault, Timestamp, VaultError};
 
 const REQUESTS: &str = "cofferdam_vault_requests_total";
 const REQUEST_SECONDS: &str = "cofferdam_vault_request_seconds";
@@ -104,29 +102,7 @@ impl Drop for Counted<'_> {
     }
 }
 
-#[async_trait]
-impl<V: KeyVault> KeyVault for Metrics<V> {
-    async fn wrap_key(
-        &self,
-        key_id: &KeyId,
-        aek: &Aek,
-        context: &WrapContext,
-    ) -> Result<WrappedKey, VaultError> {
-        self.call(Question::wrap(key_id, context), self.vault.wrap_key(key_id, aek, context)).await
-    }
-
-    async fn unwrap_key(&self, wrapped: &WrappedKey, context: &WrapContext) -> Result<Aek, VaultError> {
-        self.call(Question::unwrap(wrapped, context), self.vault.unwrap_key(wrapped, context)).await
-    }
-
-    async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
-        self.call(Question::properties(key_id), self.vault.key_properties(key_id)).await
-    }
-
-    async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
-        self.call(Question::public_key(key_id), self.vault.public_key(key_id)).await
-    }
-}
+layer!(Metrics);
 
 #[cfg(test)]
 mod tests {

@@ -43,6 +43,54 @@
 
 #![deny(clippy::missing_trait_methods)]
 
+/// Has each question that a layer is asked go through its `call`, on its way to the vault below.
+macro_rules! layer {
+    ($layer:ident) => {
+        #[async_trait::async_trait]
+        impl<V: $crate::KeyVault> $crate::KeyVault for $layer<V> {
+            async fn wrap_key(
+                &self,
+                key_id: &cofferdam_crypto::KeyId,
+                aek: &cofferdam_crypto::Aek,
+                context: &$crate::WrapContext,
+            ) -> Result<cofferdam_crypto::WrappedKey, $crate::VaultError> {
+                self.call(
+                    $crate::layers::Question::wrap(key_id, context),
+                    self.vault.wrap_key(key_id, aek, context),
+                )
+                .await
+            }
+
+            async fn unwrap_key(
+                &self,
+                wrapped: &cofferdam_crypto::WrappedKey,
+                context: &$crate::WrapContext,
+            ) -> Result<cofferdam_crypto::Aek, $crate::VaultError> {
+                self.call(
+                    $crate::layers::Question::unwrap(wrapped, context),
+                    self.vault.unwrap_key(wrapped, context),
+                )
+                .await
+            }
+
+            async fn key_properties(
+                &self,
+                key_id: &cofferdam_crypto::KeyId,
+            ) -> Result<$crate::KeyProperties, $crate::VaultError> {
+                self.call($crate::layers::Question::properties(key_id), self.vault.key_properties(key_id))
+                    .await
+            }
+
+            async fn public_key(
+                &self,
+                key_id: &cofferdam_crypto::KeyId,
+            ) -> Result<$crate::PublicKeyAnswer, $crate::VaultError> {
+                self.call($crate::layers::Question::public_key(key_id), self.vault.public_key(key_id)).await
+            }
+        }
+    };
+}
+
 mod audit;
 mod budget;
 mod circuit_breaker;

@@ -5,12 +5,10 @@
 
 use std::time::Duration;
 
-use async_trait::async_trait;
-use cofferdam_crypto::{Aek, KeyId, WrappedKey};
 use tokio::time::timeout;
 
 use super::Question;
-use crate::{KeyProperties, KeyVault, PublicKeyAnswer, VaultError, VaultErrorKind as Kind, WrapContext};
+use crate::{KeyVault, VaultError, VaultErrorKind as Kind};
 
 /// A vault whose calls each end within a limit.
 #[derive(Debug)]
@@ -42,26 +40,4 @@ impl<V: KeyVault> Timeout<V> {
     }
 }
 
-#[async_trait]
-impl<V: KeyVault> KeyVault for Timeout<V> {
-    async fn wrap_key(
-        &self,
-        key_id: &KeyId,
-        aek: &Aek,
-        context: &WrapContext,
-    ) -> Result<WrappedKey, VaultError> {
-        self.call(Question::wrap(key_id, context), self.vault.wrap_key(key_id, aek, context)).await
-    }
-
-    async fn unwrap_key(&self, wrapped: &WrappedKey, context: &WrapContext) -> Result<Aek, VaultError> {
-        self.call(Question::unwrap(wrapped, context), self.vault.unwrap_key(wrapped, context)).await
-    }
-
-    async fn key_properties(&self, key_id: &KeyId) -> Result<KeyProperties, VaultError> {
-        self.call(Question::properties(key_id), self.vault.key_properties(key_id)).await
-    }
-
-    async fn public_key(&self, key_id: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
-        self.call(Question::public_key(key_id), self.vault.public_key(key_id)).await
-    }
-}
+layer!(Timeout);
