@@ -178,7 +178,6 @@ impl KeyVault for AwsVault {
         context: &WrapContext,
     ) -> Result<WrappedKey, VaultError> {
         let arn = self.parse(key_id)?;
-        let sent = Zeroizing::new(BASE64_NOPAD.encode(aek.expose()));
         let asked = self
             .client
             .encrypt()
@@ -186,7 +185,10 @@ impl KeyVault for AwsVault {
             .plaintext(Blob::new(&aek.expose()[..]))
             .set_encryption_context(Some(encryption_context(&context.scope)))
             .encryption_algorithm(SymmetricDefault);
-        let answer = asked.send().await.map_err(|e| self.failed(&e, key_id, &sent))?;
+        let answer = asked.send().await.map_err(|e| {
+            let sent = Zeroizing::new(BASE64_NOPAD.encode(aek.expose()));
+            self.failed(&e, key_id, &sent)
+        })?;
         let used = self.used(key_id, &arn, answer.key_id())?;
         let bytes = answer.ciphertext_blob.map(Blob::into_inner).unwrap_or_default();
         let algorithm = WrapAlgorithm::AwsKms;

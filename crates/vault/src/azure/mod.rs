@@ -261,9 +261,11 @@ impl KeyVault for AzureVault {
         let algorithm = key.kind.algorithm();
         let name = azure_name(algorithm).ok_or_else(|| odd(key_id, "its key is of no kind of Azure's"))?;
         let options = KeyClientWrapKeyOptions { key_version: path.version.clone(), ..Default::default() };
-        let sent = Zeroizing::new(BASE64URL_NOPAD.encode(aek.expose()));
         let answer = self.client.wrap_key(&path.name, body(name, aek.expose()), Some(options)).await;
-        let answer = answer.map_err(|e| self.failed(Asked::Wrap, e, &key.key_id, &sent))?;
+        let answer = answer.map_err(|e| {
+            let sent = Zeroizing::new(BASE64URL_NOPAD.encode(aek.expose()));
+            self.failed(Asked::Wrap, e, &key.key_id, &sent)
+        })?;
         self.operated(answer, &path, &key.key_id, |key_id, value| {
             let bytes = BASE64URL_NOPAD.decode(value.as_bytes()).ok();
             let expected = key.public.as_ref().map(|public| public.modulus_len());
