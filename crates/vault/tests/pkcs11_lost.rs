@@ -153,8 +153,7 @@ async fn a_second_token_of_its_label_and_one_in_its_place_are_not_mistaken_for_i
     let slot = client.get_slots_with_initialized_token().unwrap()[0];
     let serial = client.get_token_info(slot).unwrap().serial_number().to_owned();
     let util = |arguments: &[&str]| {
-        let (name, settings) = softhsm.environment();
-        let done = Command::new("softhsm2-util").args(arguments).env(name, settings).output().unwrap();
+        let done = softhsm.util().args(arguments).output().unwrap();
         assert!(done.status.success(), "{done:?}");
         client.clone().finalize().unwrap();
         token.clock.advance(Duration::from_secs(1));

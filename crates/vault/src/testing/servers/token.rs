@@ -98,6 +98,8 @@ struct Token {
     variable: (&'static str, PathBuf),
     /// All that it is made of.
     folder: PathBuf,
+    /// What `softhsm2-util` takes for SoftHSM's settings when it drives this module.
+    util: PathBuf,
     /// Held until the process ends.
     _lock: File,
 }
@@ -124,10 +126,10 @@ impl Token {
             _ => fs::create_dir(&folder).expect("a folder for the token"),
         }
         fs::write(&file, settings(&folder)).expect("settings for the module");
-        // It drives any module.
-        let mut command = Command::new("softhsm2-util");
-        command.arg("--module").arg(&module).arg("--init-token").args(slot);
-        command.args(["--label", label, "--so-pin", SO_PIN, "--pin", PIN]);
+        let util = if variable == "SOFTHSM2_CONF" { file.clone() } else { no_token(&folder) };
+        let token = Self { module, label, variable: (variable, file), folder, util, _lock: lock };
+        let mut command = token.util();
+        command.arg("--init-token").args(slot).args(["--label", label, "--so-pin", SO_PIN, "--pin", PIN]);
         let made = command.output().unwrap_or_else(|e| panic!("can't start softhsm2-util: {e}"));
         assert!(
             made.status.success(),
@@ -135,8 +137,24 @@ impl Token {
             String::from_utf8_lossy(&made.stdout),
             String::from_utf8_lossy(&made.stderr)
         );
-        Self { module, label, variable: (variable, file), folder, _lock: lock }
+        token
     }
+
+    /// A tool that drives any module, for this one. It starts SoftHSM first, whichever it drives, and ends where that one's
+    /// settings can't be used: they may be another token's, which is being made or is out.
+    fn util(&self) -> Command {
+        let mut command = Command::new("softhsm2-util");
+        command.arg("--module").arg(&self.module).env("SOFTHSM2_CONF", &self.util);
+        command
+    }
+}
+
+/// Settings of SoftHSM with no token in them.
+fn no_token(folder: &Path) -> PathBuf {
+    let (tokens, file) = (folder.join("no-token"), folder.join("no-token.conf"));
+    fs::create_dir(&tokens).expect("a folder for no token");
+    fs::write(&file, format!("directories.tokendir = {}\n", tokens.display())).expect("settings of no token");
+    file
 }
 
 macro_rules! token {
@@ -160,6 +178,11 @@ macro_rules! token {
             /// The security officer's PIN.
             pub fn so_pin(&self) -> &'static str {
                 SO_PIN
+            }
+
+            /// `softhsm2-util` for this token's module.
+            pub fn util(&self) -> Command {
+                self.0.util()
             }
 
             /// What names the module's settings, for a process that does not inherit this one's environment.
