@@ -14,6 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["cofferdam-sim"],
     &["cofferdam-cli"],
     &["cofferdam"],
+    &["cofferdam-with-parquet", "cofferdam-with-slatedb"],
 ];
 
 /// Stands outside: imports none of ours, and none of ours imports it.

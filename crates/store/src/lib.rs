@@ -4,12 +4,16 @@ mod archive;
 mod block_store;
 mod catalog;
 mod embedded;
+#[cfg(feature = "object-store")]
+pub mod encrypted;
 mod engine;
 mod error;
 #[cfg(any(test, feature = "testing"))]
 mod forwarding;
 #[cfg(feature = "hot-cache")]
 mod hot;
+#[cfg(feature = "object-store")]
+pub mod objects;
 mod receipt;
 
 pub use archive::{ArchiveCounts, ArchiveError};

@@ -1,0 +1,1 @@
+//! SlateDB over an encrypted object store.

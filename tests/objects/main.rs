@@ -1,0 +1,3 @@
+//! Engines and other systems over object stores.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
