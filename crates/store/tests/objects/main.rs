@@ -7,3 +7,5 @@ mod catalog_contention;
 mod catalog_lost_answers;
 mod catalog_probe;
 mod support;
+mod transaction;
+mod transaction_interleavings;
