@@ -9,3 +9,4 @@ mod catalog_probe;
 mod support;
 mod transaction;
 mod transaction_interleavings;
+mod encrypted;
