@@ -14,7 +14,7 @@ use bytes::Bytes;
 use cofferdam::{
     store::{
         Account, AccountKey, AccountName, BufferMode, EmbeddedOptions, EmbeddedStore, Engine,
-        encrypted::{EncryptedObjectStore, EncryptedOptions},
+        encrypted::EncryptedObjectStore,
     },
     vault::{LocalVault, LocalVaultOptions, Principal, SystemClock, SystemEntropy, VaultRegistry},
 };
@@ -53,7 +53,7 @@ struct Stores {
 
 impl Stores {
     async fn new(name: &'static str, [plain, inner]: [Arc<dyn ObjectStore>; 2], account: &Account) -> Self {
-        let sealed = EncryptedObjectStore::new(inner, account.clone(), EncryptedOptions::default());
+        let sealed = EncryptedObjectStore::open(inner, account.clone());
         Self { name, plain, sealed: Arc::new(sealed.await.unwrap()) }
     }
 }

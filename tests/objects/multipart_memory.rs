@@ -11,6 +11,7 @@ use std::{
 use allocation_counter::measure;
 use async_trait::async_trait;
 use bytes::Bytes;
+use cofferdam::store::Account;
 use futures_util::{FutureExt, future::join_all, stream::BoxStream};
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
@@ -128,9 +129,10 @@ fn the_peak_of_an_upload_is_bounded_whatever_its_length_and_parts() {
     // All is done on one thread, whose allocations are counted.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = runtime.block_on(World::new(1));
+    let account = runtime.block_on(world.contoso());
     println!("an upload of {} MiB:", len / MIB);
     for (part, at_once) in [(64 << 10, 1), (5 * MIB, 1), (5 * MIB, 4), (8 * MIB + 1, 2), (16 * MIB, 1)] {
-        let peak = peak(&runtime, &world, (len, part, at_once));
+        let peak = peak(&runtime, &account, (len, part, at_once));
         println!(
             "  parts of {:>5} KiB, {at_once} at once: peak {:.1} MiB",
             part >> 10,
@@ -141,9 +143,9 @@ fn the_peak_of_an_upload_is_bounded_whatever_its_length_and_parts() {
 }
 
 /// The most bytes that were allocated at once.
-fn peak(runtime: &Runtime, world: &World, (len, part, at_once): (u64, u64, usize)) -> u64 {
+fn peak(runtime: &Runtime, account: &Account, (len, part, at_once): (u64, u64, usize)) -> u64 {
     let inner = Arc::new(Discarding::default());
-    let store = runtime.block_on(sealed(world, inner.clone()));
+    let store = runtime.block_on(sealed(account, inner.clone()));
     let counted = measure(|| runtime.block_on(upload(&*store, len, part, at_once)));
     let taken = inner.taken.load(Ordering::Relaxed);
     assert!(taken >= len && taken < len + len / 100, "{len} bytes were uploaded, {taken} taken");

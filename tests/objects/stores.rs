@@ -1,15 +1,16 @@
-//! Plain object stores, each new and empty, and what stands before them.
+//! Plain object stores, each new and empty, and the encrypting one before them.
 
 use std::sync::Arc;
 
-use cofferdam::vault::testing::servers::{Azurite, Moto};
+use cofferdam::{
+    store::{Account, encrypted::EncryptedObjectStore},
+    vault::testing::servers::{Azurite, Moto},
+};
 use object_store::{
     ObjectStore, aws::AmazonS3Builder, azure::MicrosoftAzureBuilder, integration::MarkerHttpConnector,
     local::LocalFileSystem, memory::InMemory,
 };
 use tempfile::TempDir;
-
-use crate::world::World;
 
 /// Where stores of one kind are.
 pub(crate) enum Place {
@@ -55,8 +56,7 @@ impl Place {
     }
 }
 
-/// What seals before a store, under one account.
-pub(crate) async fn sealed(world: &World, inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
-    let _ = world;
-    inner
+/// What seals before a store, under an account.
+pub(crate) async fn sealed(account: &Account, inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+    Arc::new(EncryptedObjectStore::open(inner, account.clone()).await.unwrap())
 }

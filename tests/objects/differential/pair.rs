@@ -1,14 +1,36 @@
 //! Two stores that are asked the same.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use cofferdam::store::Account;
 use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
 
 use super::step::{Seen, Step};
-use crate::{stores::sealed, world::World};
+use crate::stores::sealed;
 
 /// A state that an object was in: its etags, the plain store's and the encrypting one's.
 pub(super) type Tags = [String; 2];
+
+/// How the two differ.
+#[derive(Debug)]
+pub(super) struct Difference {
+    /// What is seen of the one and of the other, in a word each.
+    pub(super) kinds: [&'static str; 2],
+    what: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// Of a state that the two left an object in.
+impl From<String> for Difference {
+    fn from(what: String) -> Self {
+        Self { kinds: ["state"; 2], what }
+    }
+}
 
 pub(super) struct Pair {
     stores: [Arc<dyn ObjectStore>; 2],
@@ -17,9 +39,9 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    pub(super) async fn new(world: &World) -> Self {
+    pub(super) async fn new(account: &Account) -> Self {
         let plain: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let sealed = sealed(world, Arc::new(InMemory::new())).await;
+        let sealed = sealed(account, Arc::new(InMemory::new())).await;
         Self { stores: [plain, sealed], states: BTreeMap::new() }
     }
 
@@ -29,11 +51,12 @@ impl Pair {
     }
 
     /// Asks both; what differs is the error.
-    pub(super) async fn take(&mut self, step: &Step) -> Result<Seen, String> {
+    pub(super) async fn take(&mut self, step: &Step) -> Result<Seen, Difference> {
         let [plain, sealed] = &self.stores;
         let (plain, sealed) = (step.ask(&**plain, 0).await, step.ask(&**sealed, 1).await);
         if plain != sealed {
-            return Err(format!("plain {plain:?}, encrypted {sealed:?}"));
+            let what = format!("plain {plain:?}, encrypted {sealed:?}");
+            return Err(Difference { kinds: [plain.word(), sealed.word()], what });
         }
         for path in step.changes() {
             self.note(path).await?;
