@@ -124,7 +124,7 @@ const PROOFS: &[Proof] = &[
         "embedded::crash",
         "what was acknowledged outlives a power failure at any moment",
     ),
-    proof("cofferdam-store", "embedded_damage", "a read of a damaged file is right or a typed error"),
+    proof("cofferdam-store", "embedded::damage", "a read of a damaged file is right or a typed error"),
     proof(
         "cofferdam-sim",
         "worlds::simulation",

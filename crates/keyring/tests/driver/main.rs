@@ -6,6 +6,7 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::unwrap_used,
+    unreachable_pub,
     reason = "tests"
 )]
 

@@ -15,6 +15,7 @@ mod basics;
 mod buffer;
 mod compaction;
 mod crash;
+mod damage;
 #[path = "../embedded_support/mod.rs"]
 mod embedded_support;
 mod faults;

@@ -30,7 +30,7 @@ use cryptoki::{
 use crate::{
     factories::not_applicable,
     support::{aek, context},
-    tokens::{GivenPin, Place, Token},
+    tokens::{self, GivenPin, Place, Token},
 };
 
 /// What a token has not.

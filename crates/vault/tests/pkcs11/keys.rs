@@ -11,7 +11,7 @@ use cryptoki::object::ObjectClass;
 
 use crate::{
     support::{aek, context, kind},
-    tokens::Token,
+    tokens::{self, Token},
 };
 
 const AES: KeyKind = KeyKind::Aes256;
