@@ -6,6 +6,7 @@ mod catalog;
 mod catalog_contention;
 mod catalog_lost_answers;
 mod catalog_probe;
+mod encrypted;
 mod support;
 mod transaction;
 mod transaction_interleavings;
