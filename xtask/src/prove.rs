@@ -125,6 +125,14 @@ const PROOFS: &[Proof] = &[
         "what was acknowledged outlives a power failure at any moment",
     ),
     proof("cofferdam-store", "embedded::damage", "a read of a damaged file is right or a typed error"),
+    proof("cofferdam-store", "embedded_damage", "a read of a damaged file is right or a typed error"),
+    proof(
+        "cofferdam-store",
+        "objects",
+        "over an object store no update is lost, and transactions are whole, in any order, whatever is lost or late",
+    ),
+    proof("cofferdam-sim", "simulation", "no promise is broken in 10,000 simulated worlds, whatever fails"),
+    proof("cofferdam-sim", "repeats", "the same seed gives the same trace in another process"),
     proof(
         "cofferdam-sim",
         "worlds::simulation",
