@@ -125,7 +125,8 @@ async fn a_catalog_behaves_on_s3_as_in_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sixteen_nodes_increment_one_record_on_azure_and_no_update_is_lost() {
     let Some(azurite) = Azurite::start() else { return };
-    let store = Place::Azure(azurite).store("catalog");
+    let place = Place::Azure(azurite);
+    let store = place.store("catalog");
     let mut catalogs = Vec::new();
     for _ in 0..16 {
         catalogs.push(open(&store).await);
@@ -137,7 +138,8 @@ async fn sixteen_nodes_increment_one_record_on_azure_and_no_update_is_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_update_on_azure_is_lost_behind_a_way_that_loses_repeats_and_delays() {
     let Some(azurite) = Azurite::start() else { return };
-    let store = Place::Azure(azurite).store("catalog");
+    let place = Place::Azure(azurite);
+    let store = place.store("catalog");
     let mut catalogs = Vec::new();
     for _ in 0..4 {
         let way = FaultyObjects::new(store.clone(), Arc::new(SystemEntropy));
