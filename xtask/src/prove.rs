@@ -67,6 +67,7 @@ const PROOFS: &[Proof] = &[
         "format::agreement",
         "both AEADs give the same bytes, and accept and refuse the same",
     ),
+    proof("cofferdam-crypto", "pieces", "a block in pieces of any size is the block as a whole"),
     proof("cofferdam-crypto", "format::tamper", "a changed block does not open and leaves no plaintext"),
     proof("cofferdam-crypto", "format::swaps", "a block opens only in the place it was sealed for"),
     proof("cofferdam-crypto", "format::two_keys", "no ciphertext opens under two keys or in two places"),
@@ -125,14 +126,11 @@ const PROOFS: &[Proof] = &[
         "what was acknowledged outlives a power failure at any moment",
     ),
     proof("cofferdam-store", "embedded::damage", "a read of a damaged file is right or a typed error"),
-    proof("cofferdam-store", "embedded_damage", "a read of a damaged file is right or a typed error"),
     proof(
         "cofferdam-store",
         "objects",
         "over an object store no update is lost, and transactions are whole, in any order, whatever is lost or late",
     ),
-    proof("cofferdam-sim", "simulation", "no promise is broken in 10,000 simulated worlds, whatever fails"),
-    proof("cofferdam-sim", "repeats", "the same seed gives the same trace in another process"),
     proof(
         "cofferdam-sim",
         "worlds::simulation",
