@@ -7,6 +7,7 @@ mod catalog_contention;
 mod catalog_lost_answers;
 mod catalog_probe;
 mod encrypted;
+mod faulty;
 mod support;
 mod transaction;
 mod transaction_interleavings;
