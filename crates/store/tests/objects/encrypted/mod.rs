@@ -7,6 +7,7 @@ mod lists;
 mod marker;
 mod ranges;
 mod replaced_meanwhile;
+mod rotation;
 mod uploads;
 mod watched;
 mod whole_objects;
