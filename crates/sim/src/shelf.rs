@@ -416,6 +416,14 @@ impl BlockStore for Shelf {
         self.call(self.store.last_version(), untold).await
     }
 
+    async fn reserve_versions(
+        &self,
+        at_least: Version,
+        count: u32,
+    ) -> Result<Option<VersionRange>, StoreError> {
+        self.store.reserve_versions(at_least, count).await
+    }
+
     /// The store is the other nodes' as well: the director closes it.
     async fn close(&self) -> Result<(), StoreError> {
         self.pass().await;
