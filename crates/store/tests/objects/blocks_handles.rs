@@ -31,7 +31,8 @@ async fn no_version_is_given_to_two_whatever_their_slots_and_clocks() {
     let mut given = BTreeSet::new();
     let mut highest = Version::new(0);
     for round in 0..5 {
-        let ranges = join_all(handles.iter().map(|handle| handle.reserve_versions(Version::new(round * 7), 10)));
+        let ranges =
+            join_all(handles.iter().map(|handle| handle.reserve_versions(Version::new(round * 7), 10)));
         for range in ranges.await {
             let range = range.unwrap().unwrap();
             for n in 0..range.count {
@@ -95,9 +96,12 @@ async fn writers_that_fill_one_buffer_from_several_handles_stay_within_its_bound
 async fn of_two_that_drain_one_block_one_does() {
     let (_, handles) = several(2).await;
     handles[0].commit(vec![buffer(account(1), "x", 3, "buffered")]).await.unwrap();
-    let drained = join_all(handles.iter().enumerate().map(|(n, handle)| {
-        handle.commit(vec![drain(account(1), "x", 3, bytes_of(n as u64, 50), 4)])
-    }));
+    let drained = join_all(
+        handles
+            .iter()
+            .enumerate()
+            .map(|(n, handle)| handle.commit(vec![drain(account(1), "x", 3, bytes_of(n as u64, 50), 4)])),
+    );
     let mut answers: Vec<Applied> = drained.await.into_iter().map(|done| done.unwrap()[0]).collect();
     answers.sort_by_key(|applied| *applied != Applied::Written);
     assert_eq!(answers, [Applied::Written, Applied::Superseded { by: Version::new(3) }]);

@@ -64,10 +64,7 @@ async fn each_operation_costs_as_many_requests_as_the_table_says() {
     other.reserve_versions(Version::new(1_000_000), 1000).await.unwrap();
     way.taken();
     other.commit(vec![put(a, "x", 3, sealed(3))]).await.unwrap();
-    costs(
-        "put of a block that this handle has not seen",
-        "delete data, 2 get row b, put data, 2 put row b",
-    );
+    costs("put of a block that this handle has not seen", "delete data, 2 get row b, put data, 2 put row b");
     commit(vec![put(a, "y", 4, sealed(4)), put(a, "z", 5, sealed(5))]).await;
     costs("two new blocks at once", "2 put data, 5 put row b");
 
@@ -82,10 +79,7 @@ async fn each_operation_costs_as_many_requests_as_the_table_says() {
         "get row b, get row u, put data, 3 put row b, 2 put row f, 2 put row u",
     );
     commit(vec![buffer(a, "c", 12, sealed(12))]).await;
-    costs(
-        "another",
-        "get row b, get row u, put data, 3 put row b, 2 put row f, 2 put row u",
-    );
+    costs("another", "get row b, get row u, put data, 3 put row b, 2 put row f, 2 put row u");
     commit(vec![drain(a, "b", 9, sealed(13), 13)]).await;
     costs(
         "a block drained",

@@ -107,7 +107,8 @@ impl Inner {
         }
         self.ask(&mut known, asks).await?;
         let planned = known.plan(batch, tails);
-        let changes = planned.as_ref().is_ok_and(|plan| plan.applied.iter().all(|at| *at == Applied::Written));
+        let changes =
+            planned.as_ref().is_ok_and(|plan| plan.applied.iter().all(|at| *at == Applied::Written));
         if guess && !changes {
             return Ok(None);
         }
@@ -259,7 +260,7 @@ impl Inner {
 
     pub(super) async fn create(&self, object: &Path, bytes: Bytes) -> Result<(), Error> {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        self.store.put_opts(object, PutPayload::from(bytes), options).await.map(drop)
+        self.in_time(self.store.put_opts(object, PutPayload::from(bytes), options)).await.map(drop)
     }
 
     /// One at a time of the operations of this handle that change what an account's buffer holds.

@@ -70,11 +70,18 @@ pub struct ObjectBlocksOptions {
     /// An object that no row names is deleted by a compaction when it is older than this, by the store's own time. A write that
     /// has taken half as long since it stored its bytes stores them again. Default one day.
     pub orphan_age: Duration,
+    /// How long one request for a block's bytes may take, with what the store's client makes of it: it has time-outs and retries
+    /// of its own. Default 2 minutes.
+    pub time_out: Duration,
 }
 
 impl Default for ObjectBlocksOptions {
     fn default() -> Self {
-        Self { remembered_rows: 16_384, orphan_age: Duration::from_secs(24 * 3600) }
+        Self {
+            remembered_rows: 16_384,
+            orphan_age: Duration::from_secs(24 * 3600),
+            time_out: Duration::from_secs(120),
+        }
     }
 }
 
@@ -109,6 +116,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     orphan_age: Duration,
+    time_out: Duration,
     slot: Slot,
     hints: Hints,
     turns: Box<[tokio::sync::Mutex<()>]>,
@@ -140,6 +148,7 @@ impl ObjectBlocks {
             slot: Slot::of(random(&*entropy)?),
             entropy,
             orphan_age: options.orphan_age,
+            time_out: options.time_out,
             hints: Hints::of(options.remembered_rows),
             turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
             doomed: Mutex::default(),
@@ -290,7 +299,28 @@ impl BlockStore for ObjectBlocks {
 
 impl fmt::Debug for ObjectBlocks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ObjectBlocks({} at {}, rows in {:?})", self.inner.store, self.inner.places.all(), self.inner.catalog)
+        write!(
+            f,
+            "ObjectBlocks({} at {}, rows in {:?})",
+            self.inner.store,
+            self.inner.places.all(),
+            self.inner.catalog
+        )
+    }
+}
+
+impl Inner {
+    /// Waits for an answer as long as it may take.
+    async fn in_time<T>(
+        &self,
+        request: impl Future<Output = object_store::Result<T>> + Send,
+    ) -> object_store::Result<T> {
+        match tokio::time::timeout(self.time_out, request).await {
+            Ok(answer) => answer,
+            Err(elapsed) => {
+                Err(object_store::Error::Generic { store: "ObjectBlocks", source: Box::new(elapsed) })
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! Not its job: to decide what changes.
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use bytes::Bytes;
 use cofferdam_crypto::{AccountId, BlockId, SegmentId};
@@ -97,17 +97,17 @@ impl Inner {
 
     /// All of an object; `None` where there is none.
     async fn whole(&self, object: &Path, meta: &BlockMeta) -> Result<Option<Bytes>, StoreError> {
-        let got = match self.store.get(object).await {
-            Ok(got) => got,
-            Err(Error::NotFound { .. }) => return Ok(None),
-            Err(e) => return Err(failed("reading a block", e)),
+        let read = async {
+            let got = self.store.get(object).await?;
+            // More than it is said to be is not taken into memory.
+            if got.meta.size == meta.sealed_len { got.bytes().await.map(Some) } else { Ok(None) }
         };
-        if got.meta.size != meta.sealed_len {
-            let detail = format!("{object} has {} bytes, and its block {}", got.meta.size, meta.sealed_len);
-            return Err(corrupt(detail));
+        match self.in_time(read).await {
+            Ok(Some(bytes)) if bytes.len() as u64 == meta.sealed_len => Ok(Some(bytes)),
+            Ok(_) => Err(not_as_long(object)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(failed("reading a block", e)),
         }
-        let bytes = got.bytes().await.map_err(|e| failed("reading a block", e))?;
-        if bytes.len() as u64 == meta.sealed_len { Ok(Some(bytes)) } else { Err(cut_short(object)) }
     }
 
     pub(super) async fn read(
@@ -149,9 +149,10 @@ impl Inner {
     async fn parts(&self, object: &Path, ranges: &[Range<u64>]) -> Result<Option<Vec<Bytes>>, StoreError> {
         let asked: Vec<Range<u64>> = ranges.iter().filter(|range| !range.is_empty()).cloned().collect();
         let fetch = |range: Range<u64>| {
-            let (store, object) = (Arc::clone(&self.store), object.clone());
+            let object = object.clone();
             async move {
-                let part = store.get_range(&object, range.clone()).await.map_err(Unread::Failed)?;
+                let part = self.in_time(self.store.get_range(&object, range.clone())).await;
+                let part = part.map_err(Unread::Failed)?;
                 if part.len() as u64 == range.end - range.start { Ok(part) } else { Err(Unread::Cut) }
             }
         };
@@ -159,11 +160,11 @@ impl Inner {
             Ok(parts) => parts.into_iter(),
             Err(Unread::Failed(Error::NotFound { .. })) => return Ok(None),
             Err(Unread::Failed(e)) => return Err(failed("reading a part of a block", e)),
-            Err(Unread::Cut) => return Err(cut_short(object)),
+            Err(Unread::Cut) => return Err(not_as_long(object)),
         };
         let of = |range: &Range<u64>| match range.is_empty() {
             true => Ok(Bytes::new()),
-            false => parts.next().ok_or_else(|| cut_short(object)),
+            false => parts.next().ok_or_else(|| not_as_long(object)),
         };
         ranges.iter().map(of).collect::<Result<_, _>>().map(Some)
     }
@@ -289,6 +290,6 @@ fn missing(id: &BlockId) -> StoreError {
     corrupt(format!("the object with the bytes of block {id} is missing"))
 }
 
-fn cut_short(object: &Path) -> StoreError {
-    corrupt(format!("{object} is shorter than it is said to be"))
+fn not_as_long(object: &Path) -> StoreError {
+    corrupt(format!("{object} is not as long as its row says"))
 }

@@ -104,8 +104,7 @@ impl BlockRow {
             let (len, after) = rest.split_first().ok_or_else(undecodable)?;
             let (meta, after) = after.split_at_checked((*len).into()).ok_or_else(undecodable)?;
             let (tail, after) = after.split_first_chunk().ok_or_else(undecodable)?;
-            *placed =
-                Some(Placed { meta: BlockMeta::decode(meta)?, tail: Tail(u64::from_be_bytes(*tail)) });
+            *placed = Some(Placed { meta: BlockMeta::decode(meta)?, tail: Tail(u64::from_be_bytes(*tail)) });
             rest = after;
         }
         if rest.is_empty() { Ok(row) } else { Err(undecodable()) }
@@ -122,21 +121,23 @@ mod tests {
     use super::*;
 
     fn placed() -> impl Strategy<Value = Placed> {
-        (any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(version, len, tail, of_segment)| {
-            let provider = match of_segment {
-                true => Provider::Buffer(SegmentId::from_bytes([9; 16])),
-                false => Provider::Customer,
-            };
-            let meta = BlockMeta {
-                version: Version::new(version),
-                sealed_len: len,
-                page_size: PageSize::DEFAULT,
-                stored_at: Duration::new(5, 6),
-                epoch: Epoch::new(7),
-                provider,
-            };
-            Placed { meta, tail: Tail(tail) }
-        })
+        (any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>()).prop_map(
+            |(version, len, tail, of_segment)| {
+                let provider = match of_segment {
+                    true => Provider::Buffer(SegmentId::from_bytes([9; 16])),
+                    false => Provider::Customer,
+                };
+                let meta = BlockMeta {
+                    version: Version::new(version),
+                    sealed_len: len,
+                    page_size: PageSize::DEFAULT,
+                    stored_at: Duration::new(5, 6),
+                    epoch: Epoch::new(7),
+                    provider,
+                };
+                Placed { meta, tail: Tail(tail) }
+            },
+        )
     }
 
     proptest! {

@@ -56,11 +56,15 @@ impl Inner {
         let stream = stream::iter(left.iter().cloned().map(Ok).collect::<Vec<_>>()).boxed();
         let mut done = self.store.delete_stream(stream);
         let mut failure = None;
-        while let Some(one) = done.next().await {
-            match one {
-                Ok(object) => drop(left.remove(&object)),
+        loop {
+            match self.in_time(done.try_next()).await {
+                Ok(Some(object)) => drop(left.remove(&object)),
+                Ok(None) => break,
                 Err(Error::NotFound { .. }) => {}
-                Err(e) => failure = Some(e),
+                Err(e) => {
+                    failure = Some(e);
+                    break;
+                }
             }
         }
         match failure {
@@ -87,7 +91,8 @@ impl Inner {
             let mut orphans = Vec::new();
             for objects in old.chunks(AT_ONCE) {
                 let named = try_join_all(objects.iter().map(|object| self.is_named(object))).await?;
-                orphans.extend(objects.iter().zip(named).filter(|(_, named)| !named).map(|(of, _)| of.clone()));
+                orphans
+                    .extend(objects.iter().zip(named).filter(|(_, named)| !named).map(|(of, _)| of.clone()));
             }
             self.delete_all(orphans).await?;
         }
@@ -110,7 +115,8 @@ impl Inner {
     async fn written_now(&self) -> Result<ObjectMeta, StoreError> {
         let object = self.places.of_time(Tail(random(&*self.entropy)?));
         self.create(&object, Bytes::new()).await.map_err(|e| failed("asking the store's time", e))?;
-        let met = self.store.head(&object).await.map_err(|e| failed("asking the store's time", e));
+        let met =
+            self.in_time(self.store.head(&object)).await.map_err(|e| failed("asking the store's time", e));
         self.forget(vec![object]).await;
         met
     }
@@ -132,7 +138,8 @@ impl Inner {
                 self.delete_all(objects.into_iter().map(|object| object.location).collect()).await?;
             }
             // Its id is never given to another, so nobody writes there again.
-            for prefix in [blocks_of(account), buffered_of(account), segments_of(account), usage_key(account)] {
+            for prefix in [blocks_of(account), buffered_of(account), segments_of(account), usage_key(account)]
+            {
                 self.catalog.clear_removed(&prefix).await?;
             }
         }
@@ -184,7 +191,8 @@ impl Inner {
             if some.is_empty() {
                 break;
             }
-            let discard = |(id, meta): (BlockId, BlockMeta)| BlockOp::Discard { account, id, version: meta.version };
+            let discard =
+                |(id, meta): (BlockId, BlockMeta)| BlockOp::Discard { account, id, version: meta.version };
             let applied = self.commit(some.into_iter().map(discard).collect()).await?;
             removed += applied.iter().filter(|applied| **applied == Applied::Deleted).count();
         }

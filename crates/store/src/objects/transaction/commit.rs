@@ -132,7 +132,7 @@ impl Undo<'_> {
     }
 }
 
-fn conflict(key: &str) -> StoreError {
+pub(super) fn conflict(key: &str) -> StoreError {
     StoreError::new(StoreErrorKind::Conflict).with_detail(format!("the row {key:?}"))
 }
 

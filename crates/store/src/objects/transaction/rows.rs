@@ -21,7 +21,7 @@ const LONGEST_WAIT: Duration = Duration::from_millis(320);
 /// Rows that are changed several at once. Whoever writes them must do so through this. Clones are the same.
 #[derive(Clone)]
 pub struct Rows {
-    catalog: Arc<dyn Catalog>,
+    pub(super) catalog: Arc<dyn Catalog>,
     pub(super) entropy: Arc<dyn Entropy>,
     patience: Duration,
 }
