@@ -1,3 +1,7 @@
 //! Engines and other systems over object stores.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
+mod blocks;
+#[path = "../world/mod.rs"]
+mod world;

@@ -91,9 +91,9 @@ async fn each_operation_costs_as_many_requests_as_the_table_says() {
 
     let listed: Vec<(_, Located)> = blocks.list(a, None, 100).await.unwrap();
     assert_eq!(listed.len(), 4);
-    costs("list of four blocks", "4 get row b, list c");
+    costs("list of four blocks", "4 get row b, list row b");
     assert_eq!(blocks.buffered(a, None, 100).await.unwrap().len(), 1);
-    costs("list of what is buffered", "get row f, list c");
+    costs("list of what is buffered", "get row f, list row f");
     blocks.buffer_usage(a).await.unwrap();
     costs("usage of the buffer", "get row u");
 }

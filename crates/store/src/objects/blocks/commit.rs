@@ -26,6 +26,7 @@ use super::{
     names::{Tail, block_key, buffered_key, check_id, segment_key},
     pause::Pauses,
     random,
+    rows::BlockRow,
 };
 use crate::{
     Applied, BlockOp, BufferUsage, Revision, StoreError, StoreErrorKind, Stored,
@@ -40,6 +41,20 @@ struct Uploads {
     /// Of each operation, in order.
     tails: Vec<Tail>,
     since: Timestamp,
+}
+
+/// Why a batch was not written.
+enum Failed {
+    /// No row names its objects, nor ever will.
+    Refused(StoreError),
+    /// Rows may yet come to name them.
+    Unknown(StoreError),
+}
+
+impl From<StoreError> for Failed {
+    fn from(e: StoreError) -> Self {
+        Self::Refused(e)
+    }
 }
 
 impl Inner {
@@ -69,12 +84,21 @@ impl Inner {
                 uploads = self.upload(&batch).await?;
                 self.forget(late).await;
             }
-            match self.try_commit(&batch, &uploads.tails, guess).await {
+            let refused = match self.try_commit(&batch, &uploads.tails, guess).await {
                 Ok(Some(applied)) => return Ok(applied),
-                Ok(None) if guess => guess = false,
-                Ok(None) => pauses.next().await?,
-                Err(e) => return Err(e),
-            }
+                Ok(None) if guess => {
+                    guess = false;
+                    continue;
+                }
+                Ok(None) => match pauses.next().await {
+                    Ok(()) => continue,
+                    Err(e) => e,
+                },
+                Err(Failed::Refused(e)) => e,
+                Err(Failed::Unknown(e)) => return Err(e),
+            };
+            self.forget(self.written_for(&batch, &uploads.tails)).await;
+            return Err(refused);
         }
     }
 
@@ -84,7 +108,7 @@ impl Inner {
         batch: &[BlockOp],
         tails: &[Tail],
         guess: bool,
-    ) -> Result<Option<Vec<Applied>>, StoreError> {
+    ) -> Result<Option<Vec<Applied>>, Failed> {
         let fills = |op: &&BlockOp| {
             matches!(op, BlockOp::Buffer { .. } | BlockOp::Drain { .. } | BlockOp::Discard { .. })
         };
@@ -114,10 +138,9 @@ impl Inner {
         }
         let plan = match planned {
             Ok(plan) => plan,
-            Err(refused) => {
-                self.forget(self.written_for(batch, tails)).await;
-                return Err(refused);
-            }
+            // Rows of one moment say so only if the blocks' are still as they were before the others were read.
+            Err(_) if !known.usages.is_empty() && self.have_changed(&known).await? => return Ok(None),
+            Err(refused) => return Err(Failed::Refused(refused)),
         };
         let writes = known.writes(&plan);
         let keys: Vec<String> = writes.iter().map(|write| write.key.clone()).collect();
@@ -133,8 +156,7 @@ impl Inner {
                 for key in known.blocks.keys() {
                     self.hints.note(key, None);
                 }
-                // After any other failure the rows may yet come to name the objects.
-                if e.kind() == StoreErrorKind::Conflict { Ok(None) } else { Err(e) }
+                if e.kind() == StoreErrorKind::Conflict { Ok(None) } else { Err(Failed::Unknown(e)) }
             }
         }
     }
@@ -151,13 +173,23 @@ impl Inner {
 
     async fn looked_up(&self, batch: &[BlockOp]) -> Result<Known, StoreError> {
         // One that has no name is nowhere.
-        let keys: Vec<Key> = keys_of(batch).into_iter().filter(|(_, id)| check_id(id).is_ok()).collect();
-        let mut blocks = BTreeMap::new();
+        let keys = keys_of(batch).into_iter().filter(|(_, id)| check_id(id).is_ok());
+        Ok(Known { blocks: self.rows_of(keys.collect()).await?, ..Known::default() })
+    }
+
+    async fn rows_of(&self, keys: Vec<Key>) -> Result<BTreeMap<Key, Seen<BlockRow>>, StoreError> {
+        let mut rows = BTreeMap::new();
         for keys in keys.chunks(AT_ONCE) {
-            let rows = try_join_all(keys.iter().map(|(account, id)| self.row(*account, id))).await?;
-            blocks.extend(keys.iter().cloned().zip(rows));
+            let some = try_join_all(keys.iter().map(|(account, id)| self.row(*account, id))).await?;
+            rows.extend(keys.iter().cloned().zip(some));
         }
-        Ok(Known { blocks, ..Known::default() })
+        Ok(rows)
+    }
+
+    /// Whether the row of a block is not as it was read.
+    async fn have_changed(&self, known: &Known) -> Result<bool, StoreError> {
+        let now = self.rows_of(known.blocks.keys().cloned().collect()).await?;
+        Ok(known.blocks.iter().any(|(key, seen)| now.get(key).is_none_or(|now| now.was != seen.was)))
     }
 
     async fn ask(&self, known: &mut Known, asks: Vec<Ask>) -> Result<(), StoreError> {

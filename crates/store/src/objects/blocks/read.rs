@@ -262,10 +262,10 @@ impl Inner {
             for (key, bytes) in &rows {
                 found.extend(of(key, bytes)?);
             }
-            match rows.into_iter().last() {
-                Some((last, _)) => after = Some(last),
-                None => break,
+            if rows.len() < wanted {
+                break;
             }
+            after = rows.into_iter().last().map(|(last, _)| last);
         }
         Ok(found)
     }

@@ -151,14 +151,18 @@ impl Inner {
         let prefix = blocks_of(account);
         let (mut removed, mut after) = (0, None::<String>);
         while removed < limit {
-            let rows = self.rows.stored_list(&prefix, after.as_deref(), PAGE.min(limit - removed)).await?;
-            let Some((last, _)) = rows.last() else { break };
-            after = Some(last.clone());
+            let wanted = PAGE.min(limit - removed);
+            let rows = self.rows.stored_list(&prefix, after.as_deref(), wanted).await?;
+            let is_end = rows.len() < wanted;
+            after = rows.last().map(|(last, _)| last.clone());
             for rows in rows.chunks(AT_ONCE) {
                 let gone = try_join_all(rows.iter().map(|row| self.remove_stored_of(account, &prefix, row)));
                 let gone: Vec<Option<Path>> = gone.await?.into_iter().flatten().collect();
                 removed += gone.len();
                 self.forget(gone.into_iter().flatten().collect()).await;
+            }
+            if is_end {
+                break;
             }
         }
         Ok(removed)

@@ -46,15 +46,19 @@ impl Rows {
         let mut rows = Vec::new();
         let mut after = after.map(str::to_owned);
         while rows.len() < limit {
-            let page = self.catalog.list(prefix, after.as_deref(), limit - rows.len()).await?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
+            let wanted = limit - rows.len();
+            let page = self.catalog.list(prefix, after.as_deref(), wanted).await?;
+            let is_end = page.len() < wanted;
+            after = page.last().map(|(last, _)| last.clone());
             for (key, Stored { bytes, revision }) in page {
                 let row = match Cell::decode(&key, &bytes)? {
                     Cell { value, state: State::Plain } => value.map(|bytes| Stored { bytes, revision }),
                     _ => self.stored(&key).await?,
                 };
                 rows.extend(row.map(|row| (key, row)));
+            }
+            if is_end {
+                break;
             }
         }
         Ok(rows)
