@@ -228,6 +228,11 @@ const PROOFS: &[Proof] = &[
         "re-encryption leaves nothing under the old epoch, and loses nothing",
     ),
     planted("cofferdam", "planted_defects_of_operations_show", "planted defects of operations show"),
+    served(
+        "cofferdam",
+        "objects",
+        "an encrypted object store passes and answers what a plain one does, and uploads 4 GiB in little memory",
+    ),
     proof("cofferdam-vault", "conformance_local", "the local vault keeps every promise of a vault"),
     served("cofferdam-vault", "conformance_pkcs11", "a vault in a token keeps every promise of a vault"),
     served("cofferdam-vault", "conformance_azure", "the Azure vault keeps every promise of a vault"),

@@ -148,7 +148,7 @@ async fn what_is_no_record_is_said_to_be_damaged_with_its_name() {
     let objects = memory();
     let store = catalog(&objects, 1).await;
     store.swap("a/1", None, Some("1".into())).await.unwrap();
-    objects.put(&Path::from("one/c/a/1"), "rubbish".into()).await.unwrap();
+    objects.put(&Path::from("one/c/a/1"), "\x01rubbish".into()).await.unwrap();
     let error = store.load("a/1").await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Corrupt);
     assert!(error.to_string().contains("one/c/a/1"), "{error}");

@@ -169,31 +169,30 @@ async fn a_create_that_another_removed_again_was_done() {
 
 #[tokio::test(start_paused = true)]
 async fn what_more_writers_overwrote_than_a_record_remembers_has_an_unknown_outcome() {
-    let store = memory();
-    let (way, ours) = faulty(&store, 1).await;
-    increment(&ours, "a").await.unwrap();
-    let now = ours.load("a").await.unwrap().unwrap().revision;
-    let mut others = Vec::new();
-    for seed in 100..132 {
-        others.push(catalog(&store, seed).await);
-    }
-    // Once with our writing done before, once not: the answer is the same.
-    for (there, others) in [(Duration::from_secs(1), &others[..]), (Duration::from_secs(30), &others[..])] {
+    // Whether our writing was done before theirs or was not: the record is the same.
+    for (arrives, others) in [(1, 32), (30, 33)] {
+        let store = memory();
+        let (way, ours) = faulty(&store, 1).await;
+        increment(&ours, "a").await.unwrap();
+        let now = ours.load("a").await.unwrap().unwrap().revision;
+        let there = Duration::from_secs(arrives);
         way.fail(ObjectRequest::Put, 0, ObjectFault::Delay { there, back: Duration::from_secs(60) });
-        let now =
-            if there.as_secs() == 1 { now.clone() } else { ours.load("a").await.unwrap().unwrap().revision };
         let meanwhile = async {
             tokio::time::sleep(Duration::from_secs(2)).await;
-            for other in others {
-                increment(other, "a").await.unwrap();
+            for seed in 0..others {
+                increment(&catalog(&store, 100 + seed).await, "a").await.unwrap();
             }
         };
         let (swapped, ()) = tokio::join!(ours.swap("a", Some(&now), Some("100".into())), meanwhile);
         let error = swapped.unwrap_err();
-        assert_eq!(error.kind(), StoreErrorKind::Io);
+        assert_eq!(error.kind(), StoreErrorKind::Io, "{error}");
         assert!(error.to_string().contains("unknown outcome"), "{error}");
+        // Who made the object is always known.
+        let now = ours.load("a").await.unwrap().unwrap().revision;
+        let error = ours.swap("a", None, Some("x".into())).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Conflict);
+        ours.swap("a", Some(&now), None).await.unwrap();
     }
-    assert_eq!(read(&ours, "a").await.as_deref(), Some("164"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,4 +14,7 @@ mod catalog_probe;
 #[allow(unreachable_pub, dead_code, reason = "shared with the embedded store's tests")]
 #[path = "../embedded_support/mod.rs"]
 mod embedded_support;
+mod encrypted;
 mod support;
+mod transaction;
+mod transaction_interleavings;
