@@ -113,6 +113,11 @@ const PROOFS: &[Proof] = &[
         "what was acknowledged outlives a power failure at any moment",
     ),
     proof("cofferdam-store", "embedded_damage", "a read of a damaged file is right or a typed error"),
+    proof(
+        "cofferdam-store",
+        "objects",
+        "any sequence of writes to an object store reads as a map says, and what races and fails there loses nothing",
+    ),
     proof("cofferdam-sim", "simulation", "no promise is broken in 10,000 simulated worlds, whatever fails"),
     proof("cofferdam-sim", "repeats", "the same seed gives the same trace in another process"),
     proof(

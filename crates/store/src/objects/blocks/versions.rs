@@ -8,7 +8,7 @@
 //! Not its job: to give out versions in the order of time: a handle may use long after what it reserved before; the store says
 //! then that a newer version is there, and the engine reserves beyond it.
 //!
-//! Row: format byte, the first tick that is not given out (u64, big-endian). A tick is [`1 << BITS`] microseconds of the wall clock,
+//! Row: format byte, the first tick that is not given out (u64, big-endian). A tick is 64 microseconds of the wall clock,
 //! or later where they were given out faster than time passes.
 
 use std::{
