@@ -42,8 +42,8 @@ use Step::{Append, Look, Remove};
 
 const SCENES: &[Scene] = &[
     Scene { there: &["x", "y"], actors: &[&[("x", Append), ("y", Append)], &[("x", Append), ("y", Append)]] },
-    Scene { there: &[], actors: &[&[("x", Append), ("y", Append)], &[("x", Append), ("y", Append)]] },
     Scene { there: &["x"], actors: &[&[("x", Append), ("y", Append)], &[("y", Append), ("z", Append)]] },
+    Scene { there: &[], actors: &[&[("x", Append), ("y", Append)], &[("x", Append), ("y", Append)]] },
     Scene { there: &["x", "y"], actors: &[&[("y", Append), ("z", Append)], &[("x", Append), ("y", Append)]] },
     Scene { there: &["x", "y"], actors: &[&[("x", Remove), ("y", Append)], &[("x", Append), ("y", Remove)]] },
     Scene { there: &["x", "y"], actors: &[&[("x", Look), ("y", Append)], &[("x", Append), ("y", Look)]] },
@@ -447,7 +447,7 @@ fn play_all(scene: Scene, fault: Option<(usize, usize, Fault)>) -> (u64, BTreeSe
 #[test]
 fn every_interleaving_of_two_transactions_stopped_anywhere_is_whole() {
     let mut all = 0;
-    for scene in SCENES {
+    for scene in scale(&SCENES[..2], SCENES) {
         let (schedules, outcomes) = play_all(*scene, None);
         assert!(schedules > 100, "{scene:?}: {schedules}");
         let done = [Came::Done as u8; 2].to_vec();
@@ -476,7 +476,7 @@ fn a_transaction_alone_with_one_answer_lost_anywhere_knows_what_it_did_or_says_t
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: scale(3000, 300_000), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: scale(400, 100_000), ..ProptestConfig::default() })]
 
     #[test]
     fn any_order_with_any_one_answer_lost_is_whole(
