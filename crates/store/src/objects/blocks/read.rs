@@ -215,7 +215,7 @@ impl Inner {
         });
         self.each(prefix, after, limit, |key, bytes| {
             let row = BlockRow::decode(bytes)?;
-            Ok(of(row)?.map(|what| names::block_of(prefix, key).map(|id| (id, what))).transpose()?)
+            of(row)?.map(|what| Ok((names::block_of(prefix, key)?, what))).transpose()
         })
         .await
     }
