@@ -18,7 +18,7 @@ use bytes::Bytes;
 use cofferdam_crypto::{AccountId, BlockId, Header, Provider, SegmentId, Version};
 use cofferdam_store::{
     Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Catalog, FaultyFile, FileLayer, Located, Revision,
-    SegmentRow, StoreError, StoreErrorKind, Stored,
+    SegmentRow, StoreError, StoreErrorKind, Stored, VersionRange,
 };
 use cofferdam_vault::{Clock, testing::TokioClock};
 
