@@ -129,7 +129,7 @@ const PROOFS: &[Proof] = &[
     proof(
         "cofferdam-store",
         "objects",
-        "over an object store no update is lost, and transactions are whole, in any order, whatever is lost or late",
+        "over an object store any sequence of writes reads as a map says, no update is lost, and transactions are whole",
     ),
     proof(
         "cofferdam-sim",

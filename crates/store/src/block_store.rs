@@ -9,7 +9,7 @@
 //!
 //! Not its job: keys, sealing, choosing versions, when to buffer or to drain. It sees sealed bytes only.
 
-use std::{fmt, ops::Range, time::Duration};
+use std::{fmt, num::NonZeroU64, ops::Range, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -25,8 +25,8 @@ pub trait BlockStore: fmt::Debug + Send + Sync {
     /// The answers are in the order of the operations. An operation whose version is not newer than the one
     /// that is stored or buffered is [`Applied::Superseded`]: a newer write won. Where that is so of some puts of a batch
     /// and not of others, the batch is a `Conflict`: who put them together finds all of them or none. Versions of puts are
-    /// the store's own: no two blocks may be given the same one. If the future is dropped, the batch is applied or not,
-    /// never in part.
+    /// the store's own: no two blocks may be given the same one, see [`Self::reserve_versions`]. If the future is dropped, the
+    /// batch is applied or not, never in part.
     ///
     /// # Errors
     /// `Full`, `TooLarge`, `Conflict` (a version that another block has, or newer ones of some), `BufferFull`, `Invalid` (a
@@ -178,11 +178,45 @@ pub trait BlockStore: fmt::Debug + Send + Sync {
     /// `Corrupt`, `Poisoned`, `Closed`, `Io`.
     async fn last_version(&self) -> Result<Version, StoreError>;
 
+    /// At least `count` versions that nobody else is ever given, none of them lower than `at_least` or than any that this
+    /// handle was given before. `None`, the default: the store refuses a version that another block has (`Conflict`), so
+    /// that who writes may choose it.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Poisoned`, `Closed`, `Io`. None are given then; perhaps some were reserved that nobody will have.
+    async fn reserve_versions(
+        &self,
+        at_least: Version,
+        count: u32,
+    ) -> Result<Option<VersionRange>, StoreError> {
+        let _ = (at_least, count);
+        Ok(None)
+    }
+
     /// Finishes what was begun and releases the store. Everything after it is `Closed`.
     ///
     /// # Errors
     /// `Io` and the like when the last words could not be written; what was acknowledged is safe even so.
     async fn close(&self) -> Result<(), StoreError>;
+}
+
+/// Versions that a store gives to one engine alone, in rising order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VersionRange {
+    /// The lowest of them.
+    pub first: Version,
+    /// How far each is above the one before.
+    pub step: NonZeroU64,
+    /// How many there are.
+    pub count: u32,
+}
+
+impl VersionRange {
+    /// The `n`th of them, counted from 0; `None` past the last.
+    pub fn nth(&self, n: u32) -> Option<Version> {
+        let above = u64::from(n).checked_mul(self.step.get())?;
+        self.first.number().checked_add(above).filter(|_| n < self.count).map(Version::new)
+    }
 }
 
 /// One change of one block.
