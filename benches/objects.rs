@@ -24,6 +24,9 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 const SIZES: [(&str, usize); 3] = [("64KiB", 64 << 10), ("1MiB", 1 << 20), ("64MiB", 64 << 20)];
+/// What is done to a store.
+type Work<'a> = dyn Fn(&dyn ObjectStore) + 'a;
+
 /// Different objects, written in turn.
 const OBJECTS: u64 = 4;
 
@@ -75,7 +78,7 @@ fn compare(bench: &Bench, runtime: &Runtime, stores: &Stores, (name, len): (&str
     for _ in 0..OBJECTS {
         put(&stores.sealed);
     }
-    let works: [(&str, &dyn Fn(&dyn ObjectStore)); 2] = [("put", &put), ("get", &get)];
+    let works: [(&str, &Work<'_>); 2] = [("put", &put), ("get", &get)];
     for (verb, work) in works {
         let group = format!("{verb}-{}", stores.name);
         if bench.wants(&group, name) {
