@@ -228,6 +228,16 @@ const PROOFS: &[Proof] = &[
         "re-encryption leaves nothing under the old epoch, and loses nothing",
     ),
     planted("cofferdam", "planted_defects_of_operations_show", "planted defects of operations show"),
+    proof(
+        "cofferdam-with-slatedb",
+        "slatedb_under_a_customers_key",
+        "SlateDB writes, compacts, collects and reopens under a customer's key: all is read after, nothing is in the clear",
+    ),
+    proof(
+        "cofferdam-with-parquet",
+        "parquet_under_a_customers_key",
+        "one process writes Parquet under a customer's key and another reads ranges of it: what is fetched beyond those",
+    ),
     proof("cofferdam-vault", "conformance_local", "the local vault keeps every promise of a vault"),
     served("cofferdam-vault", "conformance_pkcs11", "a vault in a token keeps every promise of a vault"),
     served("cofferdam-vault", "conformance_azure", "the Azure vault keeps every promise of a vault"),

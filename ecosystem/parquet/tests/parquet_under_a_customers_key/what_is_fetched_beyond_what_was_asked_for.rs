@@ -1,0 +1,59 @@
+use std::{ops::Range, sync::Arc};
+
+use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory};
+
+use super::{COLUMNS, GROUPS, path, read_and_check, world::*, write};
+
+/// The page size that a store is given by itself, and the tag of a page.
+const PAGE: u64 = 64 << 10;
+const TAG: u64 = 16;
+
+/// What is read of the file, and how much may be fetched beyond it, in percent.
+const READS: [(&str, Range<usize>, Range<usize>, u64); 4] = [
+    ("the whole file", 0..COLUMNS.len(), 0..GROUPS, 5),
+    ("one row group", 0..COLUMNS.len(), 2..3, 25),
+    ("a wide column of all row groups", 4..5, 0..GROUPS, 25),
+    ("a narrow column of one row group", 3..4, 1..2, 200),
+];
+
+#[tokio::test(start_paused = true)]
+async fn is_the_rest_of_two_pages_a_range() {
+    let world = World::new(7071).await;
+    let inner = Arc::new(InMemory::new());
+    write(&world.over(inner.clone())).await.unwrap();
+    let plain = Arc::new(InMemory::new());
+    write(&(plain.clone() as Arc<dyn ObjectStore>)).await.unwrap();
+    let len = plain.head(&path()).await.unwrap().size;
+    println!("a file of {len} bytes, {GROUPS} row groups, {} columns, pages of {PAGE} bytes", COLUMNS.len());
+
+    let far = Watched::far(inner);
+    let asking = Watched::near(world.over(far.clone()));
+    let far_plain = Watched::far(plain);
+    let (encrypted, plain): (Arc<dyn ObjectStore>, Arc<dyn ObjectStore>) =
+        (asking.clone(), far_plain.clone());
+    // The first read of a store also reads its marker.
+    read_and_check(&encrypted, 0..1, 0..1).await.unwrap();
+    for (what, columns, groups, most) in READS {
+        (asking.taken(), far.taken(), far_plain.taken());
+        read_and_check(&encrypted, columns.clone(), groups.clone()).await.unwrap();
+        read_and_check(&plain, columns, groups).await.unwrap();
+        let (asked, fetched, fetched_plain) = (asking.taken(), far.taken(), far_plain.taken());
+        let beyond = |fetched: u64| (fetched as f64 / asked.bytes as f64 - 1.0) * 100.0;
+        println!(
+            "{what}: asked for {} bytes in {} ranges; fetched {} in {} requests, {:.1}% beyond; of the plain store {} in {}, {:.1}%",
+            asked.bytes,
+            asked.gets,
+            fetched.bytes,
+            fetched.gets,
+            beyond(fetched.bytes),
+            fetched_plain.bytes,
+            fetched_plain.gets,
+            beyond(fetched_plain.bytes),
+        );
+        assert!(beyond(fetched.bytes) <= most as f64, "{what}: more than {most}% beyond");
+        // Each request is for whole pages with their tags, so it exceeds its range by less than two pages.
+        let pages = fetched.bytes / PAGE + 1;
+        let bound = fetched_plain.bytes + fetched.gets * 2 * (PAGE + TAG) + pages * TAG;
+        assert!(fetched.bytes <= bound, "{what}: {} bytes, at most {bound}", fetched.bytes);
+    }
+}
