@@ -26,6 +26,7 @@ const PURPOSE_COMMITMENT: u8 = b'C';
 const IDENTITY_IN_INFO: usize = MAX_INFO - 1 - 32;
 
 /// Everything that a block's keys and pages are bound to, apart from what the PRK is.
+#[derive(Clone)]
 pub(crate) struct Place {
     identity: [u8; 32],
     info: Info,

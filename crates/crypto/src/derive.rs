@@ -105,6 +105,7 @@ const OUTER: [u8; 64] = {
 };
 
 /// Expand's info, as HMAC's inner hash compresses it after its key.
+#[derive(Clone)]
 pub(crate) struct Info {
     block: [u8; 64],
 }

@@ -240,8 +240,15 @@ impl PageSpan {
         Ok(Self { layout, range, pages })
     }
 
-    /// Every page of a block, the empty page of an empty block too.
-    pub(crate) fn whole(layout: Layout) -> Self {
+    /// Every page of a block of this sealed length, the empty page of an empty block too.
+    ///
+    /// # Errors
+    /// [`LengthError::NotASealedLength`] when no block has it.
+    pub fn whole(sealed_len: u64, page: PageSize) -> Result<Self, LengthError> {
+        Ok(Self::of(Layout::of_sealed(sealed_len, page)?))
+    }
+
+    pub(crate) fn of(layout: Layout) -> Self {
         Self { layout, range: 0..layout.plaintext_len, pages: 0..layout.pages() }
     }
 

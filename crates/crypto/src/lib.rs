@@ -54,11 +54,13 @@ mod layout;
 mod open;
 #[doc(hidden)]
 pub mod planted;
+mod reader;
 pub mod rsa;
 mod salt;
 mod sealer;
 mod segment;
 mod wrapped;
+mod writer;
 
 #[cfg(feature = "aws-lc")]
 pub use aead::AwsLc;
@@ -76,7 +78,9 @@ pub use layout::{
     plaintext_len, sealed_len,
 };
 pub use open::OpenError;
+pub use reader::BlockReader;
 pub use salt::{EntropyError, SALT_LEN, Salt, SaltSource};
 pub use sealer::{BatchError, SealError, SealItem, Sealer};
 pub use segment::SegmentId;
 pub use wrapped::{CHECK_LEN, EpochTag, KeyCheckValue, KeyMismatch, WrapAlgorithm, WrappedAek, WrappedKey};
+pub use writer::BlockWriter;

@@ -31,7 +31,7 @@ impl<A: Aead> Sealer<A> {
     pub fn open_to(&self, block: BlockRef<'_>, sealed: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
         let opened = self.commit(block, sealed).and_then(|(header, place)| {
             let layout = layout_of(&header, sealed)?;
-            self.open_pages(place, &PageSpan::whole(layout), &sealed[HEADER_LEN..], out)
+            self.open_pages(place, &PageSpan::of(layout), &sealed[HEADER_LEN..], out)
         });
         zeroed_unless_ok(opened, out)
     }
@@ -45,7 +45,7 @@ impl<A: Aead> Sealer<A> {
         let layout = layout_of(&header, sealed)?;
         // Less than `sealed` has: the length is worked out from it, not read from it.
         let mut out = vec![0; usize_of(layout.plaintext_len())?];
-        match self.open_pages(place, &PageSpan::whole(layout), &sealed[HEADER_LEN..], &mut out) {
+        match self.open_pages(place, &PageSpan::of(layout), &sealed[HEADER_LEN..], &mut out) {
             Ok(_) => Ok(out),
             Err(e) => {
                 out.zeroize();
@@ -135,7 +135,7 @@ impl<A: Aead> Sealer<A> {
 
     /// Reads the header and compares the commitment: from here on, scope, place, salt and page size are what
     /// the block was sealed with.
-    fn commit(&self, block: BlockRef<'_>, sealed: &[u8]) -> Result<(Header, Place), OpenError> {
+    pub(crate) fn commit(&self, block: BlockRef<'_>, sealed: &[u8]) -> Result<(Header, Place), OpenError> {
         let header = Header::parse(sealed).map_err(|_| OpenError::Refused)?;
         if header.epoch() != self.scope().epoch || header.provider() != self.scope().provider.kind() {
             return Err(OpenError::Refused);

@@ -253,9 +253,14 @@ pub(crate) struct BlockKey<A> {
 
 impl<A: Aead> BlockKey<A> {
     pub(crate) fn set_up(prk: &Prk, mut place: Place) -> Result<Self, Refused> {
+        Ok(Self { key: Self::set_up_at(prk, &mut place)?, place })
+    }
+
+    /// The key alone, of a place that outlives it.
+    pub(crate) fn set_up_at(prk: &Prk, place: &mut Place) -> Result<A, Refused> {
         let mut dek = Zeroizing::new([0; 32]);
         place.dek(prk, &mut dek);
-        Ok(Self { key: A::new(&dek)?, place })
+        A::new(&dek)
     }
 }
 
@@ -298,6 +303,9 @@ pub enum SealError {
     /// There was no salt to be had.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
+    /// A block was begun under another key than it was to go on with.
+    #[error("the block was begun under another key: begin it anew")]
+    OtherKey,
     /// The AEAD failed: it had no memory for its key.
     #[error("the AEAD failed to seal: there is no memory for its key")]
     Cipher,

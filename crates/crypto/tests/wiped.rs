@@ -17,8 +17,8 @@ mod common;
 use std::{convert::Infallible, path::Path};
 
 use cofferdam_crypto::{
-    Aead, Aek, BlockId, DefaultAead, KeyCheckValue, KeyScope, PageSize, Provider, RecordKey, RustCrypto,
-    Sealer, kw::Kek,
+    Aead, Aek, BlockId, BlockReader, BlockWriter, DefaultAead, HEADER_LEN, KeyCheckValue, KeyScope, PageSize,
+    PageSpan, Provider, RecordKey, RustCrypto, Sealer, kw::Kek,
 };
 use common::{
     Fixed, V1,
@@ -29,15 +29,31 @@ use common::{
 
 /// Far down the stack, so that the search's own frames do not cover what was left there.
 #[inline(never)]
-fn use_keys_deep<A: Aead>(aek: &[Needle], kek: &[Needle], scope: KeyScope, id: &BlockId, salt: [u8; 32]) {
+fn use_keys_deep<A: Aead>(
+    aek: &[Needle],
+    kek: &[Needle],
+    scope: KeyScope,
+    id: &BlockId,
+    salt: [u8; 32],
+) -> Resting {
     let pad = [0xee_u8; 100_000];
     std::hint::black_box(&pad);
-    use_keys::<A>(aek, kek, scope, id, salt);
+    let resting = use_keys::<A>(aek, kek, scope, id, salt);
     std::hint::black_box(&pad);
+    resting
 }
 
+/// A block that is half sealed and one that is half opened: neither holds a key.
+type Resting = (BlockWriter, BlockReader);
+
 #[inline(never)]
-fn use_keys<A: Aead>(aek: &[Needle], kek: &[Needle], scope: KeyScope, id: &BlockId, salt: [u8; 32]) {
+fn use_keys<A: Aead>(
+    aek: &[Needle],
+    kek: &[Needle],
+    scope: KeyScope,
+    id: &BlockId,
+    salt: [u8; 32],
+) -> Resting {
     let key = Aek::try_from_fn(|k| {
         key_of(aek, k);
         Ok::<_, Infallible>(())
@@ -50,13 +66,32 @@ fn use_keys<A: Aead>(aek: &[Needle], kek: &[Needle], scope: KeyScope, id: &Block
     assert_eq!(sealer.open(id.at(V1), &sealed).unwrap(), text);
     assert_eq!(KeyCheckValue::derive(&key, &scope), KeyCheckValue::derive(&key, &scope));
     assert!(RecordKey::derive(&key, &scope).verify(b"r", &RecordKey::derive(&key, &scope).tag(b"r")));
+    let kek_needles = kek;
     let kek = Kek::try_from_fn(|k| {
-        key_of(kek, k);
+        key_of(kek_needles, k);
         Ok::<_, Infallible>(())
     })
     .unwrap();
     let unwrapped = kek.unwrap(&kek.wrap(&key)).unwrap();
+
+    let begin = || sealer.begin(id.at(V1), PageSize::MIN, &Fixed(salt)).unwrap();
+    let (mut half, mut out) = (begin(), vec![0; 10_000]);
+    sealer.write(&mut half, &text[..5_000], &mut out).unwrap();
+    // Its plaintext is a key: dropped, it leaves nothing of it.
+    let mut dropped = begin();
+    sealer.write(&mut dropped, kek_bytes(kek_needles).as_slice(), &mut out).unwrap();
+    drop(dropped);
+    let span = PageSpan::whole(sealed.len() as u64, PageSize::MIN).unwrap();
+    let mut reader = sealer.begin_reading(id.at(V1), &sealed, span).unwrap();
+    sealer.read(&mut reader, &sealed[HEADER_LEN..HEADER_LEN + 4112], &mut out).unwrap();
     drop((key, unwrapped, sealer));
+    (half, reader)
+}
+
+fn kek_bytes(kek: &[Needle]) -> zeroize::Zeroizing<Vec<u8>> {
+    let mut bytes = zeroize::Zeroizing::new(vec![0; kek.len() * 16]);
+    key_of(kek, &mut bytes);
+    bytes
 }
 
 /// As `use_keys_deep`, of an RSA KEK.
@@ -119,12 +154,15 @@ fn no_key_is_left_in_memory_once_its_owner_is_dropped() {
     for (name, used) in [
         (
             "default AEAD",
-            use_keys_deep::<DefaultAead> as fn(&[Needle], &[Needle], KeyScope, &BlockId, [u8; 32]),
+            use_keys_deep::<DefaultAead>
+                as fn(&[Needle], &[Needle], KeyScope, &BlockId, [u8; 32]) -> Resting,
         ),
         ("RustCrypto", use_keys_deep::<RustCrypto>),
     ] {
-        used(&aek, &kek, scope, &id, salt);
+        let resting = used(&aek, &kek, scope, &id, salt);
         let hits = hits(&all);
+        assert_eq!(resting.0.plaintext_len(), 5_000);
+        assert!(resting.1.sealed_len().is_some());
         for (needle, hits) in all.iter().zip(&hits) {
             println!("{name}: {} found {hits} times", needle.name);
         }

@@ -32,7 +32,7 @@ pub(super) const VERSION_TRIES: usize = 8;
 /// How often a block is looked up that is replaced or drained each time before it is read.
 const LOOKS: usize = 3;
 /// How often a block is opened anew because a key lapsed meanwhile.
-const LAPSES: usize = 8;
+pub(super) const LAPSES: usize = 8;
 
 /// What became of work with a key.
 pub(super) enum Used<T> {

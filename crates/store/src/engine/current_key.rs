@@ -8,7 +8,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use cofferdam_crypto::planted::{Bug, is_planted};
-use cofferdam_crypto::{BlockId, Provider};
+use cofferdam_crypto::{BlockId, Epoch, Provider};
 use cofferdam_keyring::{KeyError, KeyHandle, LiveKey, RecordError};
 
 use super::{
@@ -141,19 +141,37 @@ impl Account {
         id: &BlockId,
         meta: &BlockMeta,
     ) -> Result<Option<WorkKey>, EngineError> {
-        let current = self.current_key().await?;
-        let key = if let Provider::Buffer(segment) = meta.provider {
-            match self.engine.segment_key(self.shared.id, segment).await? {
-                Ok(key) => return Ok(Some(WorkKey::Unwrapped(key))),
-                Err(SegmentFault::Gone) => return Ok(None),
-                Err(SegmentFault::Damaged(_)) => return Err(self.damaged(id)),
-                Err(SegmentFault::Key(e) | SegmentFault::ServiceKey(e)) => Err(e),
-            }
-        } else if current.provider == meta.provider {
-            current.handle.opening_key(meta.epoch).await
-        } else {
-            self.engine.keyring.opening_key(self.shared.id, meta.provider, meta.epoch).await
+        let Provider::Buffer(segment) = meta.provider else {
+            let key = self.key_of(meta.provider, meta.epoch).await?;
+            return Ok(key.map(|(key, _)| WorkKey::Live(key)));
         };
+        self.current_key().await?;
+        match self.engine.segment_key(self.shared.id, segment).await? {
+            Ok(key) => Ok(Some(WorkKey::Unwrapped(key))),
+            Err(SegmentFault::Gone) => Ok(None),
+            Err(SegmentFault::Damaged(_)) => Err(self.damaged(id)),
+            Err(SegmentFault::Key(e) | SegmentFault::ServiceKey(e)) => {
+                self.found(Err(e)).await.map(|key| key.map(WorkKey::Live))
+            }
+        }
+    }
+
+    /// The customer's or the service's key of an epoch, and whose key the account is under; `None` when there is none such.
+    pub(super) async fn key_of(
+        &self,
+        provider: Provider,
+        epoch: Epoch,
+    ) -> Result<Option<(LiveKey, Provider)>, EngineError> {
+        let current = self.current_key().await?;
+        let key = if current.provider == provider {
+            current.handle.opening_key(epoch).await
+        } else {
+            self.engine.keyring.opening_key(self.shared.id, provider, epoch).await
+        };
+        Ok(self.found(key).await?.map(|key| (key, current.provider)))
+    }
+
+    async fn found(&self, key: Result<LiveKey, KeyError>) -> Result<Option<LiveKey>, EngineError> {
         match key {
             // Sealed anew since it was looked up, and its AEK destroyed; or no such AEK was ever made. Who looks again knows.
             Err(KeyError::UnknownEpoch(_)) => Ok(None),
@@ -161,7 +179,7 @@ impl Account {
                 deleted @ EngineError::AccountDeleted { .. } => Err(deleted),
                 _ => Ok(None),
             },
-            key => key.map(|key| Some(WorkKey::Live(key))).map_err(|e| self.key_error(e)),
+            key => key.map(Some).map_err(|e| self.key_error(e)),
         }
     }
 

@@ -30,6 +30,8 @@ mod fences;
 mod gate;
 mod kek;
 mod nodes;
+#[cfg(feature = "object-store")]
+mod object_keys;
 mod operations;
 mod pace;
 mod purge;
@@ -74,6 +76,8 @@ pub use describe::KekStatus;
 pub use error::EngineError;
 pub use error_kind::EngineErrorKind;
 pub use nodes::NodeId;
+#[cfg(feature = "object-store")]
+pub(crate) use object_keys::ObjectKey;
 pub use operations::{
     LinkTo, Operation, OperationFailure, OperationHandle, OperationId, OperationKind, OperationStatus,
     Progress, Reencrypt, Step,
