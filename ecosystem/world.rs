@@ -19,7 +19,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cofferdam::{
     crypto::KeyId,
-    store::{Account, AccountKey, AccountName, BufferMode, EmbeddedOptions, EmbeddedStore, Engine},
+    store::{
+        Account, AccountKey, AccountName, BufferMode, EmbeddedOptions, EmbeddedStore, Engine,
+        encrypted::EncryptedObjectStore,
+    },
     vault::{
         Inline, LocalVault, LocalVaultOptions, Principal, VaultRegistry,
         testing::{SeededEntropy, TokioClock},
@@ -76,8 +79,8 @@ impl World {
     }
 
     /// What is written through it is sealed under the customer's key before it reaches this store.
-    pub(crate) fn over(&self, inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
-        inner
+    pub(crate) async fn over(&self, inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        Arc::new(EncryptedObjectStore::open(inner, self.account.clone()).await.unwrap())
     }
 
     /// Disables the customer's key, and waits until every answer from before is out of date.

@@ -222,10 +222,9 @@ fn a_write_that_fails_has_taken_nothing() {
     let small = sealer.write(&mut writer, &plaintext[5_000..15_000], &mut out).unwrap_err();
     assert!(matches!(small, SealError::OutputTooSmall { needed: n, .. } if n == needed as u64), "{small}");
     assert!(out.iter().all(|&byte| byte == 0));
-    for other in [
-        Sealer::new(&aek(&[8; 32]), home()),
-        Sealer::new(&aek(&[7; 32]), scope(0xa1, 2, Provider::Customer)),
-    ] {
+    for other in
+        [Sealer::new(&aek(&[8; 32]), home()), Sealer::new(&aek(&[7; 32]), scope(0xa1, 2, Provider::Customer))]
+    {
         let mut out = vec![0xee; needed];
         let refused = other.write(&mut writer, &plaintext[5_000..15_000], &mut out).unwrap_err();
         assert!(matches!(refused, SealError::OtherKey), "{refused}");
@@ -256,7 +255,8 @@ fn a_page_is_the_only_thing_that_is_allocated() {
             assert_eq!(written as u64, sealed_len(plaintext.len() as u64, PageSize::MIN).unwrap());
         });
         let mut opened = vec![0; 4096];
-        let span = whole(&out[..sealed_len(plaintext.len() as u64, PageSize::MIN).unwrap() as usize], PageSize::MIN);
+        let span =
+            whole(&out[..sealed_len(plaintext.len() as u64, PageSize::MIN).unwrap() as usize], PageSize::MIN);
         let opening = measure(|| {
             let mut reader = sealer.begin_reading(at, &out, span).unwrap();
             let mut from = HEADER_LEN;

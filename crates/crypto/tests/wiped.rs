@@ -154,8 +154,7 @@ fn no_key_is_left_in_memory_once_its_owner_is_dropped() {
     for (name, used) in [
         (
             "default AEAD",
-            use_keys_deep::<DefaultAead>
-                as fn(&[Needle], &[Needle], KeyScope, &BlockId, [u8; 32]) -> Resting,
+            use_keys_deep::<DefaultAead> as fn(&[Needle], &[Needle], KeyScope, &BlockId, [u8; 32]) -> Resting,
         ),
         ("RustCrypto", use_keys_deep::<RustCrypto>),
     ] {

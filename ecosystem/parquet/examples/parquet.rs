@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // The bucket is wrapped, and Parquet is given what wraps it.
     let bucket = Arc::new(InMemory::new());
-    let sealed = Arc::new(EncryptedObjectStore::new(bucket, account));
+    let sealed = Arc::new(EncryptedObjectStore::open(bucket, account).await?);
     let out = BufWriter::new(sealed.clone(), "payroll.parquet".into());
     let mut writer = AsyncArrowWriter::try_new(out, rows.schema(), None)?;
     writer.write(&rows).await?;

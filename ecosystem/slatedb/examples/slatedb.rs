@@ -31,7 +31,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // The bucket is wrapped, and SlateDB is given what wraps it. SlateDB repeats what fails for ever unless it is told how
     // often: told, it passes a refusal on.
     let bucket = Arc::new(InMemory::new());
-    let sealed = Arc::new(EncryptedObjectStore::new(bucket, account));
+    let sealed = Arc::new(EncryptedObjectStore::open(bucket, account).await?);
     let settings = Settings { object_store_max_retries: Some(3), ..Settings::default() };
     let db = Db::builder("payroll", sealed.clone()).with_settings(settings.clone()).build().await?;
     db.put(b"alice", b"4,200").await?.await_durable().await?;

@@ -62,7 +62,10 @@ impl Shared {
         match self.store.get_opts(to, taken).await {
             Ok(_) => {
                 let path = to.to_string();
-                return Err(Error::AlreadyExists { source: format!("there is an object at {path}").into(), path });
+                return Err(Error::AlreadyExists {
+                    source: format!("there is an object at {path}").into(),
+                    path,
+                });
             }
             Err(Error::NotFound { .. }) => {}
             Err(e) => return Err(e),
@@ -115,7 +118,12 @@ impl Shared {
     }
 
     /// A copy, and then the source is deleted; not in one step.
-    pub(super) async fn rename(self: &Arc<Self>, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+    pub(super) async fn rename(
+        self: &Arc<Self>,
+        from: &Path,
+        to: &Path,
+        options: RenameOptions,
+    ) -> Result<()> {
         let RenameOptions { target_mode, extensions } = options;
         let mode = match target_mode {
             RenameTargetMode::Overwrite => CopyMode::Overwrite,

@@ -61,7 +61,9 @@ pub enum EncryptedError {
         reason: String,
     },
     /// The account has no such key, or has it no longer.
-    #[error("{path} says that it is sealed under epoch {epoch}, which its account does not have: is it the right account?")]
+    #[error(
+        "{path} says that it is sealed under epoch {epoch}, which its account does not have: is it the right account?"
+    )]
     UnknownEpoch {
         /// The object.
         path: Path,
@@ -69,7 +71,9 @@ pub enum EncryptedError {
         epoch: Epoch,
     },
     /// Each time the object was looked at it was another.
-    #[error("{path} was replaced again and again while it was read: read it again when there is less writing")]
+    #[error(
+        "{path} was replaced again and again while it was read: read it again when there is less writing"
+    )]
     Replaced {
         /// The object.
         path: Path,
@@ -103,7 +107,9 @@ pub enum EncryptedError {
         path: Path,
     },
     /// The store is marked as something else.
-    #[error("{path} is not the marker of an encrypted object store: {reason}; open it elsewhere, or remove what is there")]
+    #[error(
+        "{path} is not the marker of an encrypted object store: {reason}; open it elsewhere, or remove what is there"
+    )]
     NotOurs {
         /// The marker.
         path: Path,

@@ -7,9 +7,13 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use cofferdam_crypto::{BlockReader, Epoch, HEADER_LEN, Header, OpenError, PageSpan, Provider, ProviderKind, Sealer};
+use cofferdam_crypto::{
+    BlockReader, Epoch, HEADER_LEN, Header, OpenError, PageSpan, Provider, ProviderKind, Sealer,
+};
 use futures_util::{StreamExt, stream};
-use object_store::{Error, GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, Result, path::Path};
+use object_store::{
+    Error, GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, Result, path::Path,
+};
 
 use super::{
     Shared,
@@ -58,8 +62,12 @@ impl Shared {
         let range = options.range.as_ref().map(|range| ranges::stored(range, self.page_size));
         let got = self.store.get_opts(path, GetOptions { range, ..options.clone() }).await;
         let got = match (got, &options.range) {
-            (Err(Error::NotSupported { .. }), Some(GetRange::Suffix(_))) => self.suffix(path, options).await?,
-            (Err(e @ Error::Generic { .. }), Some(range)) => return Err(self.out_of_range(path, options, range, e).await),
+            (Err(Error::NotSupported { .. }), Some(GetRange::Suffix(_))) => {
+                self.suffix(path, options).await?
+            }
+            (Err(e @ Error::Generic { .. }), Some(range)) => {
+                return Err(self.out_of_range(path, options, range, e).await);
+            }
             (got, _) => got?,
         };
         let GetResult { meta: stored, range: given, attributes, extensions, .. } = &got;
@@ -96,7 +104,8 @@ impl Shared {
 
     /// The stored end of an object, of a store that can't be asked for one.
     async fn suffix(&self, path: &Path, options: &GetOptions) -> Result<GetResult> {
-        let head = self.store.get_opts(path, GetOptions { head: true, range: None, ..options.clone() }).await?;
+        let head =
+            self.store.get_opts(path, GetOptions { head: true, range: None, ..options.clone() }).await?;
         let size = self.plaintext_len(path, head.meta.size)?;
         let range = match &options.range {
             Some(range) => range.as_range(size).map_err(generic)?,
@@ -111,7 +120,12 @@ impl Shared {
     }
 
     /// The header of this object, from memory or from the store; `None` when the object is another by now.
-    async fn header_of(&self, path: &Path, stored: &ObjectMeta, options: &GetOptions) -> Result<Option<HeaderBytes>> {
+    async fn header_of(
+        &self,
+        path: &Path,
+        stored: &ObjectMeta,
+        options: &GetOptions,
+    ) -> Result<Option<HeaderBytes>> {
         if let Some(header) = self.headers.header_of(stored) {
             return Ok(Some(header));
         }
@@ -139,7 +153,13 @@ impl Shared {
     }
 
     /// What a range means that the store refused: in terms of the plaintext, where that has none such.
-    async fn out_of_range(&self, path: &Path, options: &GetOptions, range: &GetRange, refusal: Error) -> Error {
+    async fn out_of_range(
+        &self,
+        path: &Path,
+        options: &GetOptions,
+        range: &GetRange,
+        refusal: Error,
+    ) -> Error {
         let head = GetOptions { head: true, range: None, ..options.clone() };
         match self.store.get_opts(path, head).await.map(|got| self.plaintext_len(path, got.meta.size)) {
             Ok(Ok(size)) => range.as_range(size).map_or_else(generic, |_| refusal),
@@ -252,7 +272,13 @@ impl Shared {
         parts.ok_or_else(|| EncryptedError::damaged(path).into())
     }
 
-    async fn open_span(&self, path: &Path, header: &HeaderBytes, span: PageSpan, pages: Bytes) -> Result<Bytes> {
+    async fn open_span(
+        &self,
+        path: &Path,
+        header: &HeaderBytes,
+        span: PageSpan,
+        pages: Bytes,
+    ) -> Result<Bytes> {
         let (account, id) = (self.account(path)?, self.id(path)?);
         let epoch = self.epoch(path, header)?;
         let (header, len) = (*header, pages.len());
@@ -273,7 +299,9 @@ impl Shared {
 fn is_of_the_bytes(e: &EncryptedError) -> bool {
     matches!(
         e,
-        EncryptedError::Damaged { .. } | EncryptedError::NotEncrypted { .. } | EncryptedError::UnknownEpoch { .. }
+        EncryptedError::Damaged { .. }
+            | EncryptedError::NotEncrypted { .. }
+            | EncryptedError::UnknownEpoch { .. }
     )
 }
 

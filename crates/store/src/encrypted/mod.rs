@@ -33,11 +33,7 @@ use std::{fmt, ops::Range, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cofferdam_crypto::{BlockId, PageSize, Version, plaintext_len};
-use futures_util::{
-    StreamExt, TryStreamExt,
-    future::ready,
-    stream::BoxStream,
-};
+use futures_util::{StreamExt, TryStreamExt, future::ready, stream::BoxStream};
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, path::Path,
@@ -201,10 +197,7 @@ impl ObjectStore for EncryptedObjectStore {
         self.shared.get_ranges(location, ranges).await
     }
 
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         let shared = self.shared.clone();
         let locations = locations.map(move |location| {
             let location = location?;
@@ -219,7 +212,11 @@ impl ObjectStore for EncryptedObjectStore {
         all_listed(self.shared.store.list(prefix), self.shared.page_size)
     }
 
-    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
         all_listed(self.shared.store.list_with_offset(prefix, offset), self.shared.page_size)
     }
 

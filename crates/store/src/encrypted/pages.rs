@@ -83,9 +83,10 @@ pub(super) struct Reading {
 
 impl Reading {
     pub(super) fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
-        try_unfold(self, |mut reading| async move {
-            Ok(reading.next().await?.map(|opened| (opened, reading)))
-        })
+        try_unfold(
+            self,
+            |mut reading| async move { Ok(reading.next().await?.map(|opened| (opened, reading))) },
+        )
         .boxed()
     }
 

@@ -8,7 +8,12 @@ use super::{Shared, VERSION, error::EncryptedError};
 
 impl Shared {
     /// Seals an object and puts it under the caller's own conditions, with the caller's attributes and tags.
-    pub(super) async fn put(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+    pub(super) async fn put(
+        &self,
+        path: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
         self.own(path)?;
         let (account, id, page) = (self.account(path)?, self.id(path)?, self.page_size);
         let refused = |source| EncryptedError::Seal { path: path.clone(), source };

@@ -72,7 +72,10 @@ mod tests {
                     assert!(given.start <= span.start && given.end >= span.end, "{what}");
                     let before = span.start - given.start;
                     assert!(before <= NEAR + HEADER + 4112, "{what}");
-                    assert!(given.start == 0 || span.start > HEADER + NEAR || before < 4112 + 32 + HEADER, "{what}");
+                    assert!(
+                        given.start == 0 || span.start > HEADER + NEAR || before < 4112 + 32 + HEADER,
+                        "{what}"
+                    );
                     assert_eq!(given.end, span.end, "{what}");
                 }
             }

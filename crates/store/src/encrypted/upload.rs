@@ -45,8 +45,10 @@ impl Shared {
         let epoch = (scope.provider, scope.epoch);
         let store = self.store.put_multipart_opts(at, options).await?;
         let part = Part::new(self.part_size, self.page_size.bytes());
-        let state = State { writer: Some(writer), store: Some(store), part, waiting: VecDeque::new(), ended: None };
-        let upload = Uploading { shared: self.clone(), account, epoch, path: path.clone(), state: Mutex::new(state) };
+        let state =
+            State { writer: Some(writer), store: Some(store), part, waiting: VecDeque::new(), ended: None };
+        let upload =
+            Uploading { shared: self.clone(), account, epoch, path: path.clone(), state: Mutex::new(state) };
         Ok(Upload(Arc::new(upload)))
     }
 }
@@ -214,7 +216,9 @@ impl Uploading {
             try_join_all(uploads).await?;
             match sealed? {
                 Sealed::All => return Ok(()),
-                Sealed::UntilKey => key = Some(self.key().await.inspect_err(|_| self.fail(&mut self.lock()))?),
+                Sealed::UntilKey => {
+                    key = Some(self.key().await.inspect_err(|_| self.fail(&mut self.lock()))?)
+                }
             }
         }
     }
@@ -290,7 +294,8 @@ impl MultipartUpload for Upload {
             Ok(Sealed::All) => uploads.boxed(),
             Ok(Sealed::UntilKey) => {
                 let upload = self.0.clone();
-                async move { futures_util::future::try_join(uploads, upload.seal_all()).await.map(drop) }.boxed()
+                async move { futures_util::future::try_join(uploads, upload.seal_all()).await.map(drop) }
+                    .boxed()
             }
             Err(e) => futures_util::future::ready(Err(e)).boxed(),
         }

@@ -1,28 +1,28 @@
 use std::sync::Arc;
 
-use cofferdam::store::EngineError;
+use cofferdam::store::encrypted::EncryptedError;
 use futures_util::TryStreamExt;
 use object_store::memory::InMemory;
 use parquet::errors::ParquetError;
 
 use super::{COLUMNS, GROUPS, group, open, read_and_check, world::*, write};
 
-/// The engine's own error, and what lies between it and Parquet's.
-fn typed<'a>(of: &str, error: &'a ParquetError) -> &'a EngineError {
+/// The encrypted store's own error, and what lies between it and Parquet's.
+fn typed<'a>(of: &str, error: &'a ParquetError) -> &'a EncryptedError {
     for (depth, link) in chain(error).into_iter().enumerate() {
         println!("{of}: {depth}: {link}");
     }
-    find(error).unwrap_or_else(|| panic!("{of}: no EngineError in {error:?}"))
+    find(error).unwrap_or_else(|| panic!("{of}: no EncryptedError in {error:?}"))
 }
 
-fn is_revoked(error: &EngineError) -> bool {
-    matches!(error, EngineError::KeyRevoked { .. })
+fn is_revoked(error: &EncryptedError) -> bool {
+    matches!(error, EncryptedError::KeyRevoked { .. })
 }
 
 #[tokio::test(start_paused = true)]
 async fn in_the_middle() {
     let world = World::new(7061).await;
-    let store = world.over(Arc::new(InMemory::new()));
+    let store = world.over(Arc::new(InMemory::new())).await;
     write(&store).await.unwrap();
     let mut rows = open(&store, 0..COLUMNS.len(), 0..GROUPS).await.unwrap();
     assert_eq!(rows.try_next().await.unwrap().unwrap(), group(0));
@@ -51,7 +51,7 @@ async fn in_the_middle() {
 async fn and_a_write() {
     let world = World::new(7062).await;
     let inner = Arc::new(InMemory::new());
-    let store = world.over(inner.clone());
+    let store = world.over(inner.clone()).await;
     write(&store).await.unwrap();
     let before = objects(&*inner).await;
     world.revoke().await;

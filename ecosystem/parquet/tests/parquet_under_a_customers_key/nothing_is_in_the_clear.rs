@@ -25,7 +25,7 @@ async fn no_value_no_name_of_a_column_and_nothing_of_parquets_own() {
     }
     let world = World::new(7051).await;
     let inner = Arc::new(InMemory::new());
-    let store = world.over(inner.clone());
+    let store = world.over(inner.clone()).await;
     write(&store).await.unwrap();
     assert_eq!(objects(&*store).await, plain, "the same file");
     let sealed = objects(&*inner).await;

@@ -1,7 +1,10 @@
 use std::{env, path::Path, process::Command, sync::Arc};
 
 use cofferdam::{
-    store::{Account, AccountKey, AccountName, BufferMode, EmbeddedOptions, EmbeddedStore, Engine},
+    store::{
+        Account, AccountKey, AccountName, BufferMode, EmbeddedOptions, EmbeddedStore, Engine,
+        encrypted::EncryptedObjectStore,
+    },
     vault::{LocalVault, LocalVaultOptions, Principal, VaultRegistry},
 };
 use object_store::{ObjectStore, local::LocalFileSystem};
@@ -59,8 +62,8 @@ impl Home {
         (engine, Arc::new(objects))
     }
 
-    fn store(&self) -> Arc<dyn ObjectStore> {
-        self.objects.clone()
+    async fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::new(EncryptedObjectStore::open(self.objects.clone(), self.account.clone()).await.unwrap())
     }
 }
 
@@ -77,7 +80,7 @@ fn name() -> AccountName {
 async fn over_one_folder_and_one_vault() {
     if let Some(home) = env::var_os(HOME) {
         let home = Home::create(Path::new(&home)).await;
-        write(&home.store()).await.unwrap();
+        write(&home.store().await).await.unwrap();
         home.engine.close().await.unwrap();
         println!("written by process {}", std::process::id());
         return;
@@ -95,7 +98,7 @@ async fn over_one_folder_and_one_vault() {
     assert_ne!(line, std::process::id().to_string());
 
     let home = Home::open(home.path()).await;
-    let store = home.store();
+    let store = home.store().await;
     read_and_check(&store, 0..COLUMNS.len(), 0..GROUPS).await.unwrap();
     for column in 0..COLUMNS.len() {
         read_and_check(&store, column..column + 1, column..column + 1).await.unwrap();

@@ -20,14 +20,14 @@ const READS: [(&str, Range<usize>, Range<usize>, u64); 4] = [
 async fn is_the_rest_of_two_pages_a_range() {
     let world = World::new(7071).await;
     let inner = Arc::new(InMemory::new());
-    write(&world.over(inner.clone())).await.unwrap();
+    write(&world.over(inner.clone()).await).await.unwrap();
     let plain = Arc::new(InMemory::new());
     write(&(plain.clone() as Arc<dyn ObjectStore>)).await.unwrap();
     let len = plain.head(&path()).await.unwrap().size;
     println!("a file of {len} bytes, {GROUPS} row groups, {} columns, pages of {PAGE} bytes", COLUMNS.len());
 
     let far = Watched::far(inner);
-    let asking = Watched::near(world.over(far.clone()));
+    let asking = Watched::near(world.over(far.clone()).await);
     let far_plain = Watched::far(plain);
     let (encrypted, plain): (Arc<dyn ObjectStore>, Arc<dyn ObjectStore>) =
         (asking.clone(), far_plain.clone());

@@ -6,7 +6,7 @@ use super::{PATH, key, memory, open, settings, value, world::*};
 #[tokio::test(start_paused = true)]
 async fn a_clone_whose_log_the_store_copied() {
     let world = World::new(7011).await;
-    let store = world.over(memory());
+    let store = world.over(memory()).await;
     let db = open(&store, settings()).await.unwrap();
     for n in 0..50 {
         db.put_bytes(key(n), value(n, 0)).await.unwrap();

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use cofferdam::store::EngineError;
+use cofferdam::store::encrypted::EncryptedError;
 use slatedb::{Db, Settings};
 use tokio::time::timeout;
 
@@ -26,23 +26,23 @@ async fn written(db: &Db, n: usize) -> Result<(), slatedb::Error> {
     db.put_bytes(key(n), value(n, 1)).await?.await_durable().await
 }
 
-/// The engine's own error, and what lies between it and SlateDB's.
-fn typed<'a>(of: &str, error: &'a slatedb::Error) -> &'a EngineError {
+/// The encrypted store's own error, and what lies between it and SlateDB's.
+fn typed<'a>(of: &str, error: &'a slatedb::Error) -> &'a EncryptedError {
     for (depth, link) in chain(error).into_iter().enumerate() {
         println!("{of}: {depth}: {link}");
     }
-    find(error).unwrap_or_else(|| panic!("{of}: no EngineError in {error:?}"))
+    find(error).unwrap_or_else(|| panic!("{of}: no EncryptedError in {error:?}"))
 }
 
-fn is_revoked(error: &EngineError) -> bool {
-    matches!(error, EngineError::KeyRevoked { .. })
+fn is_revoked(error: &EncryptedError) -> bool {
+    matches!(error, EncryptedError::KeyRevoked { .. })
 }
 
 #[tokio::test(start_paused = true)]
 async fn reads_and_writes_fail_with_our_error_and_nothing_is_lost() {
     let world = World::new(7041).await;
     let inner = memory();
-    let store = world.over(inner.clone());
+    let store = world.over(inner.clone()).await;
     let db = open(&store, a_few_tries()).await.unwrap();
     fill(&db).await;
     let before = scanned(&db).await.unwrap();
@@ -66,7 +66,7 @@ async fn reads_and_writes_fail_with_our_error_and_nothing_is_lost() {
 #[tokio::test(start_paused = true)]
 async fn without_a_bound_on_its_tries_it_waits_for_the_key_and_goes_on() {
     let world = World::new(7042).await;
-    let store = world.over(memory());
+    let store = world.over(memory()).await;
     let db = open(&store, settings()).await.unwrap();
     fill(&db).await;
     world.revoke().await;
@@ -88,13 +88,13 @@ async fn without_a_bound_on_its_tries_it_waits_for_the_key_and_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn an_outage_past_the_grace_is_told_from_a_revocation() {
     let world = World::new(7043).await;
-    let store = world.over(memory());
+    let store = world.over(memory()).await;
     let db = open(&store, a_few_tries()).await.unwrap();
     fill(&db).await;
     let before = scanned(&db).await.unwrap();
     world.lose_the_vault().await;
     let refusal = db.get(key(7)).await.unwrap_err();
-    assert!(matches!(typed("a read", &refusal), EngineError::KeyUnavailable { .. }));
+    assert!(matches!(typed("a read", &refusal), EncryptedError::KeyUnavailable { .. }));
     let _ = db.close().await;
     world.regain_the_vault().await;
     let db = open(&store, a_few_tries()).await.unwrap();

@@ -5,11 +5,12 @@ use super::{key, memory, open, settings, value, world::*};
 #[tokio::test(start_paused = true)]
 async fn by_opening_the_same_database() {
     let world = World::new(7021).await;
-    let store = world.over(memory());
-    let first = open(&store, settings()).await.unwrap();
+    // As two processes have it: a decorator each, over one store.
+    let inner = memory();
+    let (ours, theirs) = (world.over(inner.clone()).await, world.over(inner).await);
+    let first = open(&ours, settings()).await.unwrap();
     first.put_bytes(key(1), value(1, 0)).await.unwrap().await_durable().await.unwrap();
-    // Another process: its own decorator over the same store.
-    let second = open(&store, settings()).await.unwrap();
+    let second = open(&theirs, settings()).await.unwrap();
     assert_eq!(second.get(key(1)).await.unwrap().unwrap(), value(1, 0));
     second.put_bytes(key(2), value(2, 1)).await.unwrap().await_durable().await.unwrap();
 
@@ -21,7 +22,7 @@ async fn by_opening_the_same_database() {
     assert_eq!(refusal.kind(), ErrorKind::Closed(CloseReason::Fenced), "{refusal}");
     assert_eq!(second.get(key(2)).await.unwrap().unwrap(), value(2, 1));
     second.close().await.unwrap();
-    let third = open(&store, settings()).await.unwrap();
+    let third = open(&ours, settings()).await.unwrap();
     assert_eq!(third.get(key(2)).await.unwrap().unwrap(), value(2, 1));
     third.close().await.unwrap();
 }
@@ -32,7 +33,7 @@ async fn by_opening_the_same_database() {
 async fn and_is_not_taken_for_one_whose_answer_was_lost() {
     let world = World::new(7022).await;
     let watched = Watched::near(memory());
-    let store = world.over(watched.clone());
+    let store = world.over(watched.clone()).await;
     let db = open(&store, settings()).await.unwrap();
     for n in 0..20 {
         watched.lose_the_next_answer();

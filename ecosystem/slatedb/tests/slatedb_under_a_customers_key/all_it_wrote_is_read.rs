@@ -27,7 +27,7 @@ async fn write(db: &Db, model: &mut BTreeMap<Bytes, Bytes>, round: usize) {
 async fn through_flushes_compactions_collected_garbage_and_reopening() {
     let world = World::new(7001).await;
     let inner = memory();
-    let store = world.over(inner.clone());
+    let store = world.over(inner.clone()).await;
     let mut model = BTreeMap::new();
     let mut db = open(&store, settings()).await.unwrap();
     for round in 0..12 {
@@ -67,7 +67,7 @@ async fn through_flushes_compactions_collected_garbage_and_reopening() {
 #[tokio::test(start_paused = true)]
 async fn what_was_only_logged_when_the_process_died() {
     let world = World::new(7002).await;
-    let store = world.over(memory());
+    let store = world.over(memory()).await;
     let mut model = BTreeMap::new();
     let db = open(&store, settings()).await.unwrap();
     write(&db, &mut model, 0).await;
@@ -83,7 +83,7 @@ async fn what_was_only_logged_when_the_process_died() {
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_a_transaction_and_a_checkpoint_see_what_was_there_then() {
     let world = World::new(7003).await;
-    let store = world.over(memory());
+    let store = world.over(memory()).await;
     let mut then = BTreeMap::new();
     let db = open(&store, settings()).await.unwrap();
     write(&db, &mut then, 0).await;

@@ -56,7 +56,7 @@ async fn no_key_no_value_and_nothing_of_slatedbs_own() {
 
     let world = World::new(7031).await;
     let inner = memory();
-    let store = world.over(inner.clone());
+    let store = world.over(inner.clone()).await;
     let db = open(&store, settings()).await.unwrap();
     fill(&db).await;
     let (opened, sealed) = (objects(&*store).await, objects(&*inner).await);
@@ -149,7 +149,7 @@ async fn but_under_slatedbs_own_block_transformer_keys_are() {
 async fn but_in_slatedbs_cache_on_a_local_disk_all_is() {
     let world = World::new(7033).await;
     let (inner, disk) = (memory(), tempfile::tempdir().unwrap());
-    let store = world.over(inner.clone());
+    let store = world.over(inner.clone()).await;
     let cache = ObjectStoreCacheOptions {
         root_folder: Some(disk.path().to_owned()),
         cache_on_flush: true,
