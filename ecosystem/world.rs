@@ -124,14 +124,16 @@ pub(crate) fn holding<'a>(objects: &'a BTreeMap<Path, Bytes>, needle: &[u8]) -> 
 
 /// An error and what it says it came from, outermost first.
 pub(crate) fn chain<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| {
+    let (mut links, mut next) = (Vec::new(), Some(error));
+    while let Some(error) = next {
+        links.push(error);
         // An io::Error names the source of what it carries, and not what it carries.
-        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(carried) => Some(carried as &(dyn Error + 'static)),
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(carried) => Some(carried),
             None => error.source(),
-        }
-    })
-    .collect()
+        };
+    }
+    links
 }
 
 /// The first of this kind in the chain of an error.

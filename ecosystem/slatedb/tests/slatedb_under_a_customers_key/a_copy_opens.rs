@@ -1,4 +1,8 @@
-use slatedb::{CloneSourceSpec, Db, admin::AdminBuilder};
+use slatedb::{
+    CloneSourceSpec, Db,
+    admin::AdminBuilder,
+    config::{CheckpointOptions, CheckpointScope},
+};
 
 use super::{PATH, key, memory, open, settings, value, world::*};
 
@@ -12,10 +16,16 @@ async fn a_clone_whose_log_the_store_copied() {
         db.put_bytes(key(n), value(n, 0)).await.unwrap();
     }
     db.put_bytes(key(50), value(50, 0)).await.unwrap().await_durable().await.unwrap();
+    let scope = CheckpointScope::Durable;
+    let checkpoint = db.create_checkpoint(scope, &CheckpointOptions::default()).await.unwrap();
     drop(db);
 
     let admin = AdminBuilder::new("clone", store.clone()).build();
-    admin.create_clone_builder_from_source(CloneSourceSpec::new(PATH)).build().await.unwrap();
+    admin
+        .create_clone_builder_from_source(CloneSourceSpec::with_checkpoint(PATH, checkpoint.id))
+        .build()
+        .await
+        .unwrap();
     let copied = objects(&*store).await.into_keys().filter(|path| path.as_ref().starts_with("clone/wal"));
     assert!(copied.count() > 0, "the log was copied");
     let clone = Db::builder("clone", store.clone()).with_settings(settings()).build().await.unwrap();
