@@ -30,7 +30,7 @@ use cofferdam::{
 };
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
-    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    Attributes, CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
     OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions,
     PutOptions, PutPayload, PutResult, Result as StoreResult, coalesce_ranges, path::Path,
 };
@@ -156,6 +156,7 @@ pub(crate) struct Watched {
     gets: AtomicU64,
     bytes: Arc<AtomicU64>,
     loses_next: AtomicBool,
+    drops_attributes: AtomicBool,
 }
 
 impl Watched {
@@ -171,7 +172,8 @@ impl Watched {
 
     fn new(inner: Arc<dyn ObjectStore>, far: bool) -> Arc<Self> {
         let (gets, bytes) = (AtomicU64::default(), Arc::default());
-        Arc::new(Self { inner, far, gets, bytes, loses_next: AtomicBool::default() })
+        let (loses_next, drops_attributes) = (AtomicBool::default(), AtomicBool::default());
+        Arc::new(Self { inner, far, gets, bytes, loses_next, drops_attributes })
     }
 
     /// What was read since the last time that this was asked.
@@ -183,6 +185,11 @@ impl Watched {
     /// The next conditional put is done, and its answer is lost on the way.
     pub(crate) fn lose_the_next_answer(&self) {
         self.loses_next.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on attributes are not kept.
+    pub(crate) fn drop_attributes(&self) {
+        self.drops_attributes.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn has_lost_it(&self) -> bool {
@@ -198,7 +205,15 @@ impl fmt::Display for Watched {
 
 #[async_trait]
 impl ObjectStore for Watched {
-    async fn put_opts(&self, to: &Path, payload: PutPayload, options: PutOptions) -> StoreResult<PutResult> {
+    async fn put_opts(
+        &self,
+        to: &Path,
+        payload: PutPayload,
+        mut options: PutOptions,
+    ) -> StoreResult<PutResult> {
+        if self.drops_attributes.load(Ordering::SeqCst) {
+            options.attributes = Attributes::new();
+        }
         let conditional = options.mode != PutMode::Overwrite;
         let answer = self.inner.put_opts(to, payload, options).await?;
         if conditional && self.loses_next.swap(false, Ordering::SeqCst) {

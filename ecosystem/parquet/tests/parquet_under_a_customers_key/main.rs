@@ -1,6 +1,13 @@
 //! Parquet files in an object store that is sealed under a customer's key.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test, with figures"
+)]
 #![expect(
     deprecated,
     reason = "parquet 60 wants each system to have a reader of its own; they are as this one is"

@@ -34,7 +34,9 @@ async fn is_at_most_three_pages_a_request() {
     // The first read of a store also reads its marker.
     read_and_check(&encrypted, 0..1, 0..1).await.unwrap();
     for (what, columns, groups, most) in READS {
-        (asking.taken(), far.taken(), far_plain.taken());
+        for watched in [&asking, &far, &far_plain] {
+            watched.taken();
+        }
         read_and_check(&encrypted, columns.clone(), groups.clone()).await.unwrap();
         read_and_check(&plain, columns, groups).await.unwrap();
         let (asked, fetched, fetched_plain) = (asking.taken(), far.taken(), far_plain.taken());

@@ -52,9 +52,10 @@ async fn reads_and_writes_fail_with_our_error_and_nothing_is_lost() {
     assert!(is_revoked(typed("a scan", &scanned(&db).await.unwrap_err())));
     assert!(is_revoked(typed("a write", &written(&db, 7).await.unwrap_err())));
     assert!(is_revoked(typed("opening", &open(&store, a_few_tries()).await.err().unwrap())));
-    let _ = db.close().await;
-
     world.restore().await;
+    // A database whose write was refused stays ended.
+    assert!(is_revoked(typed("the same database", &written(&db, 7).await.unwrap_err())));
+    let _ = db.close().await;
     let db = open(&store, a_few_tries()).await.unwrap();
     assert_eq!(scanned(&db).await.unwrap(), before, "all that was acknowledged");
     assert_eq!(before.len(), KEYS + 1);

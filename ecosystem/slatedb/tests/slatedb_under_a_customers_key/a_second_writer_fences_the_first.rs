@@ -27,8 +27,7 @@ async fn by_opening_the_same_database() {
     third.close().await.unwrap();
 }
 
-/// SlateDB marks each conditional put by an attribute, and looks for it where a put that it sends again finds the object there:
-/// without that attribute it would take itself for another writer.
+/// SlateDB marks each conditional put by an attribute, and looks for it where a put that it sends again finds the object there.
 #[tokio::test(start_paused = true)]
 async fn and_is_not_taken_for_one_whose_answer_was_lost() {
     let world = World::new(7022).await;
@@ -46,4 +45,17 @@ async fn and_is_not_taken_for_one_whose_answer_was_lost() {
         assert_eq!(db.get(key(n)).await.unwrap().unwrap(), value(n, 0), "key {n}");
     }
     db.close().await.unwrap();
+}
+
+/// What the test before shows: where attributes are dropped on the way, it fences itself.
+#[tokio::test(start_paused = true)]
+async fn as_it_is_over_a_store_that_drops_attributes() {
+    let world = World::new(7023).await;
+    let watched = Watched::near(memory());
+    let store = world.over(watched.clone()).await;
+    let db = open(&store, settings()).await.unwrap();
+    watched.drop_attributes();
+    watched.lose_the_next_answer();
+    let refusal = db.put_bytes(key(1), value(1, 0)).await.unwrap().await_durable().await.unwrap_err();
+    assert_eq!(refusal.kind(), ErrorKind::Closed(CloseReason::Fenced), "{refusal}");
 }

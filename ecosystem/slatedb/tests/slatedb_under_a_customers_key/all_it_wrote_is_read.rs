@@ -12,8 +12,8 @@ const KEYS: usize = 500;
 
 /// Writes, overwrites and deletes; the model does the same.
 async fn write(db: &Db, model: &mut BTreeMap<Bytes, Bytes>, round: usize) {
-    for n in (0..KEYS).filter(|n| (n + round) % 3 != 0) {
-        if (n + round) % 7 == 0 {
+    for n in (0..KEYS).filter(|n| !(n + round).is_multiple_of(3)) {
+        if (n + round).is_multiple_of(7) {
             db.delete(key(n)).await.unwrap();
             model.remove(&key(n));
         } else {

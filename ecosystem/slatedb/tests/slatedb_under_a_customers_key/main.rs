@@ -1,6 +1,13 @@
 //! SlateDB over an object store that is sealed under a customer's key.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test, with figures"
+)]
 
 mod a_copy_opens;
 mod a_revoked_key_stops_it;
