@@ -1,6 +1,7 @@
 use std::{ops::Range, sync::Arc};
 
 use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory};
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetObjectReader};
 
 use super::{COLUMNS, GROUPS, path, read_and_check, world::*, write};
 
@@ -58,4 +59,24 @@ async fn is_at_most_three_pages_a_request() {
         let bound = fetched_plain.bytes + fetched.gets * 3 * (PAGE + TAG) + pages * TAG;
         assert!(fetched.bytes <= bound, "{what}: {} bytes, at most {bound}", fetched.bytes);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_footer_asked_for_by_the_page_costs_one_request_and_no_more_bytes() {
+    let world = World::new(7072).await;
+    let far = Watched::far(Arc::new(InMemory::new()));
+    let store = world.over(far.clone()).await;
+    write(&store).await.unwrap();
+    let plain = ParquetObjectReader::new(store, path());
+    let mut costs = Vec::new();
+    for mut reader in [plain.clone().with_footer_size_hint(PAGE as usize), plain] {
+        // The first time the object's header is fetched as well.
+        reader.get_metadata(None).await.unwrap();
+        far.taken();
+        reader.get_metadata(None).await.unwrap();
+        costs.push(far.taken());
+    }
+    println!("by the page {:?}, by itself {:?}", costs[0], costs[1]);
+    assert_eq!(costs[0].gets, 1);
+    assert!(costs[1].gets > 1 && costs[0].bytes <= costs[1].bytes, "{costs:?}");
 }
