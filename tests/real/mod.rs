@@ -33,12 +33,19 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::{Mutex, MutexGuard},
 };
 
 /// What our client of the Key Vault-compatible server is called there.
 const CLIENT: &str = "engine";
 /// The account that ministack's keys are in.
 const AWS_ACCOUNT: &str = "000000000000";
+
+/// Lets one test at a time use real vaults: they take the same token away, and measure how soon that is felt.
+pub(crate) async fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    ALONE.lock().await
+}
 
 /// A customer with keys in a vault of its own.
 #[derive(Clone)]

@@ -1,4 +1,4 @@
-//! Real vaults, stand-ins and clients that the tests of vaults run on, and the variables that say where they are.
+//! Real vaults, stand-ins for vaults and object stores, and clients that tests run on, and the variables that say where they are.
 //!
 //! Guarantees: everything is in `services` under the target folder, but for what Debian has as a package; versions are those
 //! that files of the repository name; what is there already is not installed again. Registries are asked through their own
@@ -93,7 +93,7 @@ impl Services {
 
     /// What the summary says.
     pub(crate) fn outcome(&self) -> Outcome {
-        Outcome::Ok("SoftHSM, Kryoptic, OpenBao, moto, ministack, clients of Key Vault".to_owned())
+        Outcome::Ok("SoftHSM, Kryoptic, OpenBao, moto, ministack, Azurite, clients of Key Vault".to_owned())
     }
 }
 
@@ -110,7 +110,7 @@ pub(crate) fn print() -> Result<bool> {
 
 /// The step without `--services`: the tests of a thing run where its variable is set.
 pub(crate) fn skipped() -> Outcome {
-    let why = "no test runs against SoftHSM, Kryoptic, OpenBao, KMS's stand-ins or Microsoft's clients, but where a variable of \
+    let why = "no test runs against SoftHSM, Kryoptic, OpenBao, stand-ins for KMS, S3 and Azure's blobs or Microsoft's clients, but where a variable of \
                `cargo xtask services` is set; --services installs them";
     Outcome::Skipped(why.to_owned())
 }

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -119,17 +120,42 @@ impl Workspace {
             .collect()
     }
 
-    /// Every integration test: its package, its name, its file.
-    pub(crate) fn tests(&self) -> Vec<(String, String, PathBuf)> {
+    /// Every integration test: its package, its name, its file. A target in a folder of its own is there as a whole,
+    /// and with each module that has tests, as `target::module`.
+    ///
+    /// # Errors
+    /// When a target's folder, or a file in it, can't be read.
+    pub(crate) fn tests(&self) -> Result<Vec<(String, String, PathBuf)>> {
         let packages = self.metadata.workspace_packages();
-        let tests = |package: &&cargo_metadata::Package| {
-            let name = package.name.to_string();
-            let targets = package.targets.iter().filter(|target| target.is_test());
-            let place = |target: &cargo_metadata::Target| {
-                (name.clone(), target.name.clone(), target.src_path.clone().into_std_path_buf())
-            };
-            targets.map(place).collect::<Vec<_>>()
-        };
-        packages.iter().flat_map(tests).collect()
+        let mut tests = Vec::new();
+        for package in packages {
+            for target in package.targets.iter().filter(|target| target.is_test()) {
+                let (package, file) = (package.name.to_string(), target.src_path.as_std_path());
+                for (module, file) in modules(file)? {
+                    tests.push((package.clone(), format!("{}::{module}", target.name), file));
+                }
+                tests.push((package, target.name.clone(), file.to_owned()));
+            }
+        }
+        Ok(tests)
     }
+}
+
+/// The modules with tests beside a target's `main.rs`.
+fn modules(main: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let Some(folder) = main.parent().filter(|_| main.ends_with("main.rs")) else { return Ok(Vec::new()) };
+    let mut modules = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let file = entry?.path();
+        if file == main || file.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        // As `#[test]`, `#[tokio::test(...)]`, and in `proptest!`.
+        if text.contains("test]") || text.contains("::test(") || text.contains("proptest!") {
+            let module = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            modules.push((module, file));
+        }
+    }
+    Ok(modules)
 }

@@ -48,6 +48,8 @@ pub enum StoreErrorKind {
     OutOfBounds,
     /// The operation contradicts itself.
     Invalid,
+    /// The store can't do what is needed of it.
+    Unsupported,
     /// The handle was closed.
     Closed,
     /// The operating system failed in some other way.
@@ -74,6 +76,7 @@ impl StoreErrorKind {
             Self::BufferFull => "mend the way to the account's vault, or raise the bounds of the buffer",
             Self::OutOfBounds => "keep the range within the block",
             Self::Invalid => "mend the caller's code",
+            Self::Unsupported => "take another store, or set this one up for it",
             Self::Closed => "open the store again",
             Self::Io => "look at the cause, then try again",
         }
@@ -95,6 +98,7 @@ impl StoreErrorKind {
             Self::BufferFull => "the account's buffer takes no more",
             Self::OutOfBounds => "the range is out of bounds",
             Self::Invalid => "the operation contradicts itself",
+            Self::Unsupported => "the store can't do what is needed",
             Self::Closed => "the store was closed",
             Self::Io => "an operation of the store failed",
         }

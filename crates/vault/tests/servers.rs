@@ -9,7 +9,7 @@ use std::{
 };
 
 use cofferdam_vault::testing::servers::{
-    Answer, Bao, Gate, Kryoptic, Ministack, Moto, Rogue, SoftHsm, Speaks,
+    Answer, Azurite, Bao, Gate, Kryoptic, Ministack, Moto, Rogue, SoftHsm, Speaks,
 };
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
@@ -197,6 +197,38 @@ fn both_stand_ins_for_kms_make_keys() {
         let made = kms(url, "CreateKey");
         assert!(made.starts_with("HTTP/1.1 200") && made.contains("arn:aws:kms:us-east-1:"), "{url}: {made}");
     }
+}
+
+/// The status and the rest of what a server answers to a GET that nobody signed.
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn moto_has_the_buckets_that_were_made_in_it_alone() {
+    let Some(moto) = Moto::start() else { return };
+    let address = moto.url().strip_prefix("http://").unwrap();
+    assert!(get(address, "/one").starts_with("HTTP/1.1 404"));
+    moto.bucket("one");
+    assert!(get(address, "/one").starts_with("HTTP/1.1 200"));
+    assert!(get(address, "/two").starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn azurite_has_the_containers_that_were_made_in_it_and_is_gone_with_its_guard() {
+    let Some(azurite) = Azurite::start() else { return };
+    let address = azurite.url().strip_prefix("http://").unwrap().split('/').next().unwrap().to_owned();
+    azurite.container("one");
+    let again = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| azurite.container("one")));
+    assert!(again.is_err(), "a container that is there is not made again");
+    let unsigned = get(&address, "/devstoreaccount1/one?restype=container");
+    assert!(unsigned.starts_with("HTTP/1.1 4"), "nobody signed that: {unsigned}");
+    drop(azurite);
+    assert!(TcpStream::connect(address).is_err(), "it listens still");
 }
 
 /// What a module says of its slots, in a process of its own.

@@ -294,6 +294,15 @@ impl Keys {
         self.rows.insert(account, Row { set: Some(set), changed: now });
     }
 
+    /// Whether an attempt goes on at this KEK: the newest epoch may be known, and the older ones asked for.
+    fn goes_on(&self, of: &Use, kek: &KeyId) -> bool {
+        let under_way = |node: &Node| {
+            let calls = node.under_way.get(&(of.account, Provider::Customer, kek.clone()));
+            calls.is_some_and(|calls| *calls > 0)
+        };
+        self.nodes.get(&of.node).is_some_and(under_way)
+    }
+
     fn calls(&self, node: usize, account: AccountId, provider: Provider) -> &[Answered] {
         let calls = self.nodes.get(&node).and_then(|node| node.calls.get(&(account, provider)));
         calls.map_or(&[], Vec::as_slice)

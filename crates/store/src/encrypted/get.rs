@@ -33,8 +33,8 @@ impl Shared {
         if options.head {
             return self.head(path, options).await;
         }
-        if let Some(range) = &options.range {
-            range.is_valid().map_err(generic)?;
+        if let Some(Err(e)) = options.range.as_ref().map(GetRange::is_valid) {
+            return Err(self.refused(path, options, e).await);
         }
         for _ in 0..LOOKS {
             if let Some(result) = self.get_once(path, &options).await? {
@@ -55,6 +55,17 @@ impl Shared {
         };
         let payload = GetResultPayload::Stream(stream::empty().boxed());
         Ok(GetResult { payload, meta, range, attributes: got.attributes, extensions: got.extensions })
+    }
+
+    /// What is said to a range that no object has: that comes after the object and its conditions, as elsewhere.
+    async fn refused(
+        &self,
+        path: &Path,
+        options: GetOptions,
+        why: impl std::error::Error + Send + Sync + 'static,
+    ) -> Error {
+        let head = GetOptions { head: true, range: None, ..options };
+        self.store.get_opts(path, head).await.map_or_else(|e| e, |_| generic(why))
     }
 
     /// `None` when the object was replaced between two requests.
@@ -205,11 +216,12 @@ impl Shared {
     /// Several ranges of one object, each as a bounded range is read.
     pub(super) async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         self.find(path)?;
-        for range in ranges {
-            GetRange::Bounded(range.clone()).is_valid().map_err(generic)?;
+        let invalid = ranges.iter().find_map(|range| GetRange::Bounded(range.clone()).is_valid().err());
+        if let Some(e) = invalid {
+            return Err(self.refused(path, GetOptions::default(), e).await);
         }
         if ranges.is_empty() {
-            return Ok(Vec::new());
+            return self.head(path, GetOptions::new().with_head(true)).await.map(|_| Vec::new());
         }
         let mut failed: Option<(String, Error)> = None;
         for _ in 0..LOOKS {

@@ -1,5 +1,5 @@
 //! Answers as Microsoft publishes them (azure-rest-api-specs, Key Vault's error codes), and what the adapter makes of them.
-//! What crosses a real socket is in `tests/azure_against_our_server.rs`.
+//! What crosses a real socket is in `tests/azure/against_our_server.rs`.
 
 use std::{
     collections::VecDeque,

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a request with a field that this server does not know is refused, as it may ask for something that it
 //! does not do; bytes are base64url without padding; what may be a key is wiped; times are whole seconds since the Unix
-//! epoch. `tests/serve_published_api.rs` holds the answers to the published examples.
+//! epoch. `tests/serve/published_api.rs` holds the answers to the published examples.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 

@@ -135,7 +135,7 @@ impl Place {
     /// Has another process do something to the key, as its owner would: its own session, its own login.
     pub(crate) fn owner(&self, does: &str, key: &KeyId) {
         let mut owner = Command::new(env::current_exe().unwrap());
-        owner.args(["--exact", "what_the_owner_does_in_another_process_is_done"]);
+        owner.args(["--exact", "tokens::what_the_owner_does_in_another_process_is_done"]);
         owner.env("ACT_MODULE", &self.module).env("ACT_TOKEN", self.label).env("ACT_PIN", self.pin);
         let output = owner.env("ACT", does).env("ACT_KEY", key.as_str()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
@@ -184,8 +184,9 @@ pub(crate) fn parts(key: &KeyId) -> (String, Option<Vec<u8>>, KeyKind) {
     (value("object=").unwrap(), id, kind.parse().unwrap())
 }
 
-/// A test that does what [`Place::owner`] wants where it is run for that, and otherwise proves that it is done.
-pub(crate) async fn prove_the_owner_acts() {
+/// Does what [`Place::owner`] wants where it is run for that, and otherwise proves that it is done.
+#[tokio::test]
+async fn what_the_owner_does_in_another_process_is_done() {
     if env::var_os("ACT").is_some() {
         return act();
     }

@@ -180,7 +180,8 @@ impl Keys {
             .rfind(|call| call.verdict == Verdict::Verified)
             .filter(|call| call.answered.at + SETTLES_WITHIN < of.begun.at)
             .filter(|call| of.only_kek().is_some_and(|kek| call.kek == *kek && !call.is_doubtful))
-            .filter(|call| is_whole(self.calls(of.node, of.account, Provider::Customer), call));
+            .filter(|call| is_whole(self.calls(of.node, of.account, Provider::Customer), call))
+            .filter(|call| !self.goes_on(of, &call.kek));
         match (self.rows.get(&of.account), verified) {
             (None, _) => {
                 let what = format!("{} was refused as revoked; its vault had not said so", of.account);

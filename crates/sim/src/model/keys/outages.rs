@@ -67,13 +67,10 @@ impl Keys {
                 && call.kek == *kek
                 && is_whole(calls, call)
         };
-        // The older epochs are asked for.
-        let goes_on = self.nodes.get(&of.node).is_some_and(|node| {
-            let under_way = node.under_way.get(&(of.account, Provider::Customer, kek.clone()));
-            under_way.is_some_and(|calls| *calls > 0)
-        });
-        // Or it is not their turn, as the vault has asked for a pause.
-        if goes_on || (of.throttled_of_late(budgets) && of.views.any(|view| view.aeks.len() > 2)) {
+        // Or it is not the older epochs' turn, as the vault has asked for a pause.
+        if self.goes_on(of, kek)
+            || (of.throttled_of_late(budgets) && of.views.any(|view| view.aeks.len() > 2))
+        {
             return Ok(());
         }
         let verified = calls.iter().filter(served).max_by_key(|call| call.sent.seq);

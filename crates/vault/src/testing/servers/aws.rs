@@ -1,26 +1,24 @@
-//! Stand-ins for AWS KMS: what one is lax in, the other is not.
+//! Stand-ins for AWS KMS: what one is lax in, the other is not. moto's is one for S3 as well.
 
 use std::{fmt, process::Command};
 
-use tempfile::TempDir;
-
 use super::{
     installed,
-    process::{Process, on_a_free_port},
+    process::{Server, status_of_put},
 };
 
 /// Says where the interpreter is that has both.
 const PYTHON: &str = "COFFERDAM_PYTHON";
 
 /// moto: refuses what was tampered with and a wrong encryption context. False pass: disabled keys, and keys whose deletion
-/// is pending, decrypt still.
+/// is pending, decrypt still; and racing conditional puts of S3 may rarely both win.
 pub struct Moto(Server);
 
 impl Moto {
     /// Starts it; none where it is not installed.
     pub fn start() -> Option<Self> {
         let python = installed(PYTHON)?;
-        Some(Self(Server::start("moto", "/moto-api/", |port| {
+        Some(Self(Server::start("moto", ("/moto-api/", &[200]), |port| {
             let mut command = Command::new(&python);
             command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", port]);
             command
@@ -30,6 +28,27 @@ impl Moto {
     /// Where it answers: `http://127.0.0.1:PORT`.
     pub fn url(&self) -> &str {
         &self.0.url
+    }
+
+    /// Makes a bucket of S3.
+    ///
+    /// # Panics
+    /// When it can't.
+    #[track_caller]
+    pub fn bucket(&self, name: &str) {
+        let status = status_of_put(self.0.address, &format!("/{name}"));
+        assert_eq!(status, Some(200), "moto makes no bucket {name}");
+    }
+
+    /// What a client of S3 is set up with to reach a bucket, by the AWS SDKs' and `object_store`'s environment variables.
+    pub fn s3(&self) -> [(&'static str, String); 5] {
+        [
+            ("AWS_ACCESS_KEY_ID", "test".into()),
+            ("AWS_SECRET_ACCESS_KEY", "test".into()),
+            ("AWS_REGION", "us-east-1".into()),
+            ("AWS_ENDPOINT", self.0.url.clone()),
+            ("AWS_ALLOW_HTTP", "true".into()),
+        ]
     }
 }
 
@@ -41,7 +60,7 @@ impl Ministack {
     /// Starts it; none where it is not installed.
     pub fn start() -> Option<Self> {
         let python = installed(PYTHON)?;
-        Some(Self(Server::start("ministack", "/_ministack/health", |port| {
+        Some(Self(Server::start("ministack", ("/_ministack/health", &[200]), |port| {
             let mut command = Command::new(&python);
             // One process, and none of its listeners on fixed ports.
             command.args(["-m", "hypercorn", "--workers", "0", "--bind", &format!("127.0.0.1:{port}")]);
@@ -57,34 +76,14 @@ impl Ministack {
     }
 }
 
-struct Server {
-    url: String,
-    process: Process,
-    _folder: TempDir,
-}
-
-impl Server {
-    #[track_caller]
-    fn start(name: &'static str, path: &str, command: impl Fn(&str) -> Command) -> Self {
-        let folder = tempfile::tempdir().expect("a folder for the server");
-        let (process, address) =
-            on_a_free_port(name, &folder.path().join("log"), (path, &[200]), |address| {
-                let mut command = command(&address.port().to_string());
-                command.current_dir(folder.path()).env("TMPDIR", folder.path());
-                command
-            });
-        Self { url: format!("http://{address}"), process, _folder: folder }
-    }
-}
-
 impl fmt::Debug for Moto {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Moto({}, process {})", self.0.url, self.0.process.id())
+        write!(f, "Moto({}, process {})", self.0.url, self.0.id())
     }
 }
 
 impl fmt::Debug for Ministack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Ministack({}, process {})", self.0.url, self.0.process.id())
+        write!(f, "Ministack({}, process {})", self.0.url, self.0.id())
     }
 }

@@ -1,5 +1,5 @@
-//! Real vaults for tests: each is started on a free loopback port, or as a token in a folder of its own, and ended
-//! when its guard is dropped. And [`Rogue`], a server that answers as no vault should.
+//! Real vaults and object stores for tests: each is started on a free loopback port, or as a token in a folder of its own,
+//! and ended when its guard is dropped. And [`Rogue`], a server that answers as no vault should.
 //!
 //! Guarantees: nothing listens beyond the loopback; a server is ended by its own process group, never by name; one that can't
 //! be started fails the test with what it printed. Where the variable that says where a thing is (`cargo xtask services`
@@ -11,6 +11,7 @@
 #![allow(clippy::print_stderr, reason = "a skip must be seen")]
 
 mod aws;
+mod azurite;
 mod bao;
 mod process;
 mod rogue;
@@ -19,6 +20,7 @@ mod token;
 use std::{env, path::PathBuf};
 
 pub use aws::{Ministack, Moto};
+pub use azurite::Azurite;
 pub use bao::Bao;
 pub use rogue::{Answer, Gate, Request, Rogue, Speaks};
 pub use token::{Kryoptic, SoftHsm};

@@ -11,6 +11,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
 
 /// How often is looked whether a server answers or has ended, and how many times: a minute in all.
 const LOOK: Duration = Duration::from_millis(20);
@@ -99,6 +100,38 @@ impl Drop for Process {
     }
 }
 
+/// A running server with a folder of its own, which ends with it.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) url: String,
+    pub(super) address: SocketAddr,
+    process: Process,
+    _folder: TempDir,
+}
+
+impl Server {
+    /// Starts it by a command that is made for a port; it is ready once a path is answered with one of these codes.
+    #[track_caller]
+    pub(super) fn start(
+        name: &'static str,
+        ready: (&str, &[u16]),
+        command: impl Fn(&str) -> Command,
+    ) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the server");
+        let (process, address) = on_a_free_port(name, &folder.path().join("log"), ready, |address| {
+            let mut command = command(&address.port().to_string());
+            command.current_dir(folder.path()).env("TMPDIR", folder.path());
+            command
+        });
+        Self { url: format!("http://{address}"), address, process, _folder: folder }
+    }
+
+    /// Its process.
+    pub(super) fn id(&self) -> u32 {
+        self.process.id()
+    }
+}
+
 /// Starts a server on a free port of the loopback.
 #[track_caller]
 pub(super) fn on_a_free_port(
@@ -127,9 +160,21 @@ pub(super) fn free_address() -> SocketAddr {
 /// The status that a GET is answered with, if it is.
 pub(super) fn status_at(address: SocketAddr, path: &str) -> Option<u16> {
     const WAIT: Duration = Duration::from_secs(1);
-    let mut stream = TcpStream::connect_timeout(&address, WAIT).ok()?;
-    stream.set_read_timeout(Some(WAIT)).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    status_of(address, "GET", path, WAIT)
+}
+
+/// The status that a PUT of nothing is answered with, if it is.
+pub(super) fn status_of_put(address: SocketAddr, path: &str) -> Option<u16> {
+    // Of a server that others keep busy.
+    const WAIT: Duration = Duration::from_secs(30);
+    status_of(address, "PUT", path, WAIT)
+}
+
+fn status_of(address: SocketAddr, method: &str, path: &str, wait: Duration) -> Option<u16> {
+    let mut stream = TcpStream::connect_timeout(&address, wait).ok()?;
+    stream.set_read_timeout(Some(wait)).ok()?;
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    write!(stream, "{head}Content-Length: 0\r\n\r\n").ok()?;
     let mut head = [0; 12];
     stream.read_exact(&mut head).ok()?;
     std::str::from_utf8(&head).ok()?.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()
