@@ -279,6 +279,16 @@ const PROOFS: &[Proof] = &[
         "objects::suite",
         "an encrypted object store passes what the plain one passes of object_store's own suite",
     ),
+    proof(
+        "cofferdam-with-slatedb",
+        "slatedb_under_a_customers_key",
+        "SlateDB writes, compacts, collects and reopens under a customer's key: all is read after, nothing is in the clear",
+    ),
+    proof(
+        "cofferdam-with-parquet",
+        "parquet_under_a_customers_key",
+        "one process writes Parquet under a customer's key and another reads ranges of it: what is fetched beyond those",
+    ),
     proof("cofferdam-vault", "conformance::local", "the local vault keeps every promise of a vault"),
     served("cofferdam-vault", "conformance::pkcs11", "a vault in a token keeps every promise of a vault"),
     served("cofferdam-vault", "conformance::azure", "the Azure vault keeps every promise of a vault"),
