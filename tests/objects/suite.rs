@@ -74,6 +74,7 @@ async fn passes(check: Check, on: Subject) -> bool {
 }
 
 /// Runs all on both; `fails` is what the plain store is known to fail.
+#[allow(clippy::print_stdout, reason = "the table is what it shows")]
 async fn both(of: &str, place: Place, fails: &[&str]) {
     let world = World::new(1).await;
     let account = world.contoso().await;

@@ -194,6 +194,13 @@ impl World {
         (self.settings)(builder(store, parts, clock)).open().await.unwrap()
     }
 
+    /// An engine over blocks and a catalog that are two things, by the same clock.
+    pub(crate) async fn engine_on(&self, blocks: Arc<dyn BlockStore>, catalog: Arc<dyn Catalog>) -> Engine {
+        let builder = Engine::builder_over(blocks, catalog, self.vaults.clone(), self.service_kek.clone());
+        let builder = set_up(builder, &self.entropy, &self.executor, self.clock.clone());
+        (self.settings)(builder).open().await.unwrap()
+    }
+
     /// Another engine over the same store, by the same clock, with a hot cache before it.
     pub(crate) async fn cached(&self, settings: HotCacheSettings) -> Result<Engine, EngineError> {
         let parts = (self.vaults.clone(), &self.service_kek, &self.entropy, &self.executor);
@@ -288,7 +295,17 @@ fn builder<S>(
 where
     S: BlockStore + Catalog + Clone + 'static,
 {
-    Engine::builder(Arc::new(store.clone()), vaults, service_kek.clone())
+    let builder = Engine::builder(Arc::new(store.clone()), vaults, service_kek.clone());
+    set_up(builder, entropy, executor, clock)
+}
+
+fn set_up(
+    builder: EngineBuilder,
+    entropy: &Arc<SeededEntropy>,
+    executor: &Arc<dyn Executor>,
+    clock: Arc<dyn Clock>,
+) -> EngineBuilder {
+    builder
         .clock(clock)
         .entropy(entropy.clone())
         .policy(Policy::default())

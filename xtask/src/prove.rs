@@ -129,7 +129,7 @@ const PROOFS: &[Proof] = &[
     proof(
         "cofferdam-store",
         "objects",
-        "over an object store no update is lost, and transactions are whole, in any order, whatever is lost or late",
+        "over an object store any sequence of writes reads as a map says, no update is lost, and transactions are whole",
     ),
     proof(
         "cofferdam-sim",
@@ -266,10 +266,28 @@ const PROOFS: &[Proof] = &[
         "operations::planted_defects_of_operations_show",
         "planted defects of operations show",
     ),
+    served("cofferdam", "objects::catalog", "a catalog on real servers loses no update"),
+    proof("cofferdam", "objects::differential", "an encrypted object store answers as a plain one does"),
+    proof(
+        "cofferdam",
+        "objects::fetched",
+        "what a range fetches from an object store beyond what is asked for",
+    ),
+    proof("cofferdam", "objects::multipart_memory", "an encrypted upload of 4 GiB takes less than 64 MiB"),
     served(
         "cofferdam",
-        "objects",
-        "an encrypted object store passes and answers what a plain one does, and uploads 4 GiB in little memory",
+        "objects::suite",
+        "an encrypted object store passes what the plain one passes of object_store's own suite",
+    ),
+    proof(
+        "cofferdam-with-slatedb",
+        "slatedb_under_a_customers_key",
+        "SlateDB writes, compacts, collects and reopens under a customer's key: all is read after, nothing is in the clear",
+    ),
+    proof(
+        "cofferdam-with-parquet",
+        "parquet_under_a_customers_key",
+        "one process writes Parquet under a customer's key and another reads ranges of it: what is fetched beyond those",
     ),
     proof("cofferdam-vault", "conformance::local", "the local vault keeps every promise of a vault"),
     served("cofferdam-vault", "conformance::pkcs11", "a vault in a token keeps every promise of a vault"),

@@ -128,11 +128,18 @@ fn in_several_versions(tree: &str) -> Vec<&str> {
     versions.into_iter().filter(|(_, versions)| versions.len() > 1).map(|(name, _)| name).collect()
 }
 
-/// Builds and runs every example of the facade.
+/// Whose examples are run.
+const WITH_EXAMPLES: [&str; 3] = [FACADE, "cofferdam-with-parquet", "cofferdam-with-slatedb"];
+
+/// Builds and runs every example.
 fn examples(workspace: &Workspace) -> Result<Outcome> {
-    let names = workspace.targets(FACADE, &TargetKind::Example);
-    if names.is_empty() {
-        bail!("{FACADE} has no examples");
+    let mut names = Vec::new();
+    for package in WITH_EXAMPLES {
+        let found = workspace.targets(package, &TargetKind::Example);
+        if found.is_empty() {
+            bail!("{package} has no examples");
+        }
+        names.extend(found);
     }
     // Built with the whole workspace, for the same features as before, then run as they are.
     let build =

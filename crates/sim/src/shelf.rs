@@ -18,7 +18,7 @@ use bytes::Bytes;
 use cofferdam_crypto::{AccountId, BlockId, Header, Provider, SegmentId, Version};
 use cofferdam_store::{
     Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Catalog, FaultyFile, FileLayer, Located, Revision,
-    SegmentRow, StoreError, StoreErrorKind, Stored,
+    SegmentRow, StoreError, StoreErrorKind, Stored, VersionRange,
 };
 use cofferdam_vault::{Clock, testing::TokioClock};
 
@@ -414,6 +414,14 @@ impl BlockStore for Shelf {
 
     async fn last_version(&self) -> Result<Version, StoreError> {
         self.call(self.store.last_version(), untold).await
+    }
+
+    async fn reserve_versions(
+        &self,
+        at_least: Version,
+        count: u32,
+    ) -> Result<Option<VersionRange>, StoreError> {
+        self.store.reserve_versions(at_least, count).await
     }
 
     /// The store is the other nodes' as well: the director closes it.

@@ -9,13 +9,17 @@
 //!
 //! Not its job: keys, sealing, choosing versions, when to buffer or to drain. It sees sealed bytes only.
 
-use std::{fmt, ops::Range, time::Duration};
+mod meta;
+
+use std::{fmt, num::NonZeroU64, ops::Range, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cofferdam_crypto::{AccountId, BlockId, Epoch, PageSize, Provider, ProviderKind, SegmentId, Version};
+use cofferdam_crypto::{AccountId, BlockId, SegmentId, Version};
 
-use crate::error::{StoreError, StoreErrorKind};
+pub use meta::BlockMeta;
+
+use crate::error::StoreError;
 
 /// Keeps sealed blocks.
 #[async_trait]
@@ -25,8 +29,8 @@ pub trait BlockStore: fmt::Debug + Send + Sync {
     /// The answers are in the order of the operations. An operation whose version is not newer than the one
     /// that is stored or buffered is [`Applied::Superseded`]: a newer write won. Where that is so of some puts of a batch
     /// and not of others, the batch is a `Conflict`: who put them together finds all of them or none. Versions of puts are
-    /// the store's own: no two blocks may be given the same one. If the future is dropped, the batch is applied or not,
-    /// never in part.
+    /// the store's own: no two blocks may be given the same one, see [`Self::reserve_versions`]. If the future is dropped, the
+    /// batch is applied or not, never in part.
     ///
     /// # Errors
     /// `Full`, `TooLarge`, `Conflict` (a version that another block has, or newer ones of some), `BufferFull`, `Invalid` (a
@@ -178,11 +182,45 @@ pub trait BlockStore: fmt::Debug + Send + Sync {
     /// `Corrupt`, `Poisoned`, `Closed`, `Io`.
     async fn last_version(&self) -> Result<Version, StoreError>;
 
+    /// At least `count` versions that nobody else is ever given, none of them lower than `at_least` or than any that this
+    /// handle was given before. `None`, the default: the store refuses a version that another block has (`Conflict`), so
+    /// that who writes may choose it.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Poisoned`, `Closed`, `Io`. None are given then; perhaps some were reserved that nobody will have.
+    async fn reserve_versions(
+        &self,
+        at_least: Version,
+        count: u32,
+    ) -> Result<Option<VersionRange>, StoreError> {
+        let _ = (at_least, count);
+        Ok(None)
+    }
+
     /// Finishes what was begun and releases the store. Everything after it is `Closed`.
     ///
     /// # Errors
     /// `Io` and the like when the last words could not be written; what was acknowledged is safe even so.
     async fn close(&self) -> Result<(), StoreError>;
+}
+
+/// Versions that a store gives to one engine alone, in rising order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VersionRange {
+    /// The lowest of them.
+    pub first: Version,
+    /// How far each is above the one before.
+    pub step: NonZeroU64,
+    /// How many there are.
+    pub count: u32,
+}
+
+impl VersionRange {
+    /// The `n`th of them, counted from 0; `None` past the last.
+    pub fn nth(&self, n: u32) -> Option<Version> {
+        let above = u64::from(n).checked_mul(self.step.get())?;
+        self.first.number().checked_add(above).filter(|_| n < self.count).map(Version::new)
+    }
 }
 
 /// One change of one block.
@@ -403,135 +441,4 @@ pub struct BufferLimit {
     pub bytes: u64,
     /// A buffer that has held something since before this, as time since the Unix epoch, takes no more.
     pub since: Duration,
-}
-
-/// What is known of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockMeta {
-    /// Its version.
-    pub version: Version,
-    /// The length of its sealed bytes.
-    pub sealed_len: u64,
-    /// The size of its plaintext pages.
-    pub page_size: PageSize,
-    /// When it was written, since the Unix epoch.
-    pub stored_at: Duration,
-    /// The epoch of the AEK it is sealed under.
-    pub epoch: Epoch,
-    /// Whose KEK wraps that AEK, and which segment's it is if it is one's.
-    pub provider: Provider,
-}
-
-impl BlockMeta {
-    /// The format of a block that is of no segment, and of one that is.
-    const FORMATS: [u8; 2] = [1, 2];
-    pub(crate) const LEN: usize = 38;
-    pub(crate) const LEN_IN_SEGMENT: usize = Self::LEN + SegmentId::LEN;
-
-    /// Its encoding: format byte, version, sealed length, page size, seconds, nanoseconds, epoch, provider;
-    /// integers are big-endian. That of a segment's block has another format byte and the segment's id at its end.
-    pub fn encode(&self) -> Vec<u8> {
-        let segment = self.provider.segment();
-        let mut out = Vec::with_capacity(Self::LEN_IN_SEGMENT);
-        out.push(Self::FORMATS[usize::from(segment.is_some())]);
-        out.extend_from_slice(&self.version.number().to_be_bytes());
-        out.extend_from_slice(&self.sealed_len.to_be_bytes());
-        out.extend_from_slice(&(self.page_size.bytes() as u32).to_be_bytes());
-        out.extend_from_slice(&self.stored_at.as_secs().to_be_bytes());
-        out.extend_from_slice(&self.stored_at.subsec_nanos().to_be_bytes());
-        out.extend_from_slice(&self.epoch.number().to_be_bytes());
-        out.push(self.provider.code());
-        if let Some(segment) = segment {
-            out.extend_from_slice(segment.as_bytes());
-        }
-        out
-    }
-
-    /// The meta of this encoding.
-    ///
-    /// # Errors
-    /// `NewerFormat` for a format byte above ours; `Corrupt` for anything else that [`Self::encode`] does not
-    /// write.
-    pub fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        let corrupt =
-            || StoreError::new(StoreErrorKind::Corrupt).with_detail("a block's meta does not decode");
-        let [plain, in_segment] = Self::FORMATS;
-        let (bytes, segment) = match bytes.first() {
-            Some(&format) if format == plain => (bytes, None),
-            Some(&format) if format == in_segment => {
-                let (bytes, segment) = bytes.split_last_chunk().ok_or_else(corrupt)?;
-                (bytes, Some(SegmentId::from_bytes(*segment)))
-            }
-            Some(&found) if found > in_segment => {
-                return Err(StoreError::new(StoreErrorKind::NewerFormat {
-                    found: found.into(),
-                    supported: in_segment.into(),
-                }));
-            }
-            _ => return Err(corrupt()),
-        };
-        let bytes: &[u8; Self::LEN] = bytes.try_into().map_err(|_| corrupt())?;
-        let nanos = u32::from_be_bytes(array(bytes, 29));
-        if nanos >= 1_000_000_000 {
-            return Err(corrupt());
-        }
-        let provider = match (ProviderKind::from_code(bytes[37]), segment) {
-            (Some(ProviderKind::Customer), None) => Provider::Customer,
-            (Some(ProviderKind::Service), None) => Provider::Service,
-            (Some(ProviderKind::Buffer), Some(segment)) => Provider::Buffer(segment),
-            _ => return Err(corrupt()),
-        };
-        Ok(Self {
-            version: Version::new(u64::from_be_bytes(array(bytes, 1))),
-            sealed_len: u64::from_be_bytes(array(bytes, 9)),
-            page_size: PageSize::new(u32::from_be_bytes(array(bytes, 17)).into()).map_err(|_| corrupt())?,
-            stored_at: Duration::new(u64::from_be_bytes(array(bytes, 21)), nanos),
-            epoch: Epoch::new(u32::from_be_bytes(array(bytes, 33))),
-            provider,
-        })
-    }
-}
-
-/// The `N` bytes at `from`, which the caller knows to be there.
-fn array<const N: usize>(bytes: &[u8; BlockMeta::LEN], from: usize) -> [u8; N] {
-    std::array::from_fn(|i| bytes[from + i])
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn meta_decodes_to_what_was_encoded(
-            version: u64, sealed_len: u64, log2 in 12u32..=24, secs: u64,
-            nanos in 0u32..1_000_000_000, epoch: u32, kind in 0..3, segment: [u8; 16],
-        ) {
-            let provider = match kind {
-                0 => Provider::Customer,
-                1 => Provider::Service,
-                _ => Provider::Buffer(SegmentId::from_bytes(segment)),
-            };
-            let meta = BlockMeta {
-                version: Version::new(version), sealed_len, page_size: PageSize::new(1 << log2).unwrap(),
-                stored_at: Duration::new(secs, nanos), epoch: Epoch::new(epoch), provider,
-            };
-            prop_assert_eq!(BlockMeta::decode(&meta.encode()).unwrap(), meta);
-        }
-
-        #[test]
-        fn meta_of_other_bytes_is_refused_or_encodes_to_them(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            if let Ok(meta) = BlockMeta::decode(&bytes) {
-                prop_assert_eq!(&meta.encode()[..], &bytes[..]);
-            }
-        }
-    }
-
-    #[test]
-    fn meta_of_a_newer_format_is_said_to_be_that() {
-        let error = BlockMeta::decode(&[3; 60]).unwrap_err();
-        assert_eq!(error.kind(), StoreErrorKind::NewerFormat { found: 3, supported: 2 });
-    }
 }

@@ -45,6 +45,16 @@ pub trait Catalog: fmt::Debug + Send + Sync {
         limit: usize,
     ) -> Result<Vec<(String, Stored)>, StoreError>;
 
+    /// Clears away whatever is kept of removed records whose keys begin with `prefix`, where something is: their names, say.
+    /// Only for keys that nobody writes again: a swap that comes late may find no record there, and make one.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Poisoned`, `Closed`, `Io`.
+    async fn clear_removed(&self, prefix: &str) -> Result<(), StoreError> {
+        let _ = prefix;
+        Ok(())
+    }
+
     /// Whether other processes may use the catalog at the same time. Where they can't, engines need not tell each other what
     /// they changed.
     fn is_shared(&self) -> bool {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use cofferdam_crypto::{AccountId, BlockId, SegmentId, Version};
 
 use crate::{
-    block_store::{Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Located, SegmentRow},
+    block_store::{Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Located, SegmentRow, VersionRange},
     error::StoreError,
 };
 
@@ -59,6 +59,18 @@ pub trait Forwarding: fmt::Debug + Send + Sync {
         ranges: &[Range<u64>],
     ) -> Result<Option<Vec<Bytes>>, StoreError> {
         self.behind().read(account, id, of, ranges).await
+    }
+
+    /// [`BlockStore::reserve_versions`].
+    ///
+    /// # Errors
+    /// The store's behind it.
+    async fn reserve_versions(
+        &self,
+        at_least: Version,
+        count: u32,
+    ) -> Result<Option<VersionRange>, StoreError> {
+        self.behind().reserve_versions(at_least, count).await
     }
 }
 
@@ -170,6 +182,14 @@ impl<T: Forwarding> BlockStore for T {
 
     async fn last_version(&self) -> Result<Version, StoreError> {
         self.behind().last_version().await
+    }
+
+    async fn reserve_versions(
+        &self,
+        at_least: Version,
+        count: u32,
+    ) -> Result<Option<VersionRange>, StoreError> {
+        Forwarding::reserve_versions(self, at_least, count).await
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -14,11 +14,13 @@ mod forwarding;
 mod hot;
 #[cfg(feature = "object-store")]
 pub mod objects;
+mod plan;
 mod receipt;
 
 pub use archive::{ArchiveCounts, ArchiveError};
 pub use block_store::{
     Applied, BlockMeta, BlockOp, BlockStore, BufferLimit, BufferUsage, Located, Place, SegmentRow,
+    VersionRange,
 };
 pub use catalog::{Catalog, Revision, Stored};
 pub use embedded::{Activity, EmbeddedOptions, EmbeddedStore, FileLayer, VerifyReport};

@@ -292,7 +292,7 @@ impl Tag {
         let states = pair.states(path);
         match (draw.below(8), states) {
             (0, _) | (_, []) => {
-                Self::Literal(*draw.pick::<&str>(&["*", "\"none\"", "none", "", "\"none\", \"none too\""]))
+                Self::Literal(draw.pick::<&str>(&["*", "\"none\"", "none", "", "\"none\", \"none too\""]))
             }
             (1 | 2, states) => Self::Of(draw.pick(states).clone()),
             (3, [.., last]) => Self::Among(last.clone()),

@@ -58,6 +58,7 @@ use crate::{
     block_store::{Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Located, SegmentRow},
     catalog::{Catalog, Revision, Stored},
     error::{StoreError, StoreErrorKind},
+    plan,
 };
 
 /// What a work takes in the queue besides its bytes, about.
@@ -215,11 +216,11 @@ impl BlockStore for EmbeddedStore {
         let mut bytes = 0;
         for op in &batch {
             bytes += WORK + op.id().as_bytes().len() as u64;
-            if let Some((meta, sealed)) = op.sealed() {
-                check_len(op.id(), meta, sealed)?;
+            if let Some((_, sealed)) = op.sealed() {
+                tables::row_count(sealed.len() as u64)?;
                 bytes += sealed.len() as u64;
             }
-            check_segment(op)?;
+            plan::check(op)?;
             bytes += op.segment().map_or(0, |record| record.len() as u64);
         }
         match self.inner.committer.commit(lane, bytes, Work::Blocks(batch)).await? {
@@ -400,26 +401,4 @@ impl fmt::Debug for EmbeddedStore {
 
 fn mixed_up() -> StoreError {
     StoreError::new(StoreErrorKind::Io).with_detail("answers were mixed up")
-}
-
-fn check_len(id: &BlockId, meta: &BlockMeta, sealed: &Bytes) -> Result<(), StoreError> {
-    tables::row_count(sealed.len() as u64)?;
-    if meta.sealed_len == sealed.len() as u64 {
-        return Ok(());
-    }
-    Err(StoreError::new(StoreErrorKind::OutOfBounds).with_detail(format!(
-        "block {id} is said to have {} bytes and has {}",
-        meta.sealed_len,
-        sealed.len()
-    )))
-}
-
-/// A block of a segment is buffered with its segment's record, and stored under another key.
-fn check_segment(op: &BlockOp) -> Result<(), StoreError> {
-    let Some((meta, _)) = op.sealed() else { return Ok(()) };
-    if meta.provider.segment().is_some() == op.segment().is_some() {
-        return Ok(());
-    }
-    let detail = format!("{op:?} is under the key of {}, which does not go with that", meta.provider);
-    Err(StoreError::new(StoreErrorKind::Invalid).with_detail(detail))
 }

@@ -25,6 +25,10 @@ impl Accounts {
         Self { by_prefix }
     }
 
+    pub(super) fn all(&self) -> impl Iterator<Item = &(Path, Account)> {
+        self.by_prefix.iter()
+    }
+
     pub(super) fn of(&self, path: &Path) -> Option<&Account> {
         self.by_prefix.iter().find(|(prefix, _)| path.prefix_matches(prefix)).map(|(_, account)| account)
     }

@@ -92,7 +92,7 @@ impl Shared {
         };
         let (stored, given) = (stored.clone(), given.clone());
         let (attributes, extensions) = (attributes.clone(), extensions.clone());
-        let mut source = Source::new(got.into_stream());
+        let mut source = Source::of(got).await?;
         let mut at = given.start;
         let header = if given.start == 0 && given.end >= HEADER_LEN as u64 {
             at = HEADER_LEN as u64;
@@ -157,7 +157,7 @@ impl Shared {
         let got = self.store.get_opts(path, options).await?;
         let meta = got.meta.clone();
         self.plaintext_len(path, meta.size)?;
-        let mut source = Source::new(got.into_stream());
+        let mut source = Source::of(got).await?;
         let header = source.take(HEADER_LEN).await?;
         let header = header.and_then(|header| header.first_chunk().copied());
         Ok((meta, header.ok_or_else(|| EncryptedError::damaged(path))?))

@@ -12,7 +12,8 @@
 //! What stays visible to who sees the store: names, lengths (to the byte), times, attributes, tags, which objects are written
 //! together, and of each the epoch of its key. What it can't tell: that an object was put back as it was earlier at that path, or
 //! was deleted: there is no catalog here that knows better. A range does not prove the object's length. An object holds at
-//! most 64 GiB, and its path at most 1,024 bytes. The folder `.cofferdam/` is the store's own and hidden.
+//! most 64 GiB, and its path at most 1,024 bytes. An account whose AEK is rotated keeps the earlier ones for its objects, also
+//! where its blocks are sealed anew; a copy of an object onto itself brings it under the newest. The folder `.cofferdam/` is the store's own and hidden.
 //!
 //! Not its job: to buffer what is written in an outage (the engine's own blocks are; here the caller gets the error and knows),
 //! to keep the names secret, or to be fast where the store below is slow.
@@ -116,8 +117,12 @@ impl EncryptedObjectStore {
             let (given, allowed) = (part_size.to_string(), "5 MiB to 1 GiB, in bytes");
             return Err(EncryptedError::BadSetting { setting: "part_size", given, allowed }.into());
         }
-        let page_size = marker::open(&store, page_size).await?;
         let (accounts, headers) = (accounts.into(), Headers::default());
+        let page_size = marker::open(&store, page_size).await?;
+        // Before anything is sealed: an operation must not destroy what it could need.
+        for (prefix, account) in accounts.all() {
+            account.note_objects().await.map_err(|e| EncryptedError::key(prefix, e))?;
+        }
         Ok(Self { shared: Arc::new(Shared { store, accounts, page_size, part_size, headers }) })
     }
 

@@ -8,12 +8,15 @@ use bytes::{Bytes, BytesMut};
 use cofferdam_crypto::{BlockReader, OpenError, Sealer};
 use futures_util::{
     StreamExt,
-    stream::{BoxStream, try_unfold},
+    stream::{self, BoxStream, try_unfold},
 };
-use object_store::{Result, path::Path};
+use object_store::{GetResult, Result, path::Path};
 
 use super::error::EncryptedError;
 use crate::Account;
+
+/// How many stored bytes are read at once.
+const AT_ONCE: u64 = 1 << 20;
 
 /// Stored bytes as they come.
 pub(super) struct Source {
@@ -22,8 +25,12 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub(super) fn new(stream: BoxStream<'static, Result<Bytes>>) -> Self {
-        Self { stream, chunk: Bytes::new() }
+    /// Little is read at once: from a file it would come in pieces of 8 KiB, each by way of another thread.
+    pub(super) async fn of(got: GetResult) -> Result<Self> {
+        if got.range.end - got.range.start <= AT_ONCE {
+            return Ok(Self { chunk: got.bytes().await?, stream: stream::empty().boxed() });
+        }
+        Ok(Self { stream: got.into_stream(), chunk: Bytes::new() })
     }
 
     /// The next bytes, as many; `None` when there are fewer.

@@ -200,7 +200,7 @@ impl Account {
         self.check_open().await?;
         let _under_way = self.engine.pace.foreground();
         for _ in 0..VERSION_TRIES {
-            let version = self.engine.next_version();
+            let version = self.engine.version(self.engine.versions_for(1).await?, 0);
             let op = BlockOp::Delete { account: self.shared.id, id: id.clone(), version };
             if let Some(applied) = self.commit(vec![op]).await? {
                 return Ok(applied.first() != Some(&Applied::Absent));

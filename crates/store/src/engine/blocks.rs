@@ -21,7 +21,8 @@ use cofferdam_keyring::LiveKey;
 use cofferdam_vault::{WorkLost, executor};
 
 use super::{
-    Account, EngineError, Inner, Outcome, PutReceipt, admission::Admitted, telemetry, work_key::WorkKey,
+    Account, EngineError, Inner, Outcome, PutReceipt, admission::Admitted, telemetry, versions::Given,
+    work_key::WorkKey,
 };
 use crate::{Applied, BlockMeta, BlockOp, BufferLimit, Located, StoreError, StoreErrorKind};
 
@@ -83,10 +84,11 @@ impl Account {
         let mut admitted = self.engine.admission.admit(&self.shared.admission, total).await?;
         let blocks = Arc::new(blocks);
         for _ in 0..VERSION_TRIES {
+            let versions = self.engine.versions_for(blocks.len()).await?;
             self.engine.be_live().await?;
             // Before the key is looked at: who changes the account's key waits for this write.
             let _entered = self.shared.gate.enter();
-            let sealed = self.seal(admitted, blocks.clone(), total).await?;
+            let sealed = self.seal(admitted, blocks.clone(), total, versions).await?;
             if !self.engine.nodes.is_live() {
                 admitted = sealed.admitted;
                 continue;
@@ -115,6 +117,7 @@ impl Account {
         mut admitted: Admitted,
         blocks: Arc<Vec<(BlockId, Bytes)>>,
         total: usize,
+        versions: Given,
     ) -> Result<Sealed, EngineError> {
         loop {
             let (key, outcome) = self.writing_key().await?;
@@ -124,8 +127,10 @@ impl Account {
             };
             let (engine, account, blocks) = (self.engine.clone(), self.shared.id, blocks.clone());
             let work = move |key: &WorkKey| {
-                let seal = |(id, data): &(BlockId, Bytes)| engine.seal(key, account, id, data, outcome);
-                (admitted, blocks.iter().map(seal).collect::<Result<_, SealError>>())
+                let seal = |(n, (id, data)): (usize, &(BlockId, Bytes))| {
+                    engine.seal(key, account, id, engine.version(versions, n), data, outcome)
+                };
+                (admitted, blocks.iter().enumerate().map(seal).collect::<Result<_, SealError>>())
             };
             match self.engine.with_keys(key, None, total, work).await? {
                 Used::Done((still_admitted, ops)) => {
@@ -174,7 +179,7 @@ impl Account {
             Ok(applied) => applied,
             Err(e) if e.kind() == StoreErrorKind::Conflict => {
                 let last = self.engine.blocks.last_version().await?;
-                self.engine.last_version.fetch_max(last.number(), Ordering::Relaxed);
+                self.engine.versions.seen(last);
                 return Ok(None);
             }
             Err(e) if e.kind() == StoreErrorKind::BufferFull => {
@@ -188,7 +193,7 @@ impl Account {
             match applied {
                 Applied::Written => self.engine.written.note(version),
                 Applied::Superseded { by } => {
-                    self.engine.last_version.fetch_max(by.number(), Ordering::Relaxed);
+                    self.engine.versions.seen(*by);
                     in_the_way |= !self.engine.written.has(*by);
                 }
                 Applied::Deleted | Applied::Absent => {}
@@ -341,10 +346,10 @@ impl Inner {
         key: &WorkKey,
         account: AccountId,
         id: &BlockId,
+        version: Version,
         data: &[u8],
         outcome: Outcome,
     ) -> Result<BlockOp, SealError> {
-        let version = self.next_version();
         let now = self.clock.now().wall;
         let (meta, sealed) = self.seal_as(key, id, version, self.page_size, now, data)?;
         let id = id.clone();

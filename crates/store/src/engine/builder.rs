@@ -2,10 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, RwLock,
-        atomic::{AtomicBool, AtomicU64},
-    },
+    sync::{Arc, RwLock, atomic::AtomicBool},
     thread,
     time::Duration,
 };
@@ -19,7 +16,7 @@ use super::archives::{Claims, Ledger};
 use super::{
     Admission, Engine, EngineError, Fences, Gates, Handle, Inner, Nodes, OperationRows, Records, Runner,
     Tending, buffer::BufferSettings, drains::Drains, pace::Pace, segments::Segments, telemetry,
-    written::Written,
+    versions::Versions, written::Written,
 };
 #[cfg(feature = "hot-cache")]
 use crate::hot::HotCache;
@@ -269,7 +266,7 @@ impl EngineBuilder {
             drains: Drains::new(&admission),
             pace: Pace::default(),
             admission,
-            last_version: AtomicU64::new(last_version.number()),
+            versions: Versions::after(last_version),
             written: Written::default(),
             accounts: RwLock::new(BTreeMap::new()),
             closed: AtomicBool::new(false),

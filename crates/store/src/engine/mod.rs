@@ -43,6 +43,7 @@ mod segment_record;
 mod segments;
 mod telemetry;
 mod tend;
+mod versions;
 mod work_key;
 mod written;
 
@@ -52,7 +53,7 @@ use std::{
     ops::Deref,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -98,6 +99,7 @@ use pace::Pace;
 use records::Records;
 use segments::Segments;
 use tend::Tending;
+use versions::{Given, Versions};
 use written::Written;
 
 /// Which key a new account's blocks are sealed under.
@@ -235,7 +237,7 @@ struct Inner {
     tending: Tending,
     pace: Pace,
     admission: Admission,
-    last_version: AtomicU64,
+    versions: Versions,
     written: Written,
     accounts: RwLock<BTreeMap<AccountName, Arc<account::Shared>>>,
     closed: AtomicBool,
@@ -250,6 +252,16 @@ impl Engine {
         S: BlockStore + Catalog + 'static,
     {
         EngineBuilder::new(store.clone(), store, vaults, service_kek)
+    }
+
+    /// The same over a store of blocks and a catalog that are two things.
+    pub fn builder_over(
+        blocks: Arc<dyn BlockStore>,
+        catalog: Arc<dyn Catalog>,
+        vaults: VaultRegistry,
+        service_kek: KeyId,
+    ) -> EngineBuilder {
+        EngineBuilder::new(blocks, catalog, vaults, service_kek)
     }
 
     /// The account of this name, to work with its blocks. Needs no key yet.
@@ -435,15 +447,14 @@ impl Inner {
         }
     }
 
-    /// A version that no write before it had: the wall clock's microseconds, or one more than the last.
-    fn next_version(&self) -> Version {
-        let wall = u64::try_from(self.clock.now().wall.as_micros()).unwrap_or(u64::MAX);
-        let step = |last: u64| Some(wall.max(last.saturating_add(1)));
-        let last = self
-            .last_version
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, step)
-            .unwrap_or_else(|last| last);
-        Version::new(wall.max(last.saturating_add(1)))
+    /// Versions for so many blocks, to be given to them in order.
+    async fn versions_for(&self, blocks: usize) -> Result<Given, EngineError> {
+        Ok(self.versions.take(&*self.blocks, blocks).await?)
+    }
+
+    /// The version of the `n`th block that they are for, as it is sealed.
+    fn version(&self, given: Given, n: usize) -> Version {
+        self.versions.of(given, n, || self.clock.now().wall)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: the same as for blocks. A key is asked for at each use, so grace ends it and a revocation takes it away; what
 //! had to wait for a thread is used only if the key still may be; while an account is linked, nothing is opened without its
-//! customer's key.
+//! customer's key. Of an account that has such objects no epoch is ever given up, since no pass can find what is sealed under it.
 //!
 //! Not its job: names, bytes, and where they are (`encrypted`). Objects are never buffered: that is the engine's store's.
 
@@ -40,6 +40,12 @@ impl Deref for ObjectKey {
 }
 
 impl Account {
+    /// Takes note that objects are sealed under its keys: from here on all of its epochs are kept. Needs no key.
+    pub(crate) async fn note_objects(&self) -> Result<(), EngineError> {
+        self.check_open().await?;
+        Ok(self.engine.records.note_objects(self.shared.id).await?)
+    }
+
     /// The account's own key of now.
     pub(crate) async fn object_sealing_key(&self) -> Result<ObjectKey, EngineError> {
         self.check_open().await?;

@@ -31,6 +31,7 @@ const ACCOUNTS: &str = "account/";
 const REVOKED: &str = "revoked/";
 const SEALED: &str = "sealed/";
 const BRIDGE: &str = "bridge/";
+const OBJECTS: &str = "objects/";
 
 #[derive(Debug)]
 pub(super) struct Records {
@@ -194,10 +195,24 @@ impl Records {
 
     /// Removes what is kept of an account beside its record.
     pub(super) async fn remove_rows(&self, id: AccountId) -> Result<(), EngineError> {
-        for key in [revoked_key(id), bridge_key(id), sealed_key(id)] {
+        for key in [revoked_key(id), bridge_key(id), sealed_key(id), objects_key(id)] {
             rows::remove(&*self.catalog, &key).await?;
         }
         Ok(())
+    }
+
+    /// Takes note that objects outside the engine's store are sealed under the account's keys.
+    #[cfg(feature = "object-store")]
+    pub(super) async fn note_objects(&self, id: AccountId) -> Result<(), StoreError> {
+        if self.has_objects(id).await? {
+            return Ok(());
+        }
+        rows::put(&*self.catalog, &objects_key(id), Bytes::from_static(b"{}")).await
+    }
+
+    /// Whether objects outside the engine's store may be sealed under any key that the account ever had.
+    pub(super) async fn has_objects(&self, id: AccountId) -> Result<bool, StoreError> {
+        Ok(self.catalog.load(&objects_key(id)).await?.is_some())
     }
 
     /// Adds to how many bytes were sealed under an epoch of an account, and tells how many that are in all.
@@ -314,6 +329,10 @@ fn revoked_key(account: AccountId) -> String {
 
 fn sealed_key(account: AccountId) -> String {
     format!("{SEALED}{account}")
+}
+
+fn objects_key(account: AccountId) -> String {
+    format!("{OBJECTS}{account}")
 }
 
 fn bridge_key(account: AccountId) -> String {

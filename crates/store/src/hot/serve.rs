@@ -14,7 +14,7 @@ use cofferdam_crypto::{AccountId, BlockId, SegmentId, Version};
 use super::{ENTRY, Held, HotCache, changes::Ticket, status::one_more, tier::Key};
 use crate::{
     Applied, BlockMeta, BlockOp, BlockStore, BufferUsage, Located, Place, SegmentRow, StoreError,
-    StoreErrorKind,
+    StoreErrorKind, VersionRange,
 };
 
 /// What the cache has for a read.
@@ -378,6 +378,14 @@ impl BlockStore for HotCache {
 
     async fn last_version(&self) -> Result<Version, StoreError> {
         self.store.last_version().await
+    }
+
+    async fn reserve_versions(
+        &self,
+        at_least: Version,
+        count: u32,
+    ) -> Result<Option<VersionRange>, StoreError> {
+        self.store.reserve_versions(at_least, count).await
     }
 
     /// Deletes what is left to delete, lets go of the folder, and closes the store.

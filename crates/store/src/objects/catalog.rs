@@ -293,6 +293,27 @@ impl Catalog for ObjectCatalog {
         }
         Ok(records)
     }
+
+    /// Deletes the objects that removals left.
+    async fn clear_removed(&self, prefix: &str) -> Result<(), StoreError> {
+        let folder = self.names.folder(prefix)?;
+        let failed = |failure: Failure| failure.listing(&folder);
+        let (mut objects, mut removed) = (self.requests.store.list(Some(&folder)), Vec::new());
+        while let Some(object) = self.requests.in_time(objects.try_next()).await.map_err(failed)? {
+            let is_of = self.names.key(&object.location).is_some_and(|key| key.starts_with(prefix));
+            if is_of && is_removal(object.size) {
+                removed.push(Ok(object.location));
+            }
+        }
+        let mut deleted = self.requests.store.delete_stream(stream::iter(removed).boxed());
+        loop {
+            match self.requests.in_time(deleted.try_next()).await {
+                Ok(Some(_)) | Err(Failure::Store(object_store::Error::NotFound { .. })) => {}
+                Ok(None) => return Ok(()),
+                Err(failure) => return Err(failure.writing(&folder)),
+            }
+        }
+    }
 }
 
 impl fmt::Debug for ObjectCatalog {

@@ -5,6 +5,7 @@
 //!
 //! Not its job: credentials and transports, which are [`object_store`]'s.
 
+mod blocks;
 mod catalog;
 #[cfg(any(test, feature = "testing"))]
 mod faulty;
@@ -14,6 +15,7 @@ mod probe;
 mod requests;
 mod transaction;
 
+pub use blocks::{ObjectBlocks, ObjectBlocksOptions};
 pub use catalog::ObjectCatalog;
 #[cfg(any(test, feature = "testing"))]
 pub use faulty::{FaultRates, FaultyObjects, ObjectFault, ObjectRequest};

@@ -2,167 +2,66 @@
 
 use std::{process::Command, sync::Arc};
 
-use cofferdam_crypto::Version;
-use cofferdam_store::{
-    BlockOp, BlockStore, BufferLimit, Catalog, EmbeddedOptions, EmbeddedStore, StoreErrorKind,
-};
+use async_trait::async_trait;
+use cofferdam_crypto::{AccountId, Version};
+use cofferdam_store::{BlockStore, Catalog, EmbeddedOptions, EmbeddedStore, StoreErrorKind};
 use cofferdam_vault::Inline;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use crate::embedded_support::{
     model::{Model, lay_open},
+    steps::{Step, Subject, accounts, play, step},
     *,
 };
-
-/// An operation on a block, by account and name.
-#[derive(Clone, Copy, Debug)]
-enum What {
-    Put(usize),
-    Delete,
-    /// With one of a few limits.
-    Buffer(usize, u8),
-    /// Whatever is buffered.
-    Drain(usize),
-    /// Whatever is stored, under the epoch after its own or under the same.
-    Reseal(usize, bool),
-    Discard,
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    /// `true` makes the version an old one, or for a drain and a discard another one than is buffered.
-    Commit(Vec<(u8, u8, What, bool)>),
-    Swap(u8, Option<usize>),
-    /// The record of a segment, from the right one or from another.
-    ReplaceSegment(u8, u8, bool),
-    Remove(u8, usize),
-    Compact,
-    Reopen {
-        closed: bool,
-    },
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let len = || prop_oneof![0usize..200, 4000usize..9000, 61_400usize..61_500, 0usize..200_000];
-    let what = prop_oneof![
-        3 => len().prop_map(What::Put),
-        2 => Just(What::Delete),
-        4 => (len(), 0u8..8).prop_map(|(len, limit)| What::Buffer(len, limit)),
-        3 => len().prop_map(What::Drain),
-        3 => (len(), prop::bool::weighted(0.8)).prop_map(|(len, later)| What::Reseal(len, later)),
-        1 => Just(What::Discard),
-    ];
-    let op = (0u8..3, 0u8..6, what, prop::bool::weighted(0.1));
-    prop_oneof![
-        8 => prop::collection::vec(op, 1..5).prop_map(Step::Commit),
-        2 => (0u8..4, prop::option::weighted(0.8, 0usize..5000)).prop_map(|(key, len)| Step::Swap(key, len)),
-        1 => (0u8..3, 0u8..4, prop::bool::weighted(0.8)).prop_map(|(of, n, right)| Step::ReplaceSegment(of, n, right)),
-        1 => (0u8..3, prop_oneof![0usize..4, Just(1000)]).prop_map(|(of, limit)| Step::Remove(of, limit)),
-        1 => Just(Step::Compact),
-        1 => any::<bool>().prop_map(|closed| Step::Reopen { closed }),
-    ]
-}
-
-/// The operation, given what is buffered now.
-fn op_of(model: &Model, step: (u8, u8, What, bool), version: u64) -> BlockOp {
-    let (owner, name, what, odd) = step;
-    let owner = account(owner);
-    let buffered = model.buffered.get(&(owner, id([name]))).map_or(0, |(meta, _)| meta.version.number());
-    // An old version that nothing had: the write is late.
-    let own = if odd { version - 1000 } else { version + 1000 };
-    let exact = if odd { buffered + 1 } else { buffered };
-    match what {
-        What::Put(len) => put(owner, [name], own, bytes_of(version, len)),
-        What::Delete => delete(owner, [name], own),
-        What::Buffer(len, limit) => {
-            let limit = match limit {
-                0 => BufferLimit { bytes: 100_000, ..UNBOUNDED },
-                1 => BufferLimit { since: time(version + 900), ..UNBOUNDED },
-                _ => UNBOUNDED,
-            };
-            buffer_within(limit, owner, [name], own, bytes_of(version, len))
-        }
-        What::Drain(len) => drain(owner, [name], exact, bytes_of(version, len), version + 1000),
-        What::Reseal(len, later) => {
-            let there =
-                model.stored.get(&(owner, id([name]))).map(|(meta, _)| (meta.version.number(), meta.epoch));
-            let (there, epoch) = there.unwrap_or((0, cofferdam_crypto::Epoch::FIRST));
-            let epoch = epoch.number() + u32::from(later);
-            reseal(owner, [name], there + u64::from(odd), epoch, bytes_of(version, len))
-        }
-        What::Discard => discard(owner, [name], exact),
-    }
-}
 
 fn inline() -> EmbeddedOptions {
     EmbeddedOptions { cache_bytes: 1 << 20, executor: Arc::new(Inline), ..EmbeddedOptions::default() }
 }
 
-async fn check(steps: Vec<Step>) {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("a.store");
-    let mut store = EmbeddedStore::create(&path, inline()).unwrap();
-    let accounts = [0, 1, 2].map(account);
-    let mut model = Model::default();
-    let mut version = 1000;
-    for (n, step) in steps.into_iter().enumerate() {
-        match step {
-            Step::Commit(ops) => {
-                // Each as if the ones before it were done, so that a drain may follow its write in one batch.
-                let mut ahead = model.clone();
-                let batch: Vec<_> = ops
-                    .into_iter()
-                    .map(|op| {
-                        version += 1;
-                        let op = op_of(&ahead, op, version);
-                        let _ = ahead.commit(std::slice::from_ref(&op));
-                        op
-                    })
-                    .collect();
-                let expected = model.commit(&batch);
-                let found = store.commit(batch.clone()).await.map_err(|error| error.kind());
-                assert_eq!(found, expected, "step {n}: {batch:?}");
-            }
-            Step::Swap(key, len) => {
-                let key = format!("record {key}");
-                let stored = store.load(&key).await.unwrap();
-                assert_eq!(stored.as_ref().map(|stored| &stored.bytes), model.records.get(&key));
-                version += 1;
-                let new = len.map(|len| bytes_of(version, len));
-                let revision = stored.map(|stored| stored.revision);
-                store.swap(&key, revision.as_ref(), new.clone()).await.unwrap();
-                match new {
-                    Some(new) => drop(model.records.insert(key, new)),
-                    None => drop(model.records.remove(&key)),
-                }
-            }
-            Step::ReplaceSegment(of, n, right) => {
-                version += 1;
-                let (of, n, new) = (account(of), segment(n), bytes_of(version, 40));
-                let there =
-                    model.segments(of).into_iter().find(|(id, _)| *id == n).map(|(_, row)| row.record);
-                let expected = there.filter(|_| right).unwrap_or("another".into());
-                let replaced = store.replace_segment(of, n, &expected, new.clone()).await.unwrap();
-                assert_eq!(replaced, model.replace_segment(of, n, &expected, &new), "step {n}");
-            }
-            Step::Remove(of, limit) => {
-                let removed = store.remove_blocks(account(of), limit).await.unwrap();
-                assert_eq!(removed, model.remove_blocks(account(of), limit), "step {n}");
-            }
-            Step::Compact => store.compact().await.unwrap(),
-            Step::Reopen { closed } => {
-                if closed {
-                    store.close().await.unwrap();
-                }
-                drop(store);
-                store = EmbeddedStore::open(&path, inline()).unwrap();
-            }
-        }
-        model.assert_seen_in(&store, &accounts, &format!("step {n}")).await;
+/// A store in a file.
+struct InAFile {
+    folder: TempDir,
+    store: EmbeddedStore,
+}
+
+impl InAFile {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let store = EmbeddedStore::create(folder.path().join("a.store"), inline()).unwrap();
+        Self { folder, store }
     }
-    model.assert_verifies(&store, "at the end").await;
-    assert_eq!(lay_open(&store, &accounts).await, model);
+}
+
+#[async_trait]
+impl Subject for InAFile {
+    fn blocks(&self) -> &dyn BlockStore {
+        &self.store
+    }
+
+    fn catalog(&self) -> &dyn Catalog {
+        &self.store
+    }
+
+    async fn assert_like(&self, model: &Model, accounts: &[AccountId], what: &str) {
+        model.assert_seen_in(&self.store, accounts, what).await;
+    }
+
+    async fn reopen(self, closed: bool) -> Self {
+        let Self { folder, store } = self;
+        if closed {
+            store.close().await.unwrap();
+        }
+        drop(store);
+        let store = EmbeddedStore::open(folder.path().join("a.store"), inline()).unwrap();
+        Self { folder, store }
+    }
+}
+
+async fn check(steps: Vec<Step>) {
+    let (subject, model) = play(InAFile::new(), steps).await;
+    model.assert_verifies(&subject.store, "at the end").await;
+    assert_eq!(lay_open(&subject.store, &accounts()).await, model);
 }
 
 proptest! {

@@ -1,6 +1,7 @@
 //! What the tests of the embedded store share.
 
 pub mod model;
+pub mod steps;
 
 use std::time::Duration;
 

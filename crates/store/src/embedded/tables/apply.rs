@@ -16,16 +16,14 @@ use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
 
 use super::{
     BLOCKS, BUFFER, BUFFERED, CATALOG, Done, LAST_REVISION, LAST_VERSION, META, ROW, ROWS, SEGMENTS,
-    TRANSACTION, Work, block_key,
-    buffer::{encode_usage, usage_in},
-    meta_in, missing_row,
-    plan::{Held, check_limit, usage_after},
-    records, row_key, segments, stored_rows, too_large,
+    TRANSACTION, Work, block_key, buffer::usage_in, meta_in, missing_row, records, row_key, segments,
+    stored_rows, too_large,
 };
 use crate::{
     block_store::{Applied, BlockMeta, BlockOp, BufferUsage},
     embedded::guard::Fault,
     error::{StoreError, StoreErrorKind},
+    plan::{Held, check_limit, encode_usage, usage_after},
 };
 
 /// Applies all works in one durable transaction, numbered `number`. Each work's own failure leaves the others

@@ -19,7 +19,6 @@
 mod apply;
 mod buffer;
 mod copy;
-mod plan;
 mod read;
 mod records;
 mod removal;
@@ -42,6 +41,7 @@ use crate::{
     block_store::{Applied, BlockMeta, BlockOp},
     catalog::Revision,
     error::{StoreError, StoreErrorKind},
+    plan::corrupt,
 };
 
 const BLOCKS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("blocks");
@@ -118,10 +118,6 @@ pub(crate) fn row_count(sealed_len: u64) -> Result<u32, StoreError> {
 fn stored_rows(meta: &BlockMeta) -> Result<u32, StoreError> {
     row_count(meta.sealed_len)
         .map_err(|_| corrupt(format!("a block is said to have {} bytes", meta.sealed_len)))
-}
-
-fn corrupt(detail: impl Into<String>) -> StoreError {
-    StoreError::new(StoreErrorKind::Corrupt).with_detail(detail)
 }
 
 fn too_large() -> StoreError {

@@ -17,13 +17,14 @@ use cofferdam_crypto::{AccountId, BlockId};
 use redb::{AccessGuard, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, TableDefinition};
 
 use super::{
-    BLOCKS, BUFFER, ROW, ROWS, block_key, corrupt, existing, meta_in, missing_row, next_account, plan::Held,
-    row_key, split_key, stored_rows,
+    BLOCKS, BUFFER, ROW, ROWS, block_key, corrupt, existing, meta_in, missing_row, next_account, row_key,
+    split_key, stored_rows,
 };
 use crate::{
     block_store::{BlockMeta, Located},
     embedded::guard::Fault,
     error::{StoreError, StoreErrorKind},
+    plan::{Held, check_ranges},
 };
 
 pub(crate) fn stat(database: &Database, account: AccountId, id: &BlockId) -> Result<Option<Located>, Fault> {
@@ -52,12 +53,7 @@ pub(crate) fn read(
     if held(&reader, account, id)?.located()?.as_ref() != Some(of) {
         return Ok(None);
     }
-    let len = of.meta.sealed_len;
-    if let Some(range) = ranges.iter().find(|range| range.start > range.end || range.end > len) {
-        return Err(StoreError::new(StoreErrorKind::OutOfBounds)
-            .with_detail(format!("bytes {} to {} of {len}", range.start, range.end))
-            .into());
-    }
+    check_ranges(of.meta.sealed_len, ranges)?;
     ranges
         .iter()
         .map(|range| read_range(&reader, &of.meta, range.clone()))

@@ -10,13 +10,13 @@ use redb::ReadableTable;
 
 use super::{
     apply::Places,
-    buffer::encode_usage,
     next_account, row_key,
     segments::{self, Changes},
 };
 use crate::{
     block_store::{BlockMeta, BufferUsage},
     embedded::guard::Fault,
+    plan::encode_usage,
 };
 
 impl Places<'_> {

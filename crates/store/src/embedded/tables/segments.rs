@@ -1,53 +1,29 @@
 //! The segments of fallback buffers: how many blocks each has, and its record.
 //!
-//! Guarantees: a segment's row is there for exactly as long as the buffer holds one of its blocks; its record is the one
-//! that came with the first of them, until it is replaced. The check finds a row too many, too few, or with another count.
+//! Guarantees: each row is what the plan makes of its segment; the check finds a row too many, too few, or with another count.
 //!
-//! Not its job: what a record says, or whether it is genuine.
-//!
-//! Row, integers big-endian: format byte, blocks u64, record. The format is 2 once the record was replaced: who fills the
-//! segment may not know of that yet, so blocks may come with another record then.
+//! Not its job: what becomes of a segment (`plan`); what a record says, or whether it is genuine.
 
 use std::{collections::BTreeMap, ops::Bound};
 
 use bytes::Bytes;
-use cofferdam_crypto::{
-    AccountId, SegmentId,
-    planted::{Bug, is_planted},
-};
+use cofferdam_crypto::{AccountId, SegmentId};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, Table};
 
-use super::{BUFFER, SEGMENTS, corrupt, existing, plan::Held, split_key};
+use super::{BUFFER, SEGMENTS, corrupt, existing, split_key};
 use crate::{
     block_store::{BlockMeta, BlockOp, SegmentRow},
     embedded::guard::Fault,
-    error::{StoreError, StoreErrorKind},
+    error::StoreError,
+    plan::{Held, SegmentState, joined, left, wrong_segment as wrong},
 };
-
-const FORMAT: u8 = 1;
-const FORMAT_REPLACED: u8 = 2;
-const HEAD: usize = 9;
-
-/// A segment, as it is stored.
-#[derive(Clone, Debug)]
-struct Row {
-    blocks: u64,
-    record: Bytes,
-    replaced: bool,
-}
-
-impl From<Row> for SegmentRow {
-    fn from(Row { blocks, record, .. }: Row) -> Self {
-        Self { blocks, record }
-    }
-}
 
 type Key = (AccountId, SegmentId);
 type Rows<'t> = Table<'t, &'static [u8; 32], &'static [u8]>;
 
 /// The segments that a work changes, as they are after its last operation; `None`: there is none.
 #[derive(Debug, Default)]
-pub(super) struct Changes(BTreeMap<Key, Option<Row>>);
+pub(super) struct Changes(BTreeMap<Key, Option<SegmentState>>);
 
 impl Changes {
     /// What an operation makes of segments that turns `before` into `after`, which differ in what is buffered; or why
@@ -87,7 +63,7 @@ impl Changes {
         &mut self,
         rows: &Rows<'_>,
         key: Key,
-        change: impl FnOnce(Option<Row>) -> Result<Option<Row>, StoreError>,
+        change: impl FnOnce(Option<SegmentState>) -> Result<Option<SegmentState>, StoreError>,
     ) -> Result<Result<(), StoreError>, Fault> {
         let row = match self.0.get(&key) {
             Some(row) => row.clone(),
@@ -99,40 +75,12 @@ impl Changes {
     pub(super) fn carry_out(&self, rows: &mut Rows<'_>) -> Result<(), Fault> {
         for (key, row) in &self.0 {
             match row {
-                Some(row) => drop(rows.insert(&row_key(*key), &encode(row)[..])?),
+                Some(row) => drop(rows.insert(&row_key(*key), &row.encode()[..])?),
                 None => drop(rows.remove(&row_key(*key))?),
             }
         }
         Ok(())
     }
-}
-
-/// A block came to the segment.
-fn joined(row: Option<Row>, segment: SegmentId, op: &BlockOp) -> Result<Option<Row>, StoreError> {
-    match (row, op.segment()) {
-        (Some(row), Some(record)) if row.record != record && !row.replaced => {
-            Err(corrupt(format!("the record of segment {segment} is not the one that its blocks came with")))
-        }
-        (Some(row), _) => {
-            let blocks = row.blocks.checked_add(1).ok_or_else(|| wrong(segment))?;
-            Ok(Some(Row { blocks, ..row }))
-        }
-        (None, Some(record)) => Ok(Some(Row { blocks: 1, record: record.clone(), replaced: false })),
-        (None, None) => Err(wrong(segment)),
-    }
-}
-
-/// A block left it.
-fn left(row: Option<Row>, segment: SegmentId) -> Result<Option<Row>, StoreError> {
-    // Without its row a block opens nowhere, but it may be deleted or written anew.
-    let Some(row) = row else { return Ok(None) };
-    let blocks = row.blocks.checked_sub(1).ok_or_else(|| wrong(segment))?;
-    let is_left = blocks > 0 && !is_planted(Bug::SegmentRemovedEarly);
-    Ok(is_left.then_some(Row { blocks, ..row }))
-}
-
-fn wrong(segment: SegmentId) -> StoreError {
-    corrupt(format!("the row of segment {segment} is not that of its blocks"))
 }
 
 pub(crate) fn segment(
@@ -150,8 +98,8 @@ pub(crate) fn segment(
 /// Replaces a segment's record, if it is `expected`.
 pub(super) fn replace(rows: &mut Rows<'_>, key: Key, expected: &Bytes, new: &Bytes) -> Result<bool, Fault> {
     let Some(row) = row_in(rows, key)?.filter(|row| row.record == expected) else { return Ok(false) };
-    let row = Row { record: new.clone(), replaced: true, ..row };
-    rows.insert(&row_key(key), &encode(&row)[..])?;
+    let row = SegmentState { record: new.clone(), replaced: true, ..row };
+    rows.insert(&row_key(key), &row.encode()[..])?;
     Ok(true)
 }
 
@@ -182,7 +130,7 @@ pub(crate) fn segments(
     let mut found = Vec::new();
     for entry in rows.range::<&[u8; 32]>((lower, Bound::Included(&last)))?.take(limit) {
         let (key, row) = entry?;
-        found.push((split_row_key(key.value()).1, decode(row.value())?.into()));
+        found.push((split_row_key(key.value()).1, SegmentState::decode(row.value())?.into()));
     }
     Ok(found)
 }
@@ -246,9 +194,9 @@ fn check_account(reader: &ReadTransaction, counted: &Counted) -> Result<(), Faul
 fn row_in(
     rows: &impl ReadableTable<&'static [u8; 32], &'static [u8]>,
     key: Key,
-) -> Result<Option<Row>, Fault> {
+) -> Result<Option<SegmentState>, Fault> {
     Ok(match rows.get(&row_key(key))? {
-        Some(row) => Some(decode(row.value())?),
+        Some(row) => Some(SegmentState::decode(row.value())?),
         None => None,
     })
 }
@@ -263,28 +211,4 @@ fn row_key((account, segment): Key) -> [u8; 32] {
 fn split_row_key(key: &[u8; 32]) -> Key {
     let part = |from: usize| std::array::from_fn(|i| key[from + i]);
     (AccountId::from_bytes(part(0)), SegmentId::from_bytes(part(16)))
-}
-
-fn encode(row: &Row) -> Vec<u8> {
-    let format = if row.replaced { FORMAT_REPLACED } else { FORMAT };
-    [&[format][..], &row.blocks.to_be_bytes(), &row.record].concat()
-}
-
-fn decode(bytes: &[u8]) -> Result<Row, StoreError> {
-    let undecodable = || corrupt("the row of a segment does not decode");
-    let replaced = match bytes.first() {
-        Some(&FORMAT) => false,
-        Some(&FORMAT_REPLACED) => true,
-        Some(&found) if found > FORMAT_REPLACED => {
-            let (found, supported) = (found.into(), FORMAT_REPLACED.into());
-            return Err(StoreError::new(StoreErrorKind::NewerFormat { found, supported }));
-        }
-        _ => return Err(undecodable()),
-    };
-    let (head, record) = bytes.split_first_chunk::<HEAD>().ok_or_else(undecodable)?;
-    let blocks = u64::from_be_bytes(std::array::from_fn(|i| head[1 + i]));
-    if blocks == 0 {
-        return Err(undecodable());
-    }
-    Ok(Row { blocks, record: Bytes::copy_from_slice(record), replaced })
 }

@@ -9,6 +9,7 @@ use super::{
     *,
 };
 use crate::block_store::{BlockStore, BufferLimit, BufferUsage, Located, Place};
+use crate::plan::encode_usage;
 
 fn account() -> AccountId {
     AccountId::from_bytes([1; 16])
@@ -119,7 +120,7 @@ fn tamper(store: &EmbeddedStore, change: impl Fn(&redb::WriteTransaction) -> Res
 }
 
 fn set_usage(transaction: &redb::WriteTransaction, blocks: u64, bytes: u64) -> Result<(), Fault> {
-    let usage = buffer::encode_usage(&BufferUsage { blocks, bytes, since: Duration::ZERO });
+    let usage = encode_usage(&BufferUsage { blocks, bytes, since: Duration::ZERO });
     transaction.open_table(BUFFERED)?.insert(account().as_bytes(), &usage[..])?;
     Ok(())
 }
@@ -171,7 +172,7 @@ async fn verify_finds_a_usage_that_is_not_what_the_buffer_holds() {
     assert_eq!(store.commit(vec![removal]).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
     let store = buffering_store().await;
     tamper(&store, |tables| {
-        let usage = buffer::encode_usage(&BufferUsage { blocks: 1, bytes: 1, since: Duration::ZERO });
+        let usage = encode_usage(&BufferUsage { blocks: 1, bytes: 1, since: Duration::ZERO });
         tables.open_table(BUFFERED)?.insert(&[9; 16], &usage[..])?;
         Ok(())
     });

@@ -6,10 +6,7 @@
 //!
 //! Not its job: to say when the account is there (`import`).
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use cofferdam_crypto::{
@@ -126,7 +123,7 @@ impl<'a> Load<'a> {
         self.bytes = 0;
         let batch = std::mem::take(&mut self.batch);
         let Some(highest) = batch.iter().map(BlockOp::version).max() else { return Ok(()) };
-        self.engine.last_version.fetch_max(highest.number(), Ordering::Relaxed);
+        self.engine.versions.seen(highest);
         match self.engine.blocks.commit(batch.clone()).await {
             Ok(_) => return Ok(()),
             // Some block of it has another's version, or was there in the buffer: one after the other.
@@ -148,11 +145,11 @@ impl<'a> Load<'a> {
                 Ok(_) => return Ok(()),
                 Err(e) if e.kind() == StoreErrorKind::Conflict => {
                     let last = self.engine.blocks.last_version().await?;
-                    self.engine.last_version.fetch_max(last.number(), Ordering::Relaxed);
+                    self.engine.versions.seen(last);
                 }
                 Err(e) => return Err(e.into()),
             }
-            let version = self.engine.next_version();
+            let version = self.engine.version(self.engine.versions_for(1).await?, 0);
             let (meta, sealed) = self.seal_anew(id, meta, sealed.clone(), version).await?;
             self.loaded.renumbered += 1;
             op = BlockOp::Put { account, id: id.clone(), meta, sealed };

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: a block is opened and sealed only while both keys may be used, keeps its version, and is replaced whole or
 //! not at all, and only if nobody wrote it anew meanwhile. A key's wraps are destroyed only after a whole pass found nothing
-//! that is sealed under it, in the store or in the buffer. Foreground work goes first, as beside a drain. After a restart it
+//! that is sealed under it, in the store or in the buffer; none of an account that has objects outside the store, which
+//! nobody here can go through. Foreground work goes first, as beside a drain. After a restart it
 //! goes on where it was.
 //!
 //! Not its job: that nobody seals under an older key any longer: that is waited for before (`announce`).
@@ -269,6 +270,10 @@ impl<'a> Work<'a> {
 /// Destroys the wraps of what nothing is sealed under any longer.
 pub(super) async fn retire(task: &Task, begun: &Begun) -> Result<(), Stop> {
     let engine = &task.engine;
+    // Nobody here knows what those are sealed under.
+    if engine.records.has_objects(task.account).await.map_err(|e| stop(e.into(), true))? {
+        return Ok(());
+    }
     let mut work = Work::begin(task, begun).await?;
     loop {
         let verified = engine.verified(&begun.operation.account).await;

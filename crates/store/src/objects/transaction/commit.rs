@@ -72,7 +72,16 @@ impl Rows {
             },
         };
         // It is done. What is left of it is taken on by whoever finds it.
-        let _ = self.finish(&key, txn, &names, new, &revision).await;
+        let forward = others.iter().zip(&secondaries).filter_map(|(other, prepared)| {
+            let prepared = prepared.as_ref().ok()?.as_ref()?;
+            Some(self.swap(&other.key, Some(prepared), Cell::plain(other.new.clone())))
+        });
+        // One that is not as it was prepared was taken forward by somebody else.
+        let _ = if at_once(forward).await.iter().all(Result::is_ok) {
+            self.swap(&key, Some(&revision), Cell::plain(new)).await.map(drop)
+        } else {
+            self.finish(&key, txn, &names, new, &revision).await
+        };
         Ok(())
     }
 
@@ -132,7 +141,7 @@ impl Undo<'_> {
     }
 }
 
-fn conflict(key: &str) -> StoreError {
+pub(super) fn conflict(key: &str) -> StoreError {
     StoreError::new(StoreErrorKind::Conflict).with_detail(format!("the row {key:?}"))
 }
 

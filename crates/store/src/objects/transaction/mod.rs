@@ -59,6 +59,7 @@
 mod cell;
 mod commit;
 mod rows;
+mod write;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -66,6 +67,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
 pub use self::rows::Rows;
+pub(crate) use self::write::Write;
 use self::{commit::Change, rows::Loaded};
 #[cfg(doc)]
 use crate::Catalog;

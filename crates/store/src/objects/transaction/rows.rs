@@ -21,7 +21,7 @@ const LONGEST_WAIT: Duration = Duration::from_millis(320);
 /// Rows that are changed several at once. Whoever writes them must do so through this. Clones are the same.
 #[derive(Clone)]
 pub struct Rows {
-    catalog: Arc<dyn Catalog>,
+    pub(super) catalog: Arc<dyn Catalog>,
     pub(super) entropy: Arc<dyn Entropy>,
     patience: Duration,
 }
@@ -66,13 +66,17 @@ impl Rows {
         let mut rows = Vec::new();
         let mut after = after.map(str::to_owned);
         while rows.len() < limit {
-            let page = self.catalog.list(prefix, after.as_deref(), limit - rows.len()).await?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
+            let wanted = limit - rows.len();
+            let page = self.catalog.list(prefix, after.as_deref(), wanted).await?;
+            let is_end = page.len() < wanted;
+            after = page.last().map(|(last, _)| last.clone());
             for (key, stored) in page {
                 let cell = Cell::decode(&key, &stored.bytes)?;
                 let value = if cell.is_pending() { self.load(&key).await? } else { cell.value };
                 rows.extend(value.map(|value| (key, value)));
+            }
+            if is_end {
+                break;
             }
         }
         Ok(rows)

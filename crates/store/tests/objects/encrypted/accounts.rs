@@ -1,7 +1,7 @@
 //! Each path has one account, and its objects open under that account's key alone.
 
 use cofferdam_store::encrypted::{Accounts, EncryptedObjectStore};
-use object_store::{ObjectStore, ObjectStoreExt, path::Path};
+use object_store::{ObjectStoreExt, path::Path};
 
 use super::world::{World, open, said};
 

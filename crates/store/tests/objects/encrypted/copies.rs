@@ -74,14 +74,16 @@ async fn a_copy_that_must_not_replace_anything_does_not() {
 async fn a_large_copy_does_not_replace_what_came_to_be_meanwhile() {
     let world = World::new().await;
     world.put("a", &bytes(1, LARGE)).await;
-    // The source is opened first, then the target is looked for; this is after that.
-    world.watched.read();
-    let below = world.below.clone();
-    world.watched.before_get(1, move |_| {
-        let below = below.clone();
-        tokio::spawn(async move { below.put(&Path::from("b"), "meanwhile".into()).await });
-    });
-    let taken = world.store.copy_if_not_exists(&Path::from("a"), &Path::from("b")).await.unwrap_err();
+    // Its parts wait, so the target was looked for and not found.
+    world.watched.hold_parts();
+    let (a, b) = (Path::from("a"), Path::from("b"));
+    let meanwhile = async {
+        world.store_raw("b", "meanwhile").await;
+        world.watched.let_parts_through(100);
+    };
+    let (copied, ()) = tokio::join!(world.store.copy_if_not_exists(&a, &b), meanwhile);
+    let taken = copied.unwrap_err();
+    assert!(!world.watched.parts().is_empty());
     assert!(matches!(&taken, Error::AlreadyExists { path, .. } if path == "b"), "{taken}");
     assert_eq!(world.stored("b").await, "meanwhile");
     assert_eq!(names(&world).await, [".cofferdam/store", "a", "b"]);

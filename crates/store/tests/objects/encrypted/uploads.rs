@@ -3,9 +3,7 @@
 use bytes::Bytes;
 use cofferdam_crypto::{PageSize, sealed_len};
 use futures_util::{FutureExt, StreamExt, future::try_join_all, stream::FuturesUnordered};
-use object_store::{
-    Error, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart, path::Path,
-};
+use object_store::{Error, MultipartUpload, ObjectStoreExt, PutPayload, WriteMultipart, path::Path};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::world::{World, bytes, said};
@@ -26,8 +24,8 @@ async fn parts_of_any_size_are_recut_to_one_size() {
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let world = World::new().await;
-    for len in [0, 1, 4096, PART - 100, PART, 2 * PART + 17, 3 * PART] {
-        for most in [5_000, 300_000, 8 << 20] {
+    for len in [0, 1, 4096, PART - 100, PART, 2 * PART + 17] {
+        for most in [20_000, 8 << 20] {
             let plain = bytes(len as u64 + 1, len);
             let mut upload = begin(&world).await;
             let mut rest = &plain[..];

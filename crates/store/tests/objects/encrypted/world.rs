@@ -2,14 +2,15 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use cofferdam_crypto::{KeyId, PageSize};
+use cofferdam_crypto::{Aek, KeyId, PageSize, WrappedKey};
 use cofferdam_store::{
     Account, AccountKey, AccountName, BufferMode, EmbeddedOptions, EmbeddedStore, Engine,
     encrypted::{Accounts, EncryptedError, EncryptedObjectStore, EncryptedOptions},
 };
 use cofferdam_vault::{
-    Inline, Principal, VaultRegistry,
+    Inline, KeyProperties, KeyVault, Principal, PublicKeyAnswer, VaultError, VaultRegistry, WrapContext,
     testing::{ScriptedVault, SeededEntropy, TokioClock},
 };
 use object_store::{Error, ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
@@ -45,7 +46,8 @@ impl World {
         let key = |name: &str| KeyId::new(format!("scripted://{name}/1")).unwrap();
         service.create_key(&key("service")).unwrap();
         let principal = Principal::new("contoso");
-        let vaults = VaultRegistry::new(service).with_customer(principal.clone(), vault.clone());
+        let vaults = VaultRegistry::new(service)
+            .with_customer(principal.clone(), Arc::new(Recoverable(vault.clone())));
         // All work is done where it is asked for: paused time would run on while a thread works.
         let options = EmbeddedOptions { executor: Arc::new(Inline), ..EmbeddedOptions::default() };
         let blocks = EmbeddedStore::create(dir.path().join("blocks.store"), options).unwrap();
@@ -91,6 +93,31 @@ impl World {
 
     pub(crate) async fn get(&self, path: &str) -> object_store::Result<Bytes> {
         self.store.get(&Path::from(path)).await?.bytes().await
+    }
+}
+
+/// A scripted vault whose keys can be recovered, as an account's have to be.
+#[derive(Debug)]
+struct Recoverable(Arc<ScriptedVault>);
+
+#[async_trait]
+impl KeyVault for Recoverable {
+    async fn wrap_key(&self, kek: &KeyId, aek: &Aek, of: &WrapContext) -> Result<WrappedKey, VaultError> {
+        self.0.wrap_key(kek, aek, of).await
+    }
+
+    async fn unwrap_key(&self, wrapped: &WrappedKey, of: &WrapContext) -> Result<Aek, VaultError> {
+        self.0.unwrap_key(wrapped, of).await
+    }
+
+    async fn key_properties(&self, kek: &KeyId) -> Result<KeyProperties, VaultError> {
+        let mut properties = self.0.key_properties(kek).await?;
+        (properties.soft_delete, properties.purge_protection) = (true, true);
+        Ok(properties)
+    }
+
+    async fn public_key(&self, kek: &KeyId) -> Result<PublicKeyAnswer, VaultError> {
+        self.0.public_key(kek).await
     }
 }
 

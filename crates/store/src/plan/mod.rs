@@ -1,33 +1,72 @@
-//! What an operation makes of a block and of its account's buffer; pure.
+//! What an operation makes of a block and of its account's buffer, whatever store keeps them; pure.
 //!
 //! Guarantees: a newer version is never replaced by an older one, in whichever place it is; what is buffered is newer
 //! than what is stored; a buffer's usage is what its blocks add up to, and stays within its limit.
 //!
-//! Not its job: tables.
+//! Not its job: to keep anything.
 
-use std::time::Duration;
+mod segment;
+mod usage;
+
+use std::{ops::Range, time::Duration};
 
 use cofferdam_crypto::{
     AccountId,
     planted::{Bug, is_planted},
 };
 
-use super::corrupt;
+pub(crate) use self::{
+    segment::{SegmentState, joined, left, wrong as wrong_segment},
+    usage::{decode_usage, encode_usage},
+};
 use crate::{
     block_store::{Applied, BlockMeta, BlockOp, BufferLimit, BufferUsage, Located, Place},
     error::{StoreError, StoreErrorKind},
 };
 
+/// Refuses an operation that contradicts itself.
+pub(crate) fn check(op: &BlockOp) -> Result<(), StoreError> {
+    let Some((meta, sealed)) = op.sealed() else { return Ok(()) };
+    if meta.sealed_len != sealed.len() as u64 {
+        return Err(StoreError::new(StoreErrorKind::OutOfBounds).with_detail(format!(
+            "block {} is said to have {} bytes and has {}",
+            op.id(),
+            meta.sealed_len,
+            sealed.len()
+        )));
+    }
+    // A block of a segment is buffered with its segment's record, and stored under another key.
+    if meta.provider.segment().is_some() == op.segment().is_some() {
+        return Ok(());
+    }
+    let detail = format!("{op:?} is under the key of {}, which does not go with that", meta.provider);
+    Err(StoreError::new(StoreErrorKind::Invalid).with_detail(detail))
+}
+
+/// Refuses ranges that a block of this length has not.
+pub(crate) fn check_ranges(len: u64, ranges: &[Range<u64>]) -> Result<(), StoreError> {
+    match ranges.iter().find(|range| range.start > range.end || range.end > len) {
+        Some(range) => Err(StoreError::new(StoreErrorKind::OutOfBounds)
+            .with_detail(format!("bytes {} to {} of {len}", range.start, range.end))),
+        None => Ok(()),
+    }
+}
+
+/// Damage, with what shows it.
+pub(crate) fn corrupt(detail: impl Into<String>) -> StoreError {
+    StoreError::new(StoreErrorKind::Corrupt).with_detail(detail)
+}
+
 /// What is known of a block in each place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Held {
-    pub(super) stored: Option<BlockMeta>,
-    pub(super) buffered: Option<BlockMeta>,
+pub(crate) struct Held {
+    pub(crate) stored: Option<BlockMeta>,
+    pub(crate) buffered: Option<BlockMeta>,
 }
 
 impl Held {
     /// What a reader sees of it.
-    pub(super) fn located(&self) -> Result<Option<Located>, StoreError> {
+    pub(crate) fn located(&self) -> Result<Option<Located>, StoreError> {
         let stored = self.stored.map(|meta| Located { place: Place::Store, meta });
         let buffered = self.buffered.map(|meta| Located { place: Place::Buffer, meta });
         if is_planted(Bug::BufferReadLast) {
@@ -44,12 +83,12 @@ impl Held {
         }
     }
 
-    pub(super) fn metas(&self) -> impl Iterator<Item = BlockMeta> {
+    pub(crate) fn metas(&self) -> impl Iterator<Item = BlockMeta> {
         self.stored.into_iter().chain(self.buffered)
     }
 
     /// What the operation makes of it, and what is said of that.
-    pub(super) fn decide(self, op: &BlockOp) -> (Applied, Self) {
+    pub(crate) fn decide(self, op: &BlockOp) -> (Applied, Self) {
         let newest = self.metas().map(|meta| meta.version).max();
         let superseded = newest.filter(|by| *by >= op.version()).map(|by| Applied::Superseded { by });
         let is_buffered = self.buffered.is_some_and(|meta| meta.version == op.version());
@@ -99,7 +138,7 @@ fn is_sealed_anew(stored: &BlockMeta, op: &BlockOp) -> bool {
 }
 
 /// What an account's buffer holds once the operation has turned `before` into `after` in it.
-pub(super) fn usage_after(
+pub(crate) fn usage_after(
     op: &BlockOp,
     usage: Option<BufferUsage>,
     before: Option<&BlockMeta>,
@@ -131,7 +170,7 @@ pub(super) fn usage_after(
 }
 
 /// Refuses what would fill the account's buffer past its limit.
-pub(super) fn check_limit(
+pub(crate) fn check_limit(
     account: AccountId,
     limit: &BufferLimit,
     now: Option<&BufferUsage>,
