@@ -1,6 +1,13 @@
 //! Blocks and records in object stores.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::single_range_in_vec_init,
+    reason = "a test"
+)]
 
 mod blocks_crash;
 mod blocks_handles;
