@@ -39,7 +39,7 @@ use tokio::{
 /// What our client of the Key Vault-compatible server is called there.
 const CLIENT: &str = "engine";
 /// The account that ministack's keys are in.
-const AWS_ACCOUNT: &str = "000000000000";
+pub(crate) const AWS_ACCOUNT: &str = "000000000000";
 
 /// Lets one test at a time use real vaults: they take the same token away, and measure how soon that is felt.
 pub(crate) async fn alone() -> MutexGuard<'static, ()> {
@@ -135,11 +135,7 @@ impl Customer {
 
     /// AWS KMS as ministack has it.
     pub(crate) fn aws(server: &Arc<Ministack>, name: &'static str) -> Self {
-        let options = AwsOptions::new("eu-west-1", AWS_ACCOUNT)
-            .credentials(Arc::new(AccessKey))
-            .endpoint(server.url())
-            .allow_plain_http_to_loopback();
-        let vault = Arc::new(AwsVault::connect(options).unwrap());
+        let vault = aws_vault(server.url(), AWS_ACCOUNT);
         Self { name, vault, owner: Owner::Aws(server.clone()) }
     }
 }
@@ -161,7 +157,7 @@ impl Owner {
                 key_id(&format!("{}/keys/{path}", server.url()))
             }
             Self::Aws(server) => {
-                let made = kms(server, "CreateKey", json!({ "KeyUsage": "ENCRYPT_DECRYPT" })).await;
+                let made = kms(server.url(), "CreateKey", json!({ "KeyUsage": "ENCRYPT_DECRYPT" })).await;
                 key_id(made["KeyMetadata"]["Arn"].as_str().unwrap())
             }
         }
@@ -178,7 +174,7 @@ impl Owner {
                 run(bao, &["write", &format!("{path}/config"), "min_decryption_version=2"]).await;
             }
             Self::KeyVault { keys, .. } => keys.disable(&in_local(key)).await.unwrap(),
-            Self::Aws(server) => drop(kms(server, "DisableKey", json!({ "KeyId": bare(key) })).await),
+            Self::Aws(server) => drop(kms(server.url(), "DisableKey", json!({ "KeyId": bare(key) })).await),
         }
     }
 
@@ -192,7 +188,7 @@ impl Owner {
                 run(bao, &["write", &config, "min_decryption_version=1"]).await;
             }
             Self::KeyVault { keys, .. } => keys.enable(&in_local(key)).await.unwrap(),
-            Self::Aws(server) => drop(kms(server, "EnableKey", json!({ "KeyId": bare(key) })).await),
+            Self::Aws(server) => drop(kms(server.url(), "EnableKey", json!({ "KeyId": bare(key) })).await),
         }
     }
 
@@ -222,13 +218,14 @@ impl Owner {
     /// Has a key of AWS's deleted in a week.
     pub(crate) async fn schedule_deletion(&self, key: &KeyId) {
         let Self::Aws(server) = self else { panic!("only AWS schedules a deletion") };
-        kms(server, "ScheduleKeyDeletion", json!({ "KeyId": bare(key), "PendingWindowInDays": 7 })).await;
+        kms(server.url(), "ScheduleKeyDeletion", json!({ "KeyId": bare(key), "PendingWindowInDays": 7 }))
+            .await;
     }
 
     /// Thinks better of it.
     pub(crate) async fn cancel_deletion(&self, key: &KeyId) {
         let Self::Aws(server) = self else { panic!("only AWS schedules a deletion") };
-        kms(server, "CancelKeyDeletion", json!({ "KeyId": bare(key) })).await;
+        kms(server.url(), "CancelKeyDeletion", json!({ "KeyId": bare(key) })).await;
         // AWS leaves it disabled.
         self.enable(key).await;
     }
@@ -285,9 +282,18 @@ pub(crate) fn key_id(text: &str) -> KeyId {
     KeyId::new(text).unwrap()
 }
 
-/// What the owner does in AWS's console: ministack checks no signature.
-async fn kms(server: &Ministack, action: &str, body: Value) -> Value {
-    let address = server.url().strip_prefix("http://").unwrap();
+/// Our adapter before a stand-in for AWS KMS.
+pub(crate) fn aws_vault(url: &str, account: &str) -> Arc<dyn KeyVault> {
+    let options = AwsOptions::new("eu-west-1", account)
+        .credentials(Arc::new(AccessKey))
+        .endpoint(url)
+        .allow_plain_http_to_loopback();
+    Arc::new(AwsVault::connect(options).unwrap())
+}
+
+/// What the owner does in AWS's console: the stand-ins check no signature.
+pub(crate) async fn kms(url: &str, action: &str, body: Value) -> Value {
+    let address = url.strip_prefix("http://").unwrap();
     let body = body.to_string();
     let request = format!(
         "POST / HTTP/1.1\r\nhost: {address}\r\nx-amz-target: TrentService.{action}\r\n\

@@ -5,7 +5,7 @@ use cofferdam::vault::testing::servers::Bao;
 
 use crate::real::{
     Customer, alone, blocking, openbao_server,
-    outage::{Outage, ride_out},
+    outage::{KEY, Outage, ride_out},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -13,7 +13,7 @@ async fn no_acknowledged_block_is_lost() {
     let _alone = alone().await;
     let Some(bao) = Bao::raft() else { return };
     let bao = openbao_server(bao).await;
-    let customer = Customer::openbao(&bao, "openbao", "payroll").await;
+    let customer = Customer::openbao(&bao, "openbao", KEY).await;
     let outage = Outage {
         lose: async || blocking(&bao, Bao::seal).await,
         worse: async || {

@@ -294,6 +294,11 @@ const PROOFS: &[Proof] = &[
     served("cofferdam-vault", "conformance::azure", "the Azure vault keeps every promise of a vault"),
     served("cofferdam-vault", "conformance::aws", "the AWS vault keeps every promise of a vault"),
     served("cofferdam-vault", "conformance::transit", "the Transit vault keeps every promise of a vault"),
+    served(
+        "cofferdam-vault",
+        "conformance::table",
+        "five vaults by every check of the conformance kit, each against the real thing or its stand-ins",
+    ),
     proof("cofferdam-vault", "conformance::broken", "a vault that breaks a promise is found by the kit"),
     served(
         "cofferdam-vault",

@@ -307,6 +307,10 @@ pub(crate) struct Serve {
     /// The host name or address in its URL and its certificate [default: that of --listen]
     #[arg(long, value_name = "HOST", value_parser = crate::values::host)]
     pub(crate) host: Option<String>,
+    /// Serves this vault of the file of vaults, a token of kind pkcs11, in place of the home's own
+    #[cfg(feature = "pkcs11")]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) vault: Option<String>,
     /// Lets deleted keys be purged at once, where they are made by this server: no account should be under such
     #[arg(long)]
     pub(crate) no_purge_protection: bool,

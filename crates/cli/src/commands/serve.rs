@@ -1,4 +1,4 @@
-//! `vault serve`: the customer's vault behind Azure Key Vault's REST API.
+//! `vault serve`: the customer's vault, or a token, behind Azure Key Vault's REST API.
 //!
 //! It takes no lock of the home's, so a writer can use the home meanwhile, and feels what the server's clients do.
 
@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use cofferdam_vault::{
     LocalVault, Recovery,
-    serve::{KeyVaultServer, Permission, ServerOptions},
+    serve::{KeyStoreBackend, KeyVaultServer, Permission, ServerOptions},
 };
 use serde::Serialize;
 
@@ -27,6 +27,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Where it is, and how to get in.
 #[derive(Serialize)]
 struct Serving {
+    /// Whose keys these are.
+    vault: String,
     url: String,
     authority_file: String,
     tenant: String,
@@ -37,8 +39,8 @@ struct Serving {
 
 impl fmt::Display for Serving {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { url, authority_file, tenant, client_id, client_secret_file, token_url } = self;
-        writeln!(f, "Serving the customer's vault at {url}")?;
+        let Self { vault, url, authority_file, tenant, client_id, client_secret_file, token_url } = self;
+        writeln!(f, "Serving {vault} at {url}")?;
         writeln!(f, "Authority to trust  {authority_file}")?;
         writeln!(f, "Tenant              {tenant}")?;
         writeln!(f, "Client              {client_id}")?;
@@ -57,6 +59,10 @@ pub(super) async fn run(
     args: Serve,
     output: &mut Output,
 ) -> Result<(), CliError> {
+    #[cfg(feature = "pkcs11")]
+    let served = args.vault;
+    #[cfg(not(feature = "pkcs11"))]
+    let served = None::<String>;
     // Before it says that it serves: whoever has read that may stop it.
     let interrupt = Interrupt::listen()?;
     let host = args.host.unwrap_or_else(|| match args.listen {
@@ -78,9 +84,17 @@ pub(super) async fn run(
             args.listen
         ));
     }
-    let server = KeyVaultServer::start(Arc::new(vault), options).await?;
+    let of =
+        served.as_ref().map_or_else(|| "the customer's vault".to_owned(), |name| format!("the vault {name}"));
+    let keys: Arc<dyn KeyStoreBackend> = match served {
+        #[cfg(feature = "pkcs11")]
+        Some(name) => Arc::new(home.token(&name).await?),
+        _ => Arc::new(vault),
+    };
+    let server = KeyVaultServer::start(keys, options).await?;
     server.add_client_with(CLIENT, &serving.secret, &Permission::ALL);
     output.emit(&Serving {
+        vault: of,
         url: server.url().to_owned(),
         authority_file: serving.authority_file.display().to_string(),
         tenant: server.tenant().to_owned(),

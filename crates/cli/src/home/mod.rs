@@ -247,6 +247,17 @@ impl Home {
         }
     }
 
+    /// A token of the file of vaults, to be served.
+    #[cfg(all(feature = "pkcs11", feature = "serve"))]
+    pub(crate) async fn token(&self, name: &str) -> Result<cofferdam_vault::pkcs11::Pkcs11Vault, CliError> {
+        match &self.vault_config {
+            None => {
+                Err(CliError::Usage("--vault names a vault of a file: give that by --vault-config".into()))
+            }
+            Some(path) => VaultConfig::read(path)?.token(name).await,
+        }
+    }
+
     async fn open_vault(&self, name: &str) -> Result<LocalVault, CliError> {
         Ok(LocalVault::open(self.path.join(name), vault_options(&self.passphrase)?).await?)
     }

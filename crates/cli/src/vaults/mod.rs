@@ -161,6 +161,25 @@ impl VaultConfig {
     }
 }
 
+#[cfg(all(feature = "pkcs11", feature = "serve"))]
+impl VaultConfig {
+    /// The token of this name, whoever may use it.
+    pub(crate) async fn token(
+        mut self,
+        name: &str,
+    ) -> Result<cofferdam_vault::pkcs11::Pkcs11Vault, CliError> {
+        let bad = |what: String| CliError::VaultConfig { path: self.path.clone(), what };
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        match self.vaults.remove(name) {
+            Some(Settings::Pkcs11(settings)) => {
+                pkcs11::token(settings, folder).await.map_err(|what| bad(format!("vaults.{name}: {what}")))
+            }
+            Some(_) => Err(bad(format!("vaults.{name}: only a token is served so, of kind pkcs11"))),
+            None => Err(bad(format!("there is no [vaults.{name}]"))),
+        }
+    }
+}
+
 impl Settings {
     const KINDS: [&str; 5] = ["local", "pkcs11", "azure", "aws", "transit"];
 

@@ -40,13 +40,17 @@ impl PinSource for Placed {
 }
 
 pub(super) async fn open(settings: Settings, folder: &Path) -> Result<Opened, String> {
+    let vault = token(settings, folder).await?;
+    let samples = vec![vault.key_id("k", KeyKind::Aes256).map_err(|e| e.to_string())?];
+    Ok(Opened::new(vault.clone(), samples, move |key_id| vault.owns(key_id)))
+}
+
+pub(super) async fn token(settings: Settings, folder: &Path) -> Result<Pkcs11Vault, String> {
     let Settings { library, token, pin, sessions, recoverable } = settings;
     let pin = Arc::new(Placed(pin.within(folder)));
     let mut options = Pkcs11Options::new(library, token, pin).recoverable(recoverable);
     if let Some(sessions) = sessions {
         options = options.sessions(sessions);
     }
-    let vault = Pkcs11Vault::open(options).await.map_err(|e| e.to_string())?;
-    let samples = vec![vault.key_id("k", KeyKind::Aes256).map_err(|e| e.to_string())?];
-    Ok(Opened::new(vault.clone(), samples, move |key_id| vault.owns(key_id)))
+    Pkcs11Vault::open(options).await.map_err(|e| e.to_string())
 }

@@ -14,30 +14,30 @@ use crate::common::{Home, Ran};
 const CANARY: &str = "canary-7391";
 
 /// A home with a file of vaults beside it.
-struct Configured {
-    home: Home,
+pub(crate) struct Configured {
+    pub(crate) home: Home,
     file: PathBuf,
 }
 
 impl Configured {
-    fn new(home: Home, text: &str) -> Self {
+    pub(crate) fn new(home: Home, text: &str) -> Self {
         let file = home.folder.path().join("vaults.toml");
         fs::write(&file, text).unwrap();
         Self { home, file }
     }
 
-    fn run<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, arguments: I) -> Ran {
+    pub(crate) fn run<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, arguments: I) -> Ran {
         let mut command = self.home.command();
         command.arg("--vault-config").arg(&self.file).args(arguments);
         Ran::of(command.output().unwrap())
     }
 
     /// A file beside the home, with this text.
-    fn beside(&self, name: &str, text: &str) {
+    pub(crate) fn beside(&self, name: &str, text: &str) {
         fs::write(self.home.folder.path().join(name), text).unwrap();
     }
 
-    fn json(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
         let ran = self.run([&["--json"], arguments].concat());
         ran.succeeds().text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
@@ -175,7 +175,7 @@ fn blocking<T>(work: impl Future<Output = T>) -> T {
 
 /// What every vault must show: an account is made under its key, its key is taken away and given back, and an account of the home's
 /// own vault moves to it.
-fn goes_through_its_life(
+pub(crate) fn goes_through_its_life(
     home: &Configured,
     own: &str,
     key: &str,

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests")]
 
+mod clouds;
 #[path = "../common/mod.rs"]
 mod common;
 mod config;

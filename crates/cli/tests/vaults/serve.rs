@@ -1,5 +1,4 @@
 //! `vault serve`: says where it is and how to get in, serves until it is told to stop, and is known again.
-#![cfg(feature = "serve")]
 
 use std::{
     fs,
@@ -9,19 +8,20 @@ use std::{
     sync::Arc,
 };
 
+use cofferdam_vault::testing::servers::SoftHsm;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
 
 use crate::common::{Home, code, signal};
 
-struct Server {
+pub(crate) struct Server {
     child: Child,
     stdout: BufReader<ChildStdout>,
     said: Value,
 }
 
 impl Server {
-    fn start(home: &Home, more: &[&str]) -> Self {
+    pub(crate) fn start(home: &Home, more: &[&str]) -> Self {
         let arguments = ["--json", "vault", "serve", "--listen", "127.0.0.1:0"];
         let mut child = home.spawn(home.command().args(arguments).args(more));
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -30,7 +30,7 @@ impl Server {
         Self { child, stdout, said: serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}")) }
     }
 
-    fn says(&self, what: &str) -> &str {
+    pub(crate) fn says(&self, what: &str) -> &str {
         self.said[what].as_str().unwrap()
     }
 
@@ -80,7 +80,7 @@ impl Server {
     }
 
     /// Asks it to end; its exit code, and what else it said.
-    fn stop(mut self, name: &str) -> (i32, String) {
+    pub(crate) fn stop(mut self, name: &str) -> (i32, String) {
         signal(&self.child, name);
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).unwrap();
@@ -146,4 +146,44 @@ fn what_it_prints_and_keeps_holds_no_secret_and_a_taken_port_is_said() {
     let mut child = server.child;
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn it_serves_a_token_of_the_file_of_vaults() {
+    let Some(hsm) = SoftHsm::start() else { return };
+    let home = Home::new();
+    let file = home.folder.path().join("vaults.toml");
+    fs::write(home.folder.path().join("pin"), hsm.pin()).unwrap();
+    let text = format!(
+        "[vaults.own]\nkind = \"local\"\n[vaults.hsm]\nkind = \"pkcs11\"\nlibrary = \"{}\"\ntoken = \"{}\"\n\
+         pin = {{ file = \"pin\" }}\nrecoverable = true\n[principals.customer]\nvaults = [\"own\"]\n",
+        hsm.module().display(),
+        hsm.token()
+    );
+    fs::write(&file, text).unwrap();
+    let config = file.to_str().unwrap();
+    let serve = |name| ["vault", "serve", "--vault", name, "--vault-config", config];
+    home.run(["vault", "serve", "--vault", "hsm"]).fails(2, "--vault-config");
+    home.run(serve("own")).fails(2, "only a token");
+    home.run(serve("gone")).fails(2, "there is no [vaults.gone]");
+
+    let server = Server::start(&home, &serve("hsm")[2..]);
+    let with = format!("authorization: Bearer {}\r\n", server.token());
+    let (status, key) =
+        server.ask("POST", "/keys/by-the-server/create?api-version=7.4", &with, r#"{"kty":"oct-HSM"}"#);
+    assert_eq!((status, &key["attributes"]["recoveryLevel"]), (200, &json!("Recoverable")), "{key}");
+    let kid = key["key"]["kid"].as_str().unwrap();
+    let path = kid.strip_prefix(server.says("url")).unwrap();
+    let post = |operation: &str, value: &Value| {
+        let body = json!({ "alg": "A256KW", "value": value }).to_string();
+        server.ask("POST", &format!("{path}/{operation}?api-version=7.4"), &with, &body)
+    };
+    let secret = json!("A".repeat(43));
+    let (status, wrapped) = post("wrapkey", &secret);
+    assert_eq!((status, &wrapped["kid"]), (200, &json!(kid)), "{wrapped}");
+    let (status, unwrapped) = post("unwrapkey", &wrapped["value"]);
+    assert_eq!((status, &unwrapped["value"]), (200, &secret), "{unwrapped}");
+    // Nothing brings back what a token deleted.
+    assert_eq!(server.ask("DELETE", "/keys/by-the-server?api-version=7.4", &with, "").0, 400);
+    assert_eq!(server.stop("TERM").0, 0);
 }

@@ -21,6 +21,8 @@ mod keys;
 mod library;
 mod manage;
 mod pin;
+#[cfg(feature = "serve")]
+mod served;
 mod token;
 mod uri;
 

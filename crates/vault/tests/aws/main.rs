@@ -19,6 +19,5 @@ mod default_chain;
 mod heard;
 mod integrity;
 mod key_states;
-mod latency;
 mod log;
 mod requests;

@@ -5,12 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use cofferdam_crypto::{Aek, KeyId, WrapAlgorithm, WrappedKey, rsa::RsaSize};
 use cofferdam_vault::{
-    Clock, KeyKind, KeyProperties, KeyState, KeyVault, Recovery, SystemClock, VaultError,
-    VaultErrorKind as Kind,
+    KeyKind, KeyProperties, KeyState, KeyVault, Recovery, VaultError, VaultErrorKind as Kind,
     azure::{AzureOptions, AzureVault},
     serve::Permission,
 };
-use data_encoding::BASE64URL_NOPAD;
 
 use crate::azure_support::{CLIENT, SECRET, Served, aek, context, now};
 
@@ -283,59 +281,4 @@ async fn a_wrapped_key_that_was_tampered_with_is_corrupt() {
     let by_rsa = WrappedKey { key_id: rsa, ..of_aes };
     assert_eq!(by_rsa.algorithm, WrapAlgorithm::Aes256Kw);
     assert_eq!(kind(unwrap(&vault, &by_rsa).await), Kind::Corrupt, "a key of another kind wrapped it");
-}
-
-/// How long a wrap and an unwrap take, and how much of it is the adapter's: what the same requests take without it, by the same
-/// HTTP client over a connection that is open already, is the server's and the network's.
-#[tokio::test]
-async fn what_a_wrap_and_an_unwrap_take_is_told_beside_the_same_requests_without_the_adapter() {
-    const ROUNDS: usize = 30;
-    let served = Served::start().await;
-    let vault = served.vault();
-    let roots = served.on(|server| server.authority_pem().to_owned());
-    let client = reqwest::Client::builder()
-        .tls_certs_only([reqwest::Certificate::from_pem(roots.as_bytes()).unwrap()]);
-    // reqwest takes what the process has for its own.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let client = client.http1_only().build().unwrap();
-    let token = served.on(|server| server.issue_token(CLIENT, Duration::from_secs(3600))).unwrap();
-    let clock = SystemClock;
-    let median = |mut times: Vec<Duration>| {
-        times.sort_unstable();
-        times[times.len() / 2]
-    };
-    for at in [KeyKind::Aes256, RSA] {
-        let key = served.key(&format!("key-{at}"), at).await;
-        let wrapped = wrap(&vault, &key).await.unwrap();
-        let alg = if at == RSA { "RSA-OAEP-256" } else { "A256KW" };
-        let raw = async |operation: &str, value: &[u8]| {
-            let url = format!("{key}/{operation}?api-version=2025-07-01");
-            let body = format!(r#"{{"alg":"{alg}","value":"{}"}}"#, BASE64URL_NOPAD.encode(value));
-            let sent = client.post(url).bearer_auth(token.as_str()).body(body);
-            let answer = sent.header("content-type", "application/json").send().await.unwrap();
-            assert_eq!(answer.status(), 200);
-            answer.bytes().await.unwrap()
-        };
-        let mut times: [Vec<Duration>; 4] = Default::default();
-        for _ in 0..ROUNDS {
-            let mut last = clock.now();
-            let mut took = |times: &mut Vec<Duration>| {
-                let now = clock.now();
-                times.push(now.since(&last));
-                last = now;
-            };
-            wrap(&vault, &key).await.unwrap();
-            took(&mut times[0]);
-            raw("wrapkey", &[7; 32]).await;
-            took(&mut times[1]);
-            unwrap(&vault, &wrapped).await.unwrap();
-            took(&mut times[2]);
-            raw("unwrapkey", &wrapped.bytes).await;
-            took(&mut times[3]);
-        }
-        let [wraps, raw_wraps, unwraps, raw_unwraps] = times.map(median);
-        println!(
-            "{at}: a wrap (two requests) {wraps:?}, its one request alone {raw_wraps:?}; an unwrap {unwraps:?}, its request alone {raw_unwraps:?}"
-        );
-    }
 }

@@ -22,7 +22,7 @@ use cofferdam_crypto::KeyId;
 use cofferdam_vault::{
     CredentialError, KeyKind, KeyVault, Reauthenticating, SystemEntropy,
     aws::{AwsCredentialSource, AwsCredentials, AwsVault},
-    conformance::{Factory, Hook, NotDone, Outcome, Subject, run},
+    conformance::{Factory, Hook, NotDone, Outcome, Report, Subject, run},
     testing::servers::{Answer, Ministack, Moto, Request, Rogue, Speaks},
 };
 use serde_json::Value;
@@ -30,6 +30,7 @@ use serde_json::Value;
 use crate::{
     aws_support::{Admin, exception, id, options},
     factories::not_applicable,
+    table::Made,
 };
 
 /// How many bits of a wrap are flipped: moto has some 100 bytes.
@@ -344,8 +345,21 @@ impl Factory for AwsFactory {
     }
 }
 
-async fn conforms(server: Server, never: &[&str]) {
-    let report = run(&AwsFactory::new(server), &SystemEntropy).await;
+async fn report(server: Server) -> Option<Report> {
+    Some(run(&AwsFactory::new(server), &SystemEntropy).await)
+}
+
+pub(crate) async fn moto() -> Option<&'static Report> {
+    static MADE: Made = Made::not_yet();
+    MADE.by(async || report(Server::Moto(Moto::start()?)).await).await
+}
+
+pub(crate) async fn ministack() -> Option<&'static Report> {
+    static MADE: Made = Made::not_yet();
+    MADE.by(async || report(Server::Ministack(Ministack::start()?)).await).await
+}
+
+fn conforms(report: &Report, never: &[&str]) {
     println!("{report}");
     assert!(report.is_ok(), "{report}");
     let mut never = never.to_vec();
@@ -358,7 +372,7 @@ async fn conforms(server: Server, never: &[&str]) {
         "trusted-again",
     ]);
     never.sort_unstable();
-    let mut found = not_applicable(&report);
+    let mut found = not_applicable(report);
     found.sort_unstable();
     assert_eq!(found, never, "{report}");
     let bound = Outcome::Passed { note: Some("bound by the vault".into()) };
@@ -367,7 +381,7 @@ async fn conforms(server: Server, never: &[&str]) {
 
 #[tokio::test]
 async fn integrity_conforms_on_moto() {
-    let Some(server) = Moto::start() else { return };
+    let Some(report) = moto().await else { return };
     let of_states = [
         "disabled",
         "disabled-properties",
@@ -377,12 +391,12 @@ async fn integrity_conforms_on_moto() {
         "deleted-properties",
         "recovered",
     ];
-    conforms(Server::Moto(server), &of_states).await;
+    conforms(report, &of_states);
 }
 
 #[tokio::test]
 async fn states_of_keys_conform_on_ministack() {
-    let Some(server) = Ministack::start() else { return };
+    let Some(report) = ministack().await else { return };
     let of_integrity = [
         "unknown-key",
         "tampered-bits",
@@ -394,5 +408,5 @@ async fn states_of_keys_conform_on_ministack() {
         "properties-latest",
         "latest-disabled",
     ];
-    conforms(Server::Ministack(server), &of_integrity).await;
+    conforms(report, &of_integrity);
 }

@@ -13,23 +13,19 @@ use std::{
 use async_trait::async_trait;
 use cofferdam_crypto::{KeyId, rsa::RsaSize};
 use cofferdam_vault::{
-    Clock, KeyKind, KeyVault, SystemClock, SystemEntropy, Threads,
-    conformance::{Factory, Hook, NotDone, Outcome, Subject, run},
+    KeyKind, KeyVault, SystemEntropy, Threads,
+    conformance::{Factory, Hook, NotDone, Outcome, Report, Subject, run},
     pkcs11::Pkcs11Vault,
     testing::servers::{Kryoptic, SoftHsm},
 };
 use cryptoki::{
-    mechanism::{
-        Mechanism, MechanismType,
-        rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource},
-    },
-    object::{Attribute, AttributeType, KeyType, ObjectClass},
+    object::{Attribute, ObjectClass},
     types::{AuthPin, Date},
 };
 
 use crate::{
     factories::not_applicable,
-    support::{aek, context},
+    table::Made,
     tokens::{self, GivenPin, Place, Token},
 };
 
@@ -236,104 +232,54 @@ impl Factory for TokenFactory {
     }
 }
 
-/// What a wrap and an unwrap take, and what the token takes for the least of it: to find the key and use it. Without the
-/// way to another thread, which is the machine's.
-async fn measure(factory: &TokenFactory) {
-    let key = factory.new_key().await.unwrap();
-    let mut options = factory.place.options(factory.place.pin);
-    options.pin = factory.given.clone();
-    let vault = Pkcs11Vault::open(options).await.unwrap();
-    let wrapped = vault.wrap_key(&key, &aek(7), &context()).await.unwrap();
-    let session = factory.place.session();
-    let (label, id, _) = tokens::parts(&key);
-    let of = |class| tokens::objects(&session, class, &label, id.as_deref());
-    let template = [
-        Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::KeyType(KeyType::AES),
-        Attribute::Token(false),
-        Attribute::Sensitive(false),
-        Attribute::Extractable(true),
-    ];
-    let with_key = [&template[..], &[Attribute::Value(vec![7; 32])]].concat();
-    let (mut wraps, mut unwraps, mut raw_wraps, mut raw_unwraps) = (vec![], vec![], vec![], vec![]);
-    for _ in 0..300 {
-        let began = now();
-        vault.wrap_key(&key, &aek(7), &context()).await.unwrap();
-        wraps.push(now() - began);
-        let began = now();
-        vault.unwrap_key(&wrapped, &context()).await.unwrap();
-        unwraps.push(now() - began);
-        let began = now();
-        if factory.kind == KeyKind::Aes256 {
-            let kek = of(ObjectClass::SECRET_KEY)[0];
-            let object = session.create_object(&with_key).unwrap();
-            session.wrap_key(&Mechanism::AesKeyWrap, kek, object).unwrap();
-            session.destroy_object(object).unwrap();
-            raw_wraps.push(now() - began);
-            let began = now();
-            let kek = of(ObjectClass::SECRET_KEY)[0];
-            let object = session.unwrap_key(&Mechanism::AesKeyWrap, kek, &wrapped.bytes, &template).unwrap();
-            session.get_attributes(object, &[AttributeType::Value]).unwrap();
-            session.destroy_object(object).unwrap();
-            raw_unwraps.push(now() - began);
-        } else {
-            let source = PkcsOaepSource::empty();
-            let oaep = PkcsOaepParams::new(MechanismType::SHA256, PkcsMgfType::MGF1_SHA256, source);
-            let kek = of(ObjectClass::PRIVATE_KEY)[0];
-            session.decrypt(&Mechanism::RsaPkcsOaep(oaep), kek, &wrapped.bytes).unwrap();
-            raw_unwraps.push(now() - began);
-        }
-    }
-    println!(
-        "{}: wrap {} (token {}), unwrap {} (token {}), medians of 300",
-        factory.name(),
-        median(wraps),
-        median(raw_wraps),
-        median(unwraps),
-        median(raw_unwraps)
-    );
+async fn report(token: Option<Token>, kind: KeyKind) -> Option<Report> {
+    let token = token?;
+    Some(run(&TokenFactory::new(&token, kind).await, &SystemEntropy).await)
 }
 
-fn now() -> Duration {
-    SystemClock.now().boot
+pub(crate) async fn softhsm() -> Option<&'static Report> {
+    static MADE: Made = Made::not_yet();
+    MADE.by(|| report(Token::softhsm(), KeyKind::Aes256)).await
 }
 
-fn median(mut times: Vec<Duration>) -> String {
-    times.sort_unstable();
-    times.get(times.len() / 2).map_or_else(|| "not asked".into(), |time| format!("{} us", time.as_micros()))
+pub(crate) async fn kryoptic() -> Option<&'static Report> {
+    static MADE: Made = Made::not_yet();
+    MADE.by(|| report(Token::kryoptic(), KeyKind::Aes256)).await
 }
 
-async fn conforms(token: Option<Token>, kind: KeyKind) {
-    let Some(token) = token else { return };
-    let factory = TokenFactory::new(&token, kind).await;
-    let report = run(&factory, &SystemEntropy).await;
+pub(crate) async fn kryoptic_rsa() -> Option<&'static Report> {
+    static MADE: Made = Made::not_yet();
+    MADE.by(|| report(Token::kryoptic(), KeyKind::Rsa(RsaSize::Rsa2048))).await
+}
+
+fn conforms(report: Option<&Report>, kind: KeyKind, is_softhsm: bool) {
+    let Some(report) = report else { return };
     println!("{report}");
     assert!(report.is_ok(), "{report}");
     let mut never: Vec<_> = NEVER.into();
     never.push(if kind == KeyKind::Aes256 { "public-key" } else { "not-rsa" });
-    if token.is_softhsm() {
+    if is_softhsm {
         never.extend(["expired", "not-yet-active"]);
     }
-    let mut found = not_applicable(&report);
+    let mut found = not_applicable(report);
     never.sort_unstable();
     found.sort_unstable();
     assert_eq!(found, never, "{report}");
     let moved = Outcome::Passed { note: Some("not bound, checked by us".into()) };
     assert_eq!(report.outcome("context-account"), Some(&moved));
-    measure(&factory).await;
 }
 
 #[tokio::test]
 async fn softhsm_conforms() {
-    conforms(Token::softhsm(), KeyKind::Aes256).await;
+    conforms(softhsm().await, KeyKind::Aes256, true);
 }
 
 #[tokio::test]
 async fn kryoptic_conforms() {
-    conforms(Token::kryoptic(), KeyKind::Aes256).await;
+    conforms(kryoptic().await, KeyKind::Aes256, false);
 }
 
 #[tokio::test]
 async fn kryoptic_conforms_with_rsa_keys() {
-    conforms(Token::kryoptic(), KeyKind::Rsa(RsaSize::Rsa2048)).await;
+    conforms(kryoptic_rsa().await, KeyKind::Rsa(RsaSize::Rsa2048), false);
 }

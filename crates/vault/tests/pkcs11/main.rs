@@ -9,6 +9,7 @@ mod heard;
 mod keys;
 mod lost;
 mod pin;
+mod served;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../tokens/mod.rs"]
